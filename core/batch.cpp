@@ -1,0 +1,22 @@
+#include "core/batch.h"
+
+namespace tpo {
+
+const Tensor& Batch::at(const std::string& name) const {
+  const auto it = tensors_.find(name);
+  if (it == tensors_.end()) {
+    std::string have;
+    for (const auto& [n, t] : tensors_) have += (have.empty() ? "" : ", ") + n;
+    throw ShapeError(cat("[batch] no array '", name, "'; present: ", have));
+  }
+  return it->second;
+}
+
+Batch upload(const HostBatch& host, Stream& stream) {
+  Batch batch;
+  for (const auto& [name, array] : host.arrays)
+    batch.set(name, Tensor::from_bytes(array.bytes, array.shape, array.dtype, stream));
+  return batch;
+}
+
+}  // namespace tpo

@@ -1,0 +1,61 @@
+#pragma once
+// HostBatch: named arrays in plain host memory, made by loader threads. Batch: the same names as tensors on a device,
+// made by the trainer's thread, so that allocation order, and with it peak memory, does not depend on the loader.
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/tensor.h"
+
+namespace tpo {
+
+struct HostArray {
+  Shape shape;
+  DType dtype = DType::kF32;
+  std::vector<std::byte> bytes;
+
+  template <class T>
+  static HostArray from(const std::vector<T>& v, const Shape& shape) {
+    check_shape(static_cast<int64_t>(v.size()) == shape.numel(), "[batch] ", v.size(), " values for ", shape);
+    HostArray a{shape, DTypeOf<T>::value, {}};
+    const auto raw = std::as_bytes(std::span<const T>(v));
+    a.bytes.assign(raw.begin(), raw.end());
+    return a;
+  }
+  template <class T>
+  std::span<const T> as() const {
+    check_shape(dtype == DTypeOf<T>::value, "[batch] array of ", dtype, " read as ", DTypeOf<T>::value);
+    return {reinterpret_cast<const T*>(bytes.data()), bytes.size() / sizeof(T)};
+  }
+};
+
+struct HostBatch {
+  int dataset = 0;  // index in the mixture
+  int64_t samples = 0;
+  std::vector<std::string> sample_ids;  // for error messages
+  std::map<std::string, HostArray> arrays;
+};
+
+// Tensors by name. at() throws ShapeError that lists the names present.
+class Batch {
+ public:
+  bool has(const std::string& name) const { return tensors_.count(name) != 0; }
+  const Tensor& at(const std::string& name) const;
+  void set(const std::string& name, Tensor t) { tensors_[name] = std::move(t); }
+  const std::map<std::string, Tensor>& tensors() const { return tensors_; }
+
+ private:
+  std::map<std::string, Tensor> tensors_;
+};
+
+// Copies every array to the stream's device, in name order.
+Batch upload(const HostBatch& host, Stream& stream = Stream::current());
+
+// Which parameter groups a step touches, and how many of this rank's microbatches touch each. Bit g is group g.
+struct StepUse {
+  uint64_t global_groups = 0;               // touched by any rank: these are reduced and updated
+  std::vector<int32_t> local_microbatches;  // per group: microbatches of this rank that touch it
+};
+
+}  // namespace tpo

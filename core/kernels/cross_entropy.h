@@ -1,0 +1,63 @@
+#pragma once
+// Cross-entropy fused with the vocabulary projection. Compute-bound: one product for the loss alone, two more for the
+// gradients of x and w (which a frozen w does not pay), none of them repeated.
+#include <cstdint>
+
+#include "core/cost.h"
+#include "core/device.h"
+
+namespace tpo {
+
+class Stream;
+
+// loss[0] = scale * sum over rows with target >= 0 of -log softmax(x w^T + xa b^T)[target], and the gradients that are
+// not null. Rows with a negative target are skipped and get zero gradients; cost() counts them, since meta does not
+// know them.
+struct VocabCrossEntropy {
+  static constexpr const char* kName = "vocab_cross_entropy";
+  const float* x;          // (n, c)
+  const float* w;          // (v, c)
+  const int32_t* targets;  // (n)
+  const float* xa;         // (n, r) or null
+  const float* b;          // (v, r) or null
+  float* loss;             // (1)
+  float *dx, *dw;          // like x, w; null: not wanted
+  float *dxa, *db;         // like xa, b; null: not wanted
+  float* scratch;          // scratch_floats()
+  int64_t n, c, v, r;      // r is 0 without xa
+  int64_t chunk;           // rows whose logits exist at a time
+  float scale;
+
+  // Chunks of 4 MiB of logits stay in the last-level cache; at least 128 rows, so that the sum over chunks into dw
+  // costs less than a tenth of its product.
+  static int64_t rows_per_chunk(int64_t n, int64_t v) {
+    const int64_t rows = (int64_t{1} << 20) / (v > 0 ? v : 1), floor = rows < 128 ? 128 : rows;
+    return n < floor ? n : floor;
+  }
+  // Logits; rows of x and xa gathered, their gradients; one loss per row.
+  int64_t scratch_floats() const { return chunk * (v + 2 * c + 2 * r + 1); }
+  Cost cost() const {
+    const int64_t products = 1 + (dx != nullptr) + (dw != nullptr),
+                  low = r > 0 ? 1 + (dxa != nullptr) + (db != nullptr) : 0;
+    const int64_t in = n * (c + r + 1) + v * (c + r);
+    return {2 * n * v * (c * products + r * low) + 20 * n * v, 4 * in,
+            4 * ((dx ? n * c : 0) + (dw ? v * c : 0) + (dxa ? n * r : 0) + (db ? v * r : 0))};
+  }
+};
+void run(const VocabCrossEntropy&, Cpu, Stream&);
+void run(const VocabCrossEntropy&, Cuda, Stream&);
+
+// y[i] (+)= s[0] * x[i]; x and y may be the same memory.
+struct ScaleByScalar {
+  static constexpr const char* kName = "scale_by_scalar";
+  const float* x;  // (n)
+  const float* s;  // (1)
+  float* y;        // (n)
+  int64_t n;
+  bool accumulate;
+  Cost cost() const { return {2 * n, 4 * n * (accumulate ? 2 : 1), 4 * n}; }
+};
+void run(const ScaleByScalar&, Cpu, Stream&);
+void run(const ScaleByScalar&, Cuda, Stream&);
+
+}  // namespace tpo

@@ -1,0 +1,28 @@
+#pragma once
+// Dropout by counters. Element (n, c) is kept iff word c % 4 of philox(key, c / 4, row_ids[n]), as a number in [0, 1)
+// of 24 bits, is >= p; kept elements are multiplied by 1 / (1 - p). Nothing is saved: backward is the same kernel on
+// dy. The mask depends on row_ids[n], not on n: packing and the split over ranks do not change it.
+#include <cstdint>
+
+#include "core/cost.h"
+#include "core/device.h"
+#include "core/rng.h"
+
+namespace tpo {
+
+class Stream;
+
+struct Dropout {
+  static constexpr const char* kName = "dropout";
+  const float* x;          // (rows, cols)
+  const int64_t* row_ids;  // (rows)
+  float* y;                // (rows, cols), may be x
+  int64_t rows, cols;
+  float p;  // 0 <= p < 1
+  RngKey key;
+  Cost cost() const { return {26 * rows * cols, 4 * rows * cols + 8 * rows, 4 * rows * cols}; }
+};
+void run(const Dropout&, Cpu, Stream&);
+void run(const Dropout&, Cuda, Stream&);
+
+}  // namespace tpo

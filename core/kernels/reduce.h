@@ -1,0 +1,91 @@
+#pragma once
+// Sums, fp32 in, combined in a fixed order that does not depend on the thread count. Memory-bound.
+#include <cstdint>
+
+#include "core/cost.h"
+#include "core/device.h"
+
+namespace tpo {
+
+class Stream;
+
+// out[0] = sum_i x[i], partial sums of fixed chunks combined in double
+struct SumAll {
+  static constexpr const char* kName = "sum_all";
+  const float* x;  // (n)
+  float* out;      // (1)
+  int64_t n;
+  Cost cost() const { return {n, 4 * n, 4}; }
+};
+void run(const SumAll&, Cpu, Stream&);
+void run(const SumAll&, Cuda, Stream&);
+
+// y[i] = value[0] for all i (the backward of a sum)
+struct FillWith {
+  static constexpr const char* kName = "fill_with";
+  const float* value;  // (1)
+  float* y;            // (n)
+  int64_t n;
+  Cost cost() const { return {0, 4, 4 * n}; }
+};
+void run(const FillWith&, Cpu, Stream&);
+void run(const FillWith&, Cuda, Stream&);
+
+// y[o,c] = alpha sum_{g < group} x[o group + g, c]
+struct PoolRowsFwd {
+  static constexpr const char* kName = "pool_rows_fwd";
+  const float* x;  // (out_rows * group, cols)
+  float* y;        // (out_rows, cols)
+  int64_t out_rows, group, cols;
+  float alpha;
+  Cost cost() const { return {out_rows * group * cols, 4 * out_rows * group * cols, 4 * out_rows * cols}; }
+};
+void run(const PoolRowsFwd&, Cpu, Stream&);
+void run(const PoolRowsFwd&, Cuda, Stream&);
+
+// dx[o group + g, c] = alpha dy[o, c]
+struct PoolRowsBwd {
+  static constexpr const char* kName = "pool_rows_bwd";
+  const float* dy;  // (out_rows, cols)
+  float* dx;        // (out_rows * group, cols)
+  int64_t out_rows, group, cols;
+  float alpha;
+  Cost cost() const { return {out_rows * group * cols, 4 * out_rows * cols, 4 * out_rows * group * cols}; }
+};
+void run(const PoolRowsBwd&, Cpu, Stream&);
+void run(const PoolRowsBwd&, Cuda, Stream&);
+
+// out[r] = the smallest c with x[r,c] = max_c x[r,c]; NaN counts as the maximum. Requires: cols >= 1.
+struct ArgmaxRows {
+  static constexpr const char* kName = "argmax_rows";
+  const float* x;  // (rows, cols)
+  int32_t* out;    // (rows)
+  int64_t rows, cols;
+  Cost cost() const { return {rows * cols, 4 * rows * cols, 4 * rows}; }
+};
+void run(const ArgmaxRows&, Cpu, Stream&);
+void run(const ArgmaxRows&, Cuda, Stream&);
+
+// *out = sum_i x[i]^2 in double over fixed chunks; NaN or inf anywhere makes it so. `out` is host memory.
+struct SumSquares {
+  static constexpr const char* kName = "sum_squares";
+  const float* x;  // (n)
+  double* out;     // (1)
+  int64_t n;
+  Cost cost() const { return {2 * n, 4 * n, 8}; }
+};
+void run(const SumSquares&, Cpu, Stream&);
+void run(const SumSquares&, Cuda, Stream&);
+
+// *out = number of elements that are NaN or inf. `out` is host memory.
+struct CountNonFinite {
+  static constexpr const char* kName = "count_non_finite";
+  const float* x;  // (n)
+  int64_t* out;    // (1)
+  int64_t n;
+  Cost cost() const { return {n, 4 * n, 8}; }
+};
+void run(const CountNonFinite&, Cpu, Stream&);
+void run(const CountNonFinite&, Cuda, Stream&);
+
+}  // namespace tpo

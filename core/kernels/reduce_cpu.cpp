@@ -1,0 +1,126 @@
+// Reductions. Order: an array is cut into at most kChunks chunks by its length alone, each chunk is summed by one
+// thread in a fixed order, and the partial results are combined in chunk order by the caller.
+#include <algorithm>
+#include <array>
+#include <bit>
+#include <cmath>
+
+#include "core/kernels/pointwise_loop.h"
+#include "core/kernels/reduce.h"
+#include "core/stream.h"
+
+namespace tpo {
+
+namespace {
+
+constexpr int64_t kChunks = 128;
+constexpr int64_t kPoolTile = 2048;  // columns, 8 KiB: stays in the first-level cache
+
+// sum over fixed chunks of part(begin, end), in chunk order.
+template <class T, class Part>
+T sum_chunks(int64_t n, const Part& part) {
+  const int64_t blocks = (n + kLoopBlock - 1) / kLoopBlock,
+                per = std::max<int64_t>(1, (blocks + kChunks - 1) / kChunks);
+  const int64_t chunk = per * kLoopBlock, chunks = (n + chunk - 1) / chunk;
+  std::array<T, kChunks> sums{};
+  parallel_for(chunks, std::max<int64_t>(1, kLightGrain / per), [&](int64_t begin, int64_t end) {
+    for (int64_t i = begin; i < end; ++i) sums[static_cast<size_t>(i)] = part(i * chunk, std::min(n, (i + 1) * chunk));
+  });
+  T total = 0;
+  for (int64_t i = 0; i < chunks; ++i) total += sums[static_cast<size_t>(i)];
+  return total;
+}
+
+}  // namespace
+
+void run(const SumAll& k, Cpu, Stream&) {
+  *k.out = static_cast<float>(sum_chunks<double>(k.n, [&](int64_t begin, int64_t end) {
+    const float* x = k.x;
+    double total = 0;
+    for (int64_t b = begin; b < end; b += kLoopBlock) {
+      const int64_t stop = std::min(end, b + kLoopBlock);
+      float sum = 0;
+#pragma omp simd reduction(+ : sum)
+      for (int64_t i = b; i < stop; ++i) sum += x[i];
+      total += static_cast<double>(sum);
+    }
+    return total;
+  }));
+}
+
+void run(const FillWith& k, Cpu, Stream&) {
+  const float v = *k.value;
+  for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) { std::fill(k.y + begin, k.y + end, v); });
+}
+
+void run(const PoolRowsFwd& k, Cpu, Stream&) {
+  parallel_for(k.out_rows, row_grain(k.group * k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
+    const float alpha = k.alpha;
+    for (int64_t o = begin; o < end; ++o) {
+      for (int64_t c0 = 0; c0 < k.cols; c0 += kPoolTile) {
+        const int64_t width = std::min(kPoolTile, k.cols - c0);
+        float* y = k.y + o * k.cols + c0;
+        std::fill_n(y, width, 0.0f);
+        for (int64_t g = 0; g < k.group; ++g) {
+          const float* x = k.x + (o * k.group + g) * k.cols + c0;
+#pragma omp simd
+          for (int64_t c = 0; c < width; ++c) y[c] += x[c];
+        }
+#pragma omp simd
+        for (int64_t c = 0; c < width; ++c) y[c] *= alpha;
+      }
+    }
+  });
+}
+
+void run(const PoolRowsBwd& k, Cpu, Stream&) {
+  parallel_for(k.out_rows * k.group, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
+    const float alpha = k.alpha;
+    for (int64_t r = begin; r < end; ++r) {
+      const float* dy = k.dy + r / k.group * k.cols;
+      float* dx = k.dx + r * k.cols;
+#pragma omp simd
+      for (int64_t c = 0; c < k.cols; ++c) dx[c] = alpha * dy[c];
+    }
+  });
+}
+
+void run(const ArgmaxRows& k, Cpu, Stream&) {
+  parallel_for(k.rows, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      const float* x = k.x + r * k.cols;
+      float top = x[0];
+      int bad = 0;
+#pragma omp simd reduction(max : top) reduction(| : bad)
+      for (int64_t c = 0; c < k.cols; ++c) {
+        top = x[c] > top ? x[c] : top;
+        bad |= static_cast<int>(x[c] != x[c]);
+      }
+      const auto is_top = [&](float v) { return bad != 0 ? std::isnan(v) : v == top; };
+      k.out[r] = static_cast<int32_t>(std::find_if(x, x + k.cols, is_top) - x);
+    }
+  });
+}
+
+void run(const SumSquares& k, Cpu, Stream&) {
+  *k.out = sum_chunks<double>(k.n, [&](int64_t begin, int64_t end) {
+    const float* x = k.x;
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = begin; i < end; ++i) sum += static_cast<double>(x[i]) * static_cast<double>(x[i]);
+    return sum;
+  });
+}
+
+void run(const CountNonFinite& k, Cpu, Stream&) {
+  *k.out = sum_chunks<int64_t>(k.n, [&](int64_t begin, int64_t end) {
+    const float* x = k.x;  // a local: the vectoriser gathers through a captured pointer
+    int32_t count = 0;     // a chunk has fewer than 2^31 elements up to 2^38 in all
+#pragma omp simd reduction(+ : count)
+    for (int64_t i = begin; i < end; ++i)
+      count += static_cast<int32_t>((std::bit_cast<uint32_t>(x[i]) & 0x7f800000u) == 0x7f800000u);
+    return static_cast<int64_t>(count);
+  });
+}
+
+}  // namespace tpo

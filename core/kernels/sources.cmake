@@ -1,0 +1,25 @@
+# Kernel sources of tpo_core, one a line. A family is X.h (argument structs, cost) and X_cpu.cpp.
+foreach(file
+    adamw_cpu.cpp
+    attention_cpu.cpp
+    attention_bwd_cpu.cpp
+    box_loss_cpu.cpp
+    cross_entropy_cpu.cpp
+    dropout_cpu.cpp
+    embedding_cpu.cpp
+    gemm_cpu.cpp
+    layout_cpu.cpp
+    norm_cpu.cpp
+    pointwise_cpu.cpp
+    reduce_cpu.cpp
+    rope_cpu.cpp
+    softmax_cpu.cpp)
+  if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/${file})
+    target_sources(tpo_core PRIVATE ${CMAKE_CURRENT_LIST_DIR}/${file})
+  endif()
+endforeach()
+# The tile loops of attention and the fused loops below are written for the vectoriser and unroller of -O3 (measured in
+# bench/results/ops.md).
+foreach(file attention_cpu.cpp attention_bwd_cpu.cpp cross_entropy_cpu.cpp embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp)
+  set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/${file} PROPERTIES COMPILE_OPTIONS "-O3")
+endforeach()

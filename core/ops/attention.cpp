@@ -1,0 +1,153 @@
+#include "core/ops/attention.h"
+
+#include <cmath>
+
+#include "core/kernels/attention.h"
+#include "core/launch.h"
+#include "core/ops/op_util.h"
+
+namespace tpo {
+
+namespace {
+
+void check_spec(const char* op, const AttentionSpec& s) {
+  check_shape(s.q_heads >= 1 && s.kv_heads >= 1 && s.q_heads % s.kv_heads == 0 && s.head_dim >= 1 && s.scale >= 0, "[",
+              op, "] q_heads ", s.q_heads, ", kv_heads ", s.kv_heads, ", head_dim ", s.head_dim, ", scale ", s.scale,
+              ": kv_heads must divide q_heads, all positive, scale not negative");
+}
+
+void check_operand(const char* op, const char* what, const Tensor& t, int64_t width) {
+  check_f32(op, t, what);
+  check_shape(t.rank() == 2 && t.dim(1) == width, "[", op, "] ", what, " ", t.shape(), " must be (rows, ", width, ")");
+}
+
+void check_cu(const char* op, const char* what, const Tensor& cu, int64_t rows) {
+  check_i32_vector(op, cu, what);
+  check_shape(cu.dim(0) >= 1, "[", op, "] ", what, " is empty, must hold S + 1 values");
+  if (cu.device() != Device::kCpu) return;
+  const int32_t* p = cu.data<int32_t>();
+  const int64_t n = cu.dim(0);
+  check<DataError>(p[0] == 0 && p[n - 1] == rows, "[", op, "] ", what, " runs from ", p[0], " to ", p[n - 1],
+                   ", must run from 0 to ", rows);
+  for (int64_t i = 1; i < n; ++i)
+    check<DataError>(p[i] >= p[i - 1], "[", op, "] ", what, "[", i, "] = ", p[i], " is below its predecessor ",
+                     p[i - 1]);
+}
+
+// Every query needs a key.
+void check_segments(const char* op, const Tensor& cu_q, const Tensor& cu_k, bool causal) {
+  check_shape(cu_q.dim(0) == cu_k.dim(0), "[", op, "] cu_q ", cu_q.shape(), " and cu_k ", cu_k.shape(), " must agree");
+  if (cu_q.device() != Device::kCpu) return;
+  const int32_t *q = cu_q.data<int32_t>(), *k = cu_k.data<int32_t>();
+  for (int64_t i = 0; i + 1 < cu_q.dim(0); ++i) {
+    const int32_t lq = q[i + 1] - q[i], lk = k[i + 1] - k[i];
+    check<DataError>(lq == 0 || (lk > 0 && (!causal || lk >= lq)), "[", op, "] segment ", i, " has ", lq,
+                     " queries and ", lk, " keys; ",
+                     causal ? "causal attention needs at least as many keys" : "it needs keys");
+  }
+}
+
+AttentionShape shape_of(const AttentionSpec& s, int64_t q_rows, int64_t k_rows) {
+  AttentionShape a;
+  a.q_rows = q_rows, a.k_rows = k_rows;
+  a.q_heads = s.q_heads, a.kv_heads = s.kv_heads, a.dim = s.head_dim;
+  a.causal = s.causal;
+  a.scale = s.scale > 0 ? s.scale : 1.0f / std::sqrt(static_cast<float>(s.head_dim));
+  return a;
+}
+
+// Heads of t that begin at column `first`, head_dim apart.
+HeadView<float> heads(const Tensor& t, int64_t first, int64_t dim) { return {f32(t) + first, last_dim(t), dim}; }
+HeadView<const float> read(const HeadView<float>& v) { return {v.p, v.row, v.head}; }
+
+}  // namespace
+
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
+                 const AttentionSpec& spec) {
+  check_spec("attention", spec);
+  check_operand("attention", "q", q, spec.q_heads * spec.head_dim);
+  check_operand("attention", "k", k, spec.kv_heads * spec.head_dim);
+  check_operand("attention", "v", v, spec.kv_heads * spec.head_dim);
+  check_shape(k.dim(0) == v.dim(0), "[attention] k ", k.shape(), " and v ", v.shape(), " must have the same rows");
+  check_cu("attention", "cu_q", cu_q, q.dim(0));
+  check_cu("attention", "cu_k", cu_k, k.dim(0));
+  check_segments("attention", cu_q, cu_k, spec.causal);
+
+  AttentionShape s = shape_of(spec, q.dim(0), k.dim(0));
+  s.cu_q = i32(cu_q), s.cu_k = i32(cu_k), s.segments = cu_q.dim(0) - 1;
+  const int64_t D = spec.head_dim;
+  Tensor y = empty_like(q), lse = Tensor::empty({spec.q_heads, q.dim(0)});
+  launch(AttentionFwd{s, read(heads(q, 0, D)), read(heads(k, 0, D)), read(heads(v, 0, D)), heads(y, 0, D), f32(lse)});
+  record("attention", {q, k, v}, {&y},
+         [s, D, q = q.detach(), k = k.detach(), v = v.detach(), y = y.detach(), lse, cu_q = cu_q.detach(),
+          cu_k = cu_k.detach()](std::span<const Tensor> dy, GradSink& dx) {
+           AttentionBwd b{s,
+                          read(heads(q, 0, D)),
+                          read(heads(k, 0, D)),
+                          read(heads(v, 0, D)),
+                          read(heads(y, 0, D)),
+                          read(heads(dy[0], 0, D)),
+                          f32(lse),
+                          {},
+                          {},
+                          {},
+                          false,
+                          false,
+                          false};
+           Tensor keep[3];
+           if (dx.wants(0)) {
+             const GradDest d = dx.destination(0);
+             b.dq = heads(keep[0] = d.grad, 0, D), b.accumulate_q = d.accumulate;
+           }
+           // The kernel makes both gradients; one that is not wanted goes to a buffer that is dropped.
+           if (dx.wants(1) || dx.wants(2)) {
+             const GradDest dk = dx.wants(1) ? dx.destination(1) : GradDest{empty_like(k), false};
+             const GradDest dv = dx.wants(2) ? dx.destination(2) : GradDest{empty_like(v), false};
+             b.dk = heads(keep[1] = dk.grad, 0, D), b.accumulate_k = dk.accumulate;
+             b.dv = heads(keep[2] = dv.grad, 0, D), b.accumulate_v = dv.accumulate;
+           }
+           launch(b);
+         });
+  return y;
+}
+
+Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec& spec) {
+  check_spec("attention_packed", spec);
+  const int64_t D = spec.head_dim, k0 = spec.q_heads * D, v0 = k0 + spec.kv_heads * D;
+  check_operand("attention_packed", "qkv", qkv, v0 + spec.kv_heads * D);
+  check_cu("attention_packed", "cu", cu, qkv.dim(0));
+
+  AttentionShape s = shape_of(spec, qkv.dim(0), qkv.dim(0));
+  s.cu_q = s.cu_k = i32(cu), s.segments = cu.dim(0) - 1;
+  Tensor y = Tensor::empty({qkv.dim(0), k0}), lse = Tensor::empty({spec.q_heads, qkv.dim(0)});
+  launch(AttentionFwd{s, read(heads(qkv, 0, D)), read(heads(qkv, k0, D)), read(heads(qkv, v0, D)), heads(y, 0, D),
+                      f32(lse)});
+  record("attention_packed", {qkv}, {&y},
+         [s, D, k0, v0, qkv = qkv.detach(), y = y.detach(), lse, cu = cu.detach()](std::span<const Tensor> dy,
+                                                                                   GradSink& dx) {
+           const GradDest d = dx.destination(0);
+           launch(AttentionBwd{s, read(heads(qkv, 0, D)), read(heads(qkv, k0, D)), read(heads(qkv, v0, D)),
+                               read(heads(y, 0, D)), read(heads(dy[0], 0, D)), f32(lse), heads(d.grad, 0, D),
+                               heads(d.grad, k0, D), heads(d.grad, v0, D), d.accumulate, d.accumulate, d.accumulate});
+         });
+  return y;
+}
+
+void attention_cached(const Tensor& q, const Tensor& cache_k, const Tensor& cache_v, int64_t len,
+                      const AttentionSpec& spec, const Tensor& out) {
+  check_spec("attention_cached", spec);
+  const int64_t D = spec.head_dim;
+  check_operand("attention_cached", "q", q, spec.q_heads * D);
+  check_operand("attention_cached", "out", out, spec.q_heads * D);
+  check_operand("attention_cached", "cache_k", cache_k, spec.kv_heads * D);
+  check_operand("attention_cached", "cache_v", cache_v, spec.kv_heads * D);
+  check_shape(out.dim(0) == q.dim(0), "[attention_cached] out ", out.shape(), " must be ", q.shape());
+  check_shape(len >= 1 && len <= cache_k.dim(0) && len <= cache_v.dim(0) && (!spec.causal || len >= q.dim(0)),
+              "[attention_cached] len ", len, " must be in 1..", cache_k.dim(0), " for cache ", cache_k.shape(),
+              " and, if causal, at least the rows of q ", q.shape());
+  const AttentionShape s = shape_of(spec, q.dim(0), len);
+  launch(AttentionFwd{s, read(heads(q, 0, D)), read(heads(cache_k, 0, D)), read(heads(cache_v, 0, D)), heads(out, 0, D),
+                      nullptr});
+}
+
+}  // namespace tpo

@@ -1,0 +1,33 @@
+#pragma once
+// Scaled dot-product attention over packed documents, by online softmax: no T x T matrix exists. All operands fp32.
+// A segment is one document: rows [cu[s], cu[s+1]). Empty segments are allowed.
+// Source: Dao et al. 2022, arXiv:2205.14135 (tiling, saved log-sum-exp, recomputation in backward).
+#include "core/tape.h"
+
+namespace tpo {
+
+struct AttentionSpec {
+  int64_t q_heads = 1;   // >= 1
+  int64_t kv_heads = 1;  // divides q_heads; query head h reads key head h / (q_heads / kv_heads)
+  int64_t head_dim = 1;  // D, any value >= 1; fast at multiples of 16
+  bool causal = false;   // aligns the ends: query i of a segment sees keys <= i + (lk - lq)
+  float scale = 0;       // factor of the scores; 0: 1 / sqrt(D)
+};
+
+// q (Nq, q_heads*D), k and v (Nk, kv_heads*D), cu_q and cu_k (S+1) i32 rising from 0 to Nq and Nk -> (Nq, q_heads*D)
+// Saves the operands, the output and one fp32 per row and head. Causal skips the tiles above the diagonal.
+// Throws ShapeError for shapes, DataError for cumulative lengths that do not rise from 0 to the row count, for a
+// segment with queries and no keys and, if causal, for a segment with more queries than keys (host values only).
+Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
+                 const AttentionSpec& spec);
+
+// The same on qkv (N, (q_heads + 2*kv_heads)*D), columns q | k | v, with one set of cumulative lengths (S+1).
+Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec& spec);
+
+// Generation: out (Nq, q_heads*D) = attention of q against rows [0, len) of the caches (capacity, kv_heads*D), one
+// sequence. Writes `out` in place and is never recorded. Throws ShapeError if len is 0, exceeds the capacity or, if
+// causal, is below Nq.
+void attention_cached(const Tensor& q, const Tensor& cache_k, const Tensor& cache_v, int64_t len,
+                      const AttentionSpec& spec, const Tensor& out);
+
+}  // namespace tpo

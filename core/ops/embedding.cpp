@@ -1,0 +1,99 @@
+#include "core/ops/embedding.h"
+
+#include <vector>
+
+#include "core/kernels/basic.h"
+#include "core/kernels/embedding.h"
+#include "core/kernels/gemm.h"
+#include "core/launch.h"
+#include "core/ops/op_util.h"
+
+namespace tpo {
+
+namespace {
+
+void check_rows(const char* op, const Tensor& ids, int64_t rows, const char* what) {
+  if (ids.device() != Device::kCpu) return;
+  const int32_t* p = ids.data<int32_t>();
+  for (int64_t n = 0; n < ids.numel(); ++n)
+    check<DataError>(p[n] >= 0 && p[n] < rows, "[", op, "] ", what, "[", n, "] is ", p[n], ", must be in 0..",
+                     rows - 1);
+}
+
+// table[ids], with the gradient scattered back.
+Tensor gather(const char* op, const Tensor& table, const Tensor& ids, const char* what) {
+  check_f32(op, table, "table");
+  check_i32_vector(op, ids, what);
+  check_shape(table.rank() == 2, "[", op, "] table ", table.shape(), " must be a matrix; ", what, " is ", ids.shape());
+  check_rows(op, ids, table.dim(0), what);
+  const int64_t N = ids.dim(0), C = table.dim(1);
+  Tensor y = Tensor::empty({N, C});
+  launch(GatherRows{f32(table), i32(ids), f32(y), N, C});
+  record(op, {table}, {&y}, [ids = ids.detach(), N, C](std::span<const Tensor> dy, GradSink& dx) {
+    const GradDest d = dx.destination(0);
+    if (!d.accumulate) launch(FillZero{d.grad.raw(), d.grad.nbytes()});
+    launch(ScatterAddRows{f32(dy[0]), i32(ids), f32(d.grad), N, C});
+  });
+  return y;
+}
+
+void check_distinct(const Tensor& idx, int64_t rows) {
+  if (idx.device() != Device::kCpu) return;
+  std::vector<bool> seen(static_cast<size_t>(rows));
+  const int32_t* p = idx.data<int32_t>();
+  for (int64_t k = 0; k < idx.numel(); ++k) {
+    const auto row = static_cast<size_t>(p[k]);
+    check<DataError>(!seen[row], "[overwrite_rows] idx[", k, "] repeats row ", row, "; rows must be distinct");
+    seen[row] = true;
+  }
+}
+
+}  // namespace
+
+Tensor embedding(const Tensor& table, const Tensor& ids) { return gather("embedding", table, ids, "ids"); }
+
+Tensor gather_rows(const Tensor& x, const Tensor& idx) { return gather("gather_rows", x, idx, "idx"); }
+
+Tensor overwrite_rows(const Tensor& x, const Tensor& idx, const Tensor& src) {
+  check_f32("overwrite_rows", x, "x");
+  check_f32("overwrite_rows", src, "src");
+  check_i32_vector("overwrite_rows", idx, "idx");
+  check_shape(x.rank() == 2 && src.shape() == Shape({idx.dim(0), x.dim(1)}), "[overwrite_rows] src ", src.shape(),
+              " must be (K, C) for x ", x.shape(), " of (N, C) and idx ", idx.shape(), " of (K)");
+  check_rows("overwrite_rows", idx, x.dim(0), "idx");
+  check_distinct(idx, x.dim(0));
+  const int64_t K = idx.dim(0), C = x.dim(1);
+  Tensor y = empty_like(x);
+  launch(CopyBytes{y.raw(), x.raw(), x.nbytes()});
+  launch(SetRows{f32(src), i32(idx), f32(y), K, C});
+  record("overwrite_rows", {x, src}, {&y}, [idx = idx.detach(), K, C](std::span<const Tensor> dy, GradSink& dx) {
+    if (dx.wants(1)) {
+      Tensor dsrc = Tensor::empty({K, C});
+      launch(GatherRows{f32(dy[0]), i32(idx), f32(dsrc), K, C});
+      dx.add(1, dsrc);
+    }
+    if (dx.wants(0)) {
+      const Tensor g = reuse(dy[0]);
+      if (g.raw() != dy[0].raw()) launch(CopyBytes{g.raw(), dy[0].raw(), g.nbytes()});
+      launch(SetRows{nullptr, i32(idx), f32(g), K, C});
+      dx.add(0, g);
+    }
+  });
+  return y;
+}
+
+Tensor broadcast_rows(const Tensor& x, int64_t n) {
+  check_f32("broadcast_rows", x, "x");
+  check_shape((x.rank() == 1 || (x.rank() == 2 && x.dim(0) == 1)) && n >= 0, "[broadcast_rows] x ", x.shape(),
+              " must be (1, C) or (C) and n ", n, " not negative");
+  const int64_t C = last_dim(x);
+  Tensor y = Tensor::empty({n, C});
+  launch(BroadcastRows{f32(x), f32(y), n, C});
+  record("broadcast_rows", {x}, {&y}, [n, C](std::span<const Tensor> dy, GradSink& dx) {
+    const GradDest d = dx.destination(0);
+    launch(ColumnSums{f32(dy[0]), f32(d.grad), n, C, d.accumulate});
+  });
+  return y;
+}
+
+}  // namespace tpo

@@ -1,0 +1,21 @@
+#pragma once
+// Rows by index. Values fp32, indices i32. An index out of range is a DataError that names its place and value, thrown
+// before any effect (host tensors only; on meta values do not exist).
+#include "core/tape.h"
+
+namespace tpo {
+
+// table (V, C), ids (N) -> (N, C). Backward adds rows in the order of ids, so that the sum does not depend on threads.
+Tensor embedding(const Tensor& table, const Tensor& ids);
+
+// x (R, C), idx (K) -> (K, C). Rows may repeat. Backward as embedding.
+Tensor gather_rows(const Tensor& x, const Tensor& idx);
+
+// x (N, C) with row idx[k] replaced by row k of src (K, C). Indices must be distinct (DataError).
+// The gradient of replaced rows goes to src; x gets zero there.
+Tensor overwrite_rows(const Tensor& x, const Tensor& idx, const Tensor& src);
+
+// x (1, C) or (C) repeated -> (n, C). Backward is the column sum.
+Tensor broadcast_rows(const Tensor& x, int64_t n);
+
+}  // namespace tpo

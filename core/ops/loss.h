@@ -1,0 +1,23 @@
+#pragma once
+// Losses; those of boxes stand in box_loss.h. Each returns a (1) fp32 tensor already multiplied by `scale`, which the
+// plan knows before the step (weight / global count), so that summing over microbatches and ranks is all that is left.
+// The incoming gradient multiplies.
+#include "core/ops/box_loss.h"
+#include "core/tape.h"
+
+namespace tpo {
+
+inline constexpr int32_t kIgnoreTarget = -100;  // rows with this target carry no loss
+
+// scale * sum over rows with a target of -log softmax(x w^T + xa b^T)[target]: cross-entropy fused with the vocabulary
+// projection and its low-rank addition.
+//   x (N, C), w (V, C), targets (N) i32 in [0, V) or kIgnoreTarget, xa (N, r) and b (V, r) both or neither -> (1)
+// Logits exist for a chunk of rows only. Gradients of all four are formed in the same pass, while the chunk is in cache
+// (three products in all, the least possible), and multiplied by dy in backward; the price is one buffer of the shape
+// of each input that wants a gradient, from here to the backward, which for the last op of a model follows at once.
+// Rows without a target are skipped: they cost no product.
+// Throws ShapeError; DataError naming row and value of a target out of range (host tensors only).
+Tensor vocab_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& targets, float scale, const Tensor& xa = {},
+                           const Tensor& b = {});
+
+}  // namespace tpo

@@ -1,0 +1,150 @@
+#include "core/ops/matmul.h"
+
+#include "core/kernels/basic.h"
+#include "core/kernels/embedding.h"
+#include "core/kernels/gemm.h"
+#include "core/kernels/pointwise.h"
+#include "core/launch.h"
+#include "core/ops/op_util.h"
+
+namespace tpo {
+
+namespace {
+
+struct Trans {
+  bool a, b;
+};
+
+// c = alpha op(a) op(b) + beta c, shapes taken from the tensors seen as matrices.
+void gemm(const Tensor& a, const Tensor& b, const Tensor& c, Trans t, float alpha, float beta) {
+  const int64_t a_cols = last_dim(a), a_rows = rows_of(a), n = last_dim(c);
+  launch(Gemm{f32(a), f32(b), f32(c), t.a ? a_cols : a_rows, n, t.a ? a_rows : a_cols, t.a, t.b, alpha, beta});
+}
+
+// The gradient of input i is alpha op(a) op(b), written or accumulated where the sink wants it.
+void gemm_grad(GradSink& dx, int i, const Tensor& a, const Tensor& b, Trans t, float alpha = 1) {
+  if (!dx.wants(i)) return;
+  const GradDest d = dx.destination(i);
+  gemm(a, b, d.grad, t, alpha, d.accumulate ? 1.0f : 0.0f);
+}
+
+void check_matrices(const char* op, const Tensor& a, const Tensor& b, int a_dim, int b_dim) {
+  check_f32(op, a, "a");
+  check_f32(op, b, "b");
+  check_shape(a.rank() == 2 && b.rank() == 2 && a.dim(a_dim) == b.dim(b_dim), "[", op, "] dim ", a_dim, " of a ",
+              a.shape(), " must equal dim ", b_dim, " of b ", b.shape(), ", both of rank 2");
+}
+
+void check_linear(const char* op, const Tensor& x, const Tensor& w) {
+  check_f32(op, x, "x");
+  check_f32(op, w, "w");
+  check_shape(w.rank() == 2 && last_dim(x) == w.dim(1), "[", op, "] x ", x.shape(), " must be (..., K) for w ",
+              w.shape(), " of (N, K)");
+}
+
+UnaryKind unary_of(Activation act) {
+  switch (act) {
+    case Activation::kRelu:
+      return UnaryKind::kRelu;
+    case Activation::kGelu:
+      return UnaryKind::kGelu;
+    case Activation::kGeluTanh:
+      return UnaryKind::kGeluTanh;
+    default:
+      return UnaryKind::kSilu;
+  }
+}
+
+}  // namespace
+
+Tensor matmul_nn(const Tensor& a, const Tensor& b) {
+  check_matrices("matmul_nn", a, b, 1, 0);
+  Tensor y = Tensor::empty({a.dim(0), b.dim(1)});
+  gemm(a, b, y, {false, false}, 1, 0);
+  record("matmul_nn", {a, b}, {&y}, [a = a.detach(), b = b.detach()](std::span<const Tensor> dy, GradSink& dx) {
+    gemm_grad(dx, 0, dy[0], b, {false, true});
+    gemm_grad(dx, 1, a, dy[0], {true, false});
+  });
+  return y;
+}
+
+Tensor matmul_nt(const Tensor& a, const Tensor& b) {
+  check_matrices("matmul_nt", a, b, 1, 1);
+  Tensor y = Tensor::empty({a.dim(0), b.dim(0)});
+  gemm(a, b, y, {false, true}, 1, 0);
+  record("matmul_nt", {a, b}, {&y}, [a = a.detach(), b = b.detach()](std::span<const Tensor> dy, GradSink& dx) {
+    gemm_grad(dx, 0, dy[0], b, {false, false});
+    gemm_grad(dx, 1, dy[0], a, {true, false});
+  });
+  return y;
+}
+
+Tensor matmul_tn(const Tensor& a, const Tensor& b) {
+  check_matrices("matmul_tn", a, b, 0, 0);
+  Tensor y = Tensor::empty({a.dim(1), b.dim(1)});
+  gemm(a, b, y, {true, false}, 1, 0);
+  record("matmul_tn", {a, b}, {&y}, [a = a.detach(), b = b.detach()](std::span<const Tensor> dy, GradSink& dx) {
+    gemm_grad(dx, 0, b, dy[0], {false, true});
+    gemm_grad(dx, 1, a, dy[0], {false, false});
+  });
+  return y;
+}
+
+Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, Activation act) {
+  check_linear("linear", x, w);
+  const int64_t N = w.dim(0), M = rows_of(x);
+  if (bias.defined()) {
+    check_f32("linear", bias, "bias");
+    check_shape(bias.shape() == Shape{N}, "[linear] bias ", bias.shape(), " must be (N) for w ", w.shape());
+  }
+  Tensor z = Tensor::empty(x.shape().with_last(N));
+  if (bias.defined()) launch(BroadcastRows{f32(bias), f32(z), M, N});  // then beta 1: no second pass over z
+  gemm(x, w, z, {false, true}, 1, bias.defined() ? 1.0f : 0.0f);
+  Tensor y = z;
+  Tensor saved;  // what the derivative of the activation is taken from
+  if (act != Activation::kNone) {
+    const UnaryKind kind = unary_of(act);
+    const bool keep = any_wants_grad({x, w, bias}) && !saves_output(kind);
+    if (keep) y = empty_like(z);
+    launch(UnaryFwd{f32(z), f32(y), z.numel(), kind});
+    saved = keep ? z : y.detach();
+  }
+  record("linear", {x, w, bias}, {&y},
+         [x = x.detach(), w = w.detach(), saved, act](std::span<const Tensor> dy, GradSink& dx) {
+           Tensor dz = dy[0];
+           if (act != Activation::kNone) {
+             dz = reuse(dy[0]);
+             launch(UnaryBwd{f32(saved), f32(dy[0]), f32(dz), dz.numel(), unary_of(act)});
+           }
+           gemm_grad(dx, 0, dz, w, {false, false});
+           if (!dx.wants(1) && !dx.wants(2)) return;
+           dx.defer([x, dz](GradSink& weights) {
+             gemm_grad(weights, 1, dz, x, {true, false});
+             if (!weights.wants(2)) return;
+             const GradDest d = weights.destination(2);
+             launch(ColumnSums{f32(dz), f32(d.grad), rows_of(dz), last_dim(dz), d.accumulate});
+           });
+         });
+  return y;
+}
+
+Tensor linear_add(const Tensor& x, const Tensor& w, const Tensor& base, float alpha) {
+  check_linear("linear_add", x, w);
+  check_f32("linear_add", base, "base");
+  const Shape out = x.shape().with_last(w.dim(0));
+  check_shape(base.shape() == out, "[linear_add] base ", base.shape(), " must be ", out, " for x ", x.shape(),
+              " and w ", w.shape());
+  Tensor y = empty_like(base);
+  launch(CopyBytes{y.raw(), base.raw(), base.nbytes()});
+  gemm(x, w, y, {false, true}, alpha, 1);
+  record("linear_add", {x, w, base}, {&y},
+         [x = x.detach(), w = w.detach(), alpha](std::span<const Tensor> dy, GradSink& dx) {
+           dx.add(2, dy[0]);
+           gemm_grad(dx, 0, dy[0], w, {false, false}, alpha);
+           if (!dx.wants(1)) return;
+           dx.defer([x, dy = dy[0], alpha](GradSink& weights) { gemm_grad(weights, 1, dy, x, {true, false}, alpha); });
+         });
+  return y;
+}
+
+}  // namespace tpo

@@ -1,0 +1,117 @@
+#include "core/ops/pointwise.h"
+
+#include "core/kernels/gemm.h"
+#include "core/kernels/pointwise.h"
+#include "core/launch.h"
+#include "core/ops/op_util.h"
+
+namespace tpo {
+
+namespace {
+
+void check_same(const char* op, const Tensor& a, const Tensor& b) {
+  check_f32(op, a, "first operand");
+  check_f32(op, b, "second operand");
+  check_shape(a.shape() == b.shape(), "[", op, "] shapes differ: ", a.shape(), " and ", b.shape());
+}
+
+Tensor binary(const char* op, const Tensor& a, const Tensor& b, BinaryKind kind) {
+  check_same(op, a, b);
+  Tensor y = empty_like(a);
+  launch(Binary{f32(a), f32(b), f32(y), y.numel(), kind});
+  return y;
+}
+
+Tensor scaled(const Tensor& x, float alpha, const Tensor& out) {
+  launch(Scale{f32(x), f32(out), x.numel(), alpha});
+  return out;
+}
+
+Tensor unary(const char* op, const Tensor& x, UnaryKind kind) {
+  check_f32(op, x, "x");
+  Tensor y = empty_like(x);
+  launch(UnaryFwd{f32(x), f32(y), y.numel(), kind});
+  Tensor saved = saves_output(kind) ? y.detach() : x.detach();
+  record(op, {x}, {&y}, [saved, kind](std::span<const Tensor> dy, GradSink& dx) {
+    const Tensor gx = reuse(dy[0]);
+    launch(UnaryBwd{f32(saved), f32(dy[0]), f32(gx), gx.numel(), kind});
+    dx.add(0, gx);
+  });
+  return y;
+}
+
+}  // namespace
+
+Tensor add(const Tensor& a, const Tensor& b) {
+  Tensor y = binary("add", a, b, BinaryKind::kAdd);
+  record("add", {a, b}, {&y}, [](std::span<const Tensor> dy, GradSink& dx) {
+    dx.add(0, dy[0]);
+    dx.add(1, dy[0]);
+  });
+  return y;
+}
+
+Tensor sub(const Tensor& a, const Tensor& b) {
+  Tensor y = binary("sub", a, b, BinaryKind::kSub);
+  record("sub", {a, b}, {&y}, [](std::span<const Tensor> dy, GradSink& dx) {
+    dx.add(0, dy[0]);
+    if (dx.wants(1)) dx.add(1, scaled(dy[0], -1.0f, reuse(dy[0])));  // dy is shared if input 0 took it
+  });
+  return y;
+}
+
+Tensor mul(const Tensor& a, const Tensor& b) {
+  Tensor y = binary("mul", a, b, BinaryKind::kMul);
+  record("mul", {a, b}, {&y}, [a = a.detach(), b = b.detach()](std::span<const Tensor> dy, GradSink& dx) {
+    if (dx.wants(0)) dx.add(0, binary("mul", dy[0], b, BinaryKind::kMul));
+    if (dx.wants(1)) dx.add(1, binary("mul", dy[0], a, BinaryKind::kMul));
+  });
+  return y;
+}
+
+Tensor scale(const Tensor& x, float alpha) {
+  check_f32("scale", x, "x");
+  Tensor y = scaled(x, alpha, empty_like(x));
+  record("scale", {x}, {&y},
+         [alpha](std::span<const Tensor> dy, GradSink& dx) { dx.add(0, scaled(dy[0], alpha, reuse(dy[0]))); });
+  return y;
+}
+
+Tensor add_bias(const Tensor& x, const Tensor& bias) {
+  check_f32("add_bias", x, "x");
+  check_f32("add_bias", bias, "bias");
+  const int64_t C = last_dim(x), R = rows_of(x);
+  check_shape(bias.shape() == Shape{C}, "[add_bias] bias ", bias.shape(), " must be (C) for x ", x.shape());
+  Tensor y = empty_like(x);
+  launch(AddBias{f32(x), f32(bias), f32(y), R, C});
+  record("add_bias", {x, bias}, {&y}, [R, C](std::span<const Tensor> dy, GradSink& dx) {
+    if (dx.wants(1)) {
+      const GradDest d = dx.destination(1);
+      launch(ColumnSums{f32(dy[0]), f32(d.grad), R, C, d.accumulate});
+    }
+    dx.add(0, dy[0]);
+  });
+  return y;
+}
+
+Tensor relu(const Tensor& x) { return unary("relu", x, UnaryKind::kRelu); }
+Tensor gelu(const Tensor& x) { return unary("gelu", x, UnaryKind::kGelu); }
+Tensor gelu_tanh(const Tensor& x) { return unary("gelu_tanh", x, UnaryKind::kGeluTanh); }
+Tensor silu(const Tensor& x) { return unary("silu", x, UnaryKind::kSilu); }
+Tensor sigmoid(const Tensor& x) { return unary("sigmoid", x, UnaryKind::kSigmoid); }
+
+Tensor swiglu(const Tensor& gate, const Tensor& up) {
+  check_same("swiglu", gate, up);
+  Tensor y = empty_like(gate);
+  launch(SwigluFwd{f32(gate), f32(up), f32(y), y.numel()});
+  record("swiglu", {gate, up}, {&y},
+         [gate = gate.detach(), up = up.detach()](std::span<const Tensor> dy, GradSink& dx) {
+           const Tensor dgate = empty_like(gate), dup = reuse(dy[0]);
+           launch(SwigluBwd{f32(gate), f32(up), f32(dy[0]), f32(dgate), f32(dup), gate.numel()});
+           dx.add(0, dgate);
+           dx.add(1, dup);
+         });
+  return y;
+}
+
+}  // namespace tpo

@@ -1,0 +1,23 @@
+# Op sources of tpo_core, one a line. An op is one function: check, launch, record.
+foreach(file
+    attention.cpp
+    box_loss.cpp
+    cross_entropy.cpp
+    dropout.cpp
+    embedding.cpp
+    layout.cpp
+    matmul.cpp
+    norm.cpp
+    pointwise.cpp
+    reduce.cpp
+    rope.cpp
+    softmax.cpp)
+  if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/${file})
+    target_sources(tpo_core PRIVATE ${CMAKE_CURRENT_LIST_DIR}/${file})
+  endif()
+endforeach()
+# The optimizer's maths.
+target_sources(tpo_core PRIVATE
+  ${CMAKE_CURRENT_LIST_DIR}/../optim/adamw.cpp
+  ${CMAKE_CURRENT_LIST_DIR}/../optim/clip.cpp
+  ${CMAKE_CURRENT_LIST_DIR}/../optim/lr_schedule.cpp)

@@ -1,0 +1,91 @@
+#include "core/parallel_for.h"
+
+#include <algorithm>
+#include <exception>
+#include <mutex>
+#include <thread>
+#include <vector>
+
+#include "core/kernels/gemm.h"
+
+#ifndef TPO_TSAN
+#include <omp.h>
+#endif
+
+namespace tpo {
+
+namespace {
+
+thread_local int t_threads = 0;  // 0: not set yet on this thread
+thread_local bool t_inside = false;
+
+// First exception of any piece; pieces after it still run, since OpenMP regions cannot be left early.
+class FirstError {
+ public:
+  template <class F>
+  void run(F&& f) {
+    try {
+      f();
+    } catch (...) {
+      const std::lock_guard lock(mutex_);
+      if (!error_) error_ = std::current_exception();
+    }
+  }
+  void rethrow() {
+    if (error_) std::rethrow_exception(error_);
+  }
+
+ private:
+  std::mutex mutex_;
+  std::exception_ptr error_;
+};
+
+}  // namespace
+
+void set_num_threads(int n) {
+  t_threads = std::max(1, n);
+#ifndef TPO_TSAN
+  omp_set_num_threads(t_threads);
+#endif
+  set_blas_threads(t_threads);
+}
+
+int num_threads() {
+  if (t_threads == 0) {
+#ifdef TPO_TSAN
+    t_threads = 1;
+#else
+    t_threads = omp_get_max_threads();
+#endif
+  }
+  return t_threads;
+}
+
+void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+  if (n <= 0) return;
+  const int64_t pieces = std::min<int64_t>(num_threads(), (n + grain - 1) / std::max<int64_t>(1, grain));
+  if (pieces <= 1 || t_inside) {
+    body(0, n);
+    return;
+  }
+  FirstError error;
+  const auto piece = [&](int64_t i) {
+    error.run([&] {
+      t_inside = true;
+      body(n * i / pieces, n * (i + 1) / pieces);
+    });
+    t_inside = false;
+  };
+#ifdef TPO_TSAN
+  std::vector<std::thread> threads;
+  for (int64_t i = 1; i < pieces; ++i) threads.emplace_back(piece, i);
+  piece(0);
+  for (auto& t : threads) t.join();
+#else
+#pragma omp parallel for num_threads(static_cast <int>(pieces)) schedule(static, 1)
+  for (int64_t i = 0; i < pieces; ++i) piece(i);
+#endif
+  error.rethrow();
+}
+
+}  // namespace tpo

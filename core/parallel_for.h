@@ -1,0 +1,17 @@
+#pragma once
+// One loop over threads. OpenMP shares its pool with OpenBLAS; the thread-sanitizer build uses std::thread, since
+// libgomp is not instrumented.
+#include <cstdint>
+#include <functional>
+
+namespace tpo {
+
+// Threads that parallel_for and BLAS use on the calling thread from now on; >= 1.
+void set_num_threads(int n);
+int num_threads();
+
+// Calls body(begin, end) over disjoint pieces of [0, n), each at least `grain` long, on up to num_threads() threads.
+// Pieces depend on n, grain and the thread count only. Nested calls run inline. Exceptions of a piece are rethrown.
+void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body);
+
+}  // namespace tpo

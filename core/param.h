@@ -1,0 +1,122 @@
+#pragma once
+// Param, ParamScope, ParamStore: names, initial values, freezing, grouping. Param::use() is the only door to a weight.
+// A parameter group is the set of parameters used under the same condition (a head, a task token, an optional path);
+// a step that touches no sample of a group leaves its weights, moments and step count bit-identical.
+// Thread rule: a store belongs to one rank thread.
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/rng.h"
+#include "core/tape.h"
+
+namespace tpo {
+
+// How a parameter is cut over the tensor axis: part `index` of `parts` along `dim`; dim -1 is replicated.
+struct ShardSpec {
+  int dim = -1;
+  int parts = 1;
+  int index = 0;
+};
+
+// Initial value, a pure function of (seed, parameter name, element of the full tensor): the same under every layout.
+struct Init {
+  enum class Kind { kConstant, kNormal, kUniform } kind = Kind::kConstant;
+  float a = 0;  // constant: the value; normal: the mean; uniform: the lower bound
+  float b = 0;  // normal: the standard deviation; uniform: the upper bound
+  static Init constant(float v) { return {Kind::kConstant, v, 0}; }
+  static Init normal(float mean, float stddev) { return {Kind::kNormal, mean, stddev}; }
+  static Init uniform(float lo, float hi) { return {Kind::kUniform, lo, hi}; }
+  // U(-a, a) with a = sqrt(6 / (fan_in + fan_out)). Source: Glorot and Bengio 2010.
+  static Init xavier(int64_t fan_in, int64_t fan_out);
+};
+
+class Param;
+
+// What parallel/ hangs on parameters. The default does nothing: one rank, no sharding.
+class ParamHooks {
+ public:
+  virtual ~ParamHooks() = default;
+  virtual void before_use(Param&) {}     // waits for a gather in flight
+  virtual void on_grad_ready(Param&) {}  // one microbatch's contribution is complete
+};
+
+class Param final : public LeafSink {
+ public:
+  std::string name;  // dotted, unique: "language.layers.0.attn.q.weight"
+  Shape full;        // logical shape; value may be a part of it
+  ShardSpec tp;
+  int group = 0;  // index into ParamStore::group_names()
+  bool trainable = true;
+  bool decay = true;               // weight decay applies (matrices yes; norms, biases, tokens no)
+  int64_t frozen_rows_begin = -1;  // rows from here on never change (new vocabulary rows); -1: none
+  float lr_scale = 1;              // multiplies the learning rate
+  Init init;
+  Tensor value;               // fp32; a view into a bucket once a ParamSync owns it
+  Tensor grad;                // fp32 view into a bucket; undefined while frozen or before a ParamSync exists
+  bool grad_written = false;  // this step's first contribution overwrites, later ones add
+
+  // The weight on the current tape. Frozen: a plain tensor, no leaf, so no gradient GEMM.
+  Tensor use();
+
+  GradDest grad_destination() override;
+  void on_ready() override;
+
+ private:
+  friend class ParamStore;
+  ParamHooks* hooks_ = nullptr;
+};
+
+class ParamStore {
+ public:
+  explicit ParamStore(uint64_t seed) : seed_(seed) {}
+  ParamStore(const ParamStore&) = delete;
+  ParamStore& operator=(const ParamStore&) = delete;
+
+  // Allocates and initialises. Throws ConfigError if the name exists. References stay valid for the store's life.
+  Param& create(const std::string& name, const Shape& shape, const Init& init, int group);
+  // Index of a group, created on first mention. Group 0 is "trunk". At most 64 groups.
+  int group(const std::string& name);
+  const std::vector<std::string>& group_names() const { return groups_; }
+
+  const std::vector<std::unique_ptr<Param>>& params() const { return params_; }
+  Param* find(std::string_view name) const;  // null if absent
+  int64_t numel(bool trainable_only = false) const;
+
+  // Sets trainable on every parameter whose name matches the glob (* matches any run of characters, ? one).
+  // Returns how many matched. Requires: no ParamSync holds the buckets (rebuild it afterwards).
+  int set_trainable(std::string_view pattern, bool trainable);
+  int set_lr_scale(std::string_view pattern, float scale);
+  void set_hooks(ParamHooks* hooks);  // null restores the default
+  uint64_t seed() const { return seed_; }
+
+ private:
+  uint64_t seed_;
+  std::vector<std::unique_ptr<Param>> params_;
+  std::vector<std::string> groups_{"trunk"};
+};
+
+// A prefix and a group inside a store; passed by value through constructors.
+class ParamScope {
+ public:
+  ParamScope(ParamStore& store, std::string prefix = "", int group = 0)
+      : store_(&store), prefix_(std::move(prefix)), group_(group) {}
+  ParamScope operator/(std::string_view name) const;  // "a" / "b" names "a.b"
+  ParamScope operator/(int index) const { return *this / std::to_string(index); }
+  ParamScope in_group(const std::string& group) const { return {*store_, prefix_, store_->group(group)}; }
+  Param& param(std::string_view name, const Shape& shape, const Init& init) const;
+  ParamStore& store() const { return *store_; }
+  const std::string& prefix() const { return prefix_; }
+
+ private:
+  ParamStore* store_;
+  std::string prefix_;
+  int group_;
+};
+
+// Glob match used for freezing, allow lists and lr scales.
+bool glob_match(std::string_view pattern, std::string_view text);
+
+}  // namespace tpo

@@ -1,0 +1,283 @@
+#include "core/tape.h"
+
+#include <atomic>
+
+#include "core/kernels/basic.h"
+#include "core/launch.h"
+
+namespace tpo {
+
+namespace {
+
+thread_local Tape* t_tape = nullptr;
+
+uint64_t next_tape_id() {
+  static std::atomic<uint64_t> id{0};
+  return ++id;
+}
+
+void copy_into(const Tensor& dst, const Tensor& src) { launch(CopyBytes{dst.raw(), src.raw(), dst.nbytes()}); }
+
+void add_into(const Tensor& dst, const Tensor& src) {
+  launch(AddInto{static_cast<float*>(dst.raw()), static_cast<const float*>(src.raw()), dst.numel()});
+}
+
+Tensor clone(const Tensor& t) {
+  Tensor c = empty_like(t);
+  copy_into(c, t);
+  return c;
+}
+
+}  // namespace
+
+// ---- GradSink
+
+bool GradSink::wants(int input) const { return slots_[static_cast<size_t>(input)] >= 0; }
+
+void GradSink::add(int input, const Tensor& g) {
+  if (wants(input)) tape_.accumulate(slots_[static_cast<size_t>(input)], g);
+}
+
+GradDest GradSink::destination(int input) {
+  TPO_ASSERT(wants(input));
+  GradDest dest = tape_.destination(slots_[static_cast<size_t>(input)]);
+  dest.grad = dest.grad.view(shapes_[static_cast<size_t>(input)]);
+  return dest;
+}
+
+void GradSink::defer(std::function<void(GradSink&)> fn) {
+  if (tape_.mode_ == Tape::Mode::kFull) {
+    fn(*this);
+  } else {
+    tape_.deferred_.push_back({slots_, shapes_, std::move(fn), nullptr});
+  }
+}
+
+// ---- Tape
+
+Tape::Tape() : id_(next_tape_id()), uses_(std::make_shared<UseCounts>()) {}
+Tape::~Tape() = default;
+
+Tape* Tape::current() { return t_tape; }
+
+int32_t Tape::new_slot(const Shape& shape, LeafSink* leaf) {
+  slots_.push_back({shape, {}, leaf, false});
+  return static_cast<int32_t>(slots_.size()) - 1;
+}
+
+Tensor Tape::watch(const Tensor& t) {
+  Tensor marked = t.detach();
+  marked.set_slot(id_, new_slot(t.shape()));
+  slots_.back().keep = true;
+  return marked;
+}
+
+Tensor Tape::leaf(const Tensor& value, LeafSink& sink) {
+  if (leaf_mode_ != Uses::kRecordOnly) {
+    ++(*uses_)[&sink];
+  }
+  if (leaf_mode_ == Uses::kCountOnly) {
+    probed_.push_back(&sink);
+    return value.detach();
+  }
+  Tensor t = value.detach();
+  const int32_t slot = new_slot(value.shape(), &sink);
+  t.set_slot(id_, slot);
+  Node node;
+  node.name = "leaf";
+  node.leaf = &sink;
+  nodes_.push_back(std::move(node));
+  return t;
+}
+
+void Tape::accumulate(int32_t slot, const Tensor& g) {
+  Slot& s = slots_[static_cast<size_t>(slot)];
+  check_shape(g.defined() && g.numel() == s.shape.numel(), "[tape] gradient ", g.shape(), " for a value ", s.shape);
+  check_shape(g.dtype() == DType::kF32, "[tape] gradient of dtype ", g.dtype(), ", must be f32");
+  if (s.leaf != nullptr) {
+    const GradDest dest = s.leaf->grad_destination();
+    dest.accumulate ? add_into(dest.grad, g) : copy_into(dest.grad, g);
+  } else if (!s.grad.defined()) {
+    s.grad = g.detach().view(s.shape);
+  } else {
+    if (!s.grad.unique()) s.grad = clone(s.grad);  // another slot or a closure shares the bytes
+    add_into(s.grad, g);
+  }
+}
+
+GradDest Tape::destination(int32_t slot) {
+  Slot& s = slots_[static_cast<size_t>(slot)];
+  if (s.leaf != nullptr) return s.leaf->grad_destination();
+  if (!s.grad.defined()) {
+    s.grad = Tensor::empty(s.shape);
+    return {s.grad, false};
+  }
+  if (!s.grad.unique()) s.grad = clone(s.grad);
+  return {s.grad, true};
+}
+
+void Tape::leaf_use_done(LeafSink* leaf) {
+  const auto it = uses_->find(leaf);
+  TPO_ASSERT(it != uses_->end() && it->second > 0);
+  if (--it->second == 0) leaf->on_ready();
+}
+
+void Tape::run_node(Node& node) {
+  if (node.leaf != nullptr) {
+    if (mode_ == Mode::kInputOnly) {
+      deferred_.push_back({{}, {}, nullptr, node.leaf});
+    } else {
+      leaf_use_done(node.leaf);
+    }
+    return;
+  }
+  std::vector<Tensor> dy;
+  dy.reserve(node.out.size());
+  bool any = false;
+  for (int32_t slot : node.out) {
+    Slot& s = slots_[static_cast<size_t>(slot)];
+    dy.push_back(s.keep ? s.grad : std::move(s.grad));
+    if (!s.keep) s.grad = Tensor();
+    any = any || dy.back().defined();
+  }
+  Backward backward = std::move(node.backward);
+  node.backward = nullptr;
+  if (!any) {
+    for (LeafSink* leaf : node.probed) leaf_use_done(leaf);
+    return;
+  }
+  GradSink sink(*this, node.in, node.in_shapes);
+  backward(dy, sink);
+}
+
+void Tape::backward(std::span<const Tensor> outputs, std::span<const Tensor> grads, Mode mode) {
+  check_shape(!swept_, "[tape] backward was already run on this tape");
+  check_shape(outputs.size() == grads.size(), "[tape] ", outputs.size(), " outputs but ", grads.size(), " gradients");
+  for (const Tensor& out : outputs)
+    check_shape(owns(out), "[tape] output ", out.shape(), " was not computed from anything that wants a gradient here");
+  swept_ = true;
+  mode_ = mode;
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    Tensor g = grads[i];
+    if (!g.defined()) {
+      check_shape(outputs[i].numel() == 1, "[tape] output ", outputs[i].shape(), " needs an explicit gradient");
+      g = Tensor::from(std::vector<float>{1.0f}, outputs[i].shape());
+    }
+    accumulate(outputs[i].slot(), g);
+  }
+  // Gradients are made outside any tape: there is no double backward.
+  const NoGradScope no_grad;
+  for (size_t i = nodes_.size(); i-- > 0;) run_node(nodes_[i]);
+}
+
+void Tape::run_weight_grads() {
+  const NoGradScope no_grad;
+  std::vector<Deferred> work = std::move(deferred_);
+  deferred_.clear();
+  for (Deferred& d : work) {
+    if (d.leaf != nullptr) {
+      leaf_use_done(d.leaf);
+    } else {
+      GradSink sink(*this, d.slots, d.shapes);
+      d.fn(sink);
+      d.fn = nullptr;
+    }
+  }
+}
+
+Tensor Tape::grad(const Tensor& watched) const {
+  check_shape(owns(watched), "[tape] grad of a tensor ", watched.shape(), " that is not on this tape");
+  return slots_[static_cast<size_t>(watched.slot())].grad;
+}
+
+// ---- scopes and free functions
+
+TapeScope::TapeScope(Tape& tape) : previous_(t_tape) { t_tape = &tape; }
+TapeScope::~TapeScope() { t_tape = previous_; }
+NoGradScope::NoGradScope() : previous_(t_tape) { t_tape = nullptr; }
+NoGradScope::~NoGradScope() { t_tape = previous_; }
+
+bool any_wants_grad(std::initializer_list<Tensor> in) {
+  if (t_tape == nullptr) return false;
+  for (const Tensor& t : in)
+    if (t.slot() >= 0 && t.tape_id() == t_tape->id()) return true;
+  return false;
+}
+
+void record(std::string_view name, std::span<const Tensor> in, std::span<Tensor* const> out, Backward fn) {
+  Tape* tape = t_tape;
+  if (tape == nullptr) return;
+  Tape::Node node;
+  node.name = name;
+  bool wanted = false;
+  for (const Tensor& t : in) {
+    node.in.push_back(tape->owns(t) ? t.slot() : -1);
+    node.in_shapes.push_back(t.shape());
+    wanted = wanted || node.in.back() >= 0;
+  }
+  if (!wanted) return;
+  for (Tensor* t : out) {
+    node.out.push_back(tape->new_slot(t->shape()));
+    t->set_slot(tape->id(), node.out.back());
+  }
+  node.backward = std::move(fn);
+  tape->nodes_.push_back(std::move(node));
+}
+
+void record(std::string_view name, std::initializer_list<Tensor> in, std::initializer_list<Tensor*> out, Backward fn) {
+  record(name, std::span<const Tensor>(in.begin(), in.size()), std::span<Tensor* const>(out.begin(), out.size()),
+         std::move(fn));
+}
+
+Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std::vector<Tensor> inputs) {
+  Tape* tape = t_tape;
+  // Without a tape, and inside the probe or the replay of an outer recomputed block, the block simply runs.
+  if (tape == nullptr || tape->leaf_mode_ != Tape::Uses::kCountAndRecord) return block(inputs);
+  Tape probe;
+  probe.uses_ = tape->uses_;
+  probe.leaf_mode_ = Tape::Uses::kCountOnly;
+  std::vector<Tensor> plain;
+  bool wanted = false;
+  for (const Tensor& t : inputs) {
+    plain.push_back(t.detach());
+    wanted = wanted || tape->owns(t);
+  }
+  Tensor y;
+  {
+    const TapeScope scope(probe);
+    y = block(plain);
+  }
+  if (!wanted && probe.probed_.empty()) return y;
+  Tape::Node node;
+  node.name = "recompute";
+  node.probed = std::move(probe.probed_);
+  for (const Tensor& t : inputs) {
+    node.in.push_back(tape->owns(t) ? t.slot() : -1);
+    node.in_shapes.push_back(t.shape());
+  }
+  node.out.push_back(tape->new_slot(y.shape()));
+  y.set_slot(tape->id(), node.out.back());
+  node.backward = [block = std::move(block), plain = std::move(plain), uses = tape->uses_](std::span<const Tensor> dy,
+                                                                                           GradSink& dx) {
+    Tape replay;
+    replay.uses_ = uses;
+    replay.leaf_mode_ = Tape::Uses::kRecordOnly;
+    std::vector<Tensor> watched = plain;
+    for (size_t i = 0; i < watched.size(); ++i)
+      if (dx.wants(static_cast<int>(i))) watched[i] = replay.watch(watched[i]);
+    Tensor again;
+    {
+      const TapeScope scope(replay);
+      again = block(watched);
+    }
+    const Tensor outputs[1] = {again}, grads[1] = {dy[0]};
+    replay.backward(outputs, grads);
+    for (size_t i = 0; i < watched.size(); ++i)
+      if (dx.wants(static_cast<int>(i)))
+        if (const Tensor g = replay.grad(watched[i]); g.defined()) dx.add(static_cast<int>(i), g);
+  };
+  tape->nodes_.push_back(std::move(node));
+  return y;
+}
+
+}  // namespace tpo

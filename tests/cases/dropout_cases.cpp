@@ -1,0 +1,67 @@
+#include "core/ops/dropout.h"
+#include "core/ops/pointwise.h"
+#include "tests/op_case.h"
+
+namespace tpo::optest {
+
+void add_dropout_cases(CaseList&);
+
+namespace {
+
+const RngKey kKey = RngKey(5).with("dropout");
+
+// One counter at a time from core/rng.h, as the contract says.
+Ref reference(const Ref& x, const Ref& row_ids, double p, double factor) {
+  Ref y = x;
+  for (int64_t r = 0; r < x.rows(); ++r)
+    for (int64_t c = 0; c < x.cols(); ++c) {
+      const auto id = static_cast<uint64_t>(static_cast<int64_t>(row_ids[r]));
+      const auto word = philox(kKey, static_cast<uint64_t>(c / 4), id)[static_cast<size_t>(c % 4)];
+      y.at(r, c) = static_cast<double>(uniform01(word)) >= p ? factor * x.at(r, c) / (1 - p) : 0;
+    }
+  return y;
+}
+
+Tensor ids(Rand& r, int64_t n) {
+  std::vector<int64_t> v(static_cast<size_t>(n));
+  // Below 2^53, so that the reference's double holds them; above 2^32, so that both words of the counter matter.
+  for (int64_t& e : v) e = static_cast<int64_t>(r.below(uint64_t{1} << 50));
+  return Tensor::from(v, {n});
+}
+
+struct Dims {
+  int64_t rows, cols;
+  float p;
+  Size size = Size::kSmall;
+};
+
+}  // namespace
+
+void add_dropout_cases(CaseList& list) {
+  for (const Dims d : {Dims{1, 1, 0.5f},
+                       {5, 7, 0.1f},
+                       {3, 128, 0.9f},
+                       {2, 9, 0},
+                       {67, 1031, 0.3f, Size::kLarge},
+                       {1024, 1024, 0.1f, Size::kBench}})
+    for (const bool chained : {false, true}) {
+      if (chained && d.size == Size::kBench) continue;
+      list.add(
+          cat("dropout/", chained ? "in_place" : "", d.rows, "x", d.cols, "_", d.p),
+          [=](Rand& r) {
+            return OpCase{
+                .in = {r.normal({d.rows, d.cols}), ids(r, d.rows)},
+                .run =
+                    [=](Inputs v) {
+                      const Tensor y = dropout(v[0], d.p, kKey, v[1]);
+                      return chained ? scale(y, 2) : y;
+                    },
+                .ref = [=](RefInputs v) { return reference(v[0], v[1], static_cast<double>(d.p), chained ? 2 : 1); },
+                .grads = {0},
+                .tol = 3e-7};  // 1 - p, its inverse and the product
+          },
+          d.size);
+    }
+}
+
+}  // namespace tpo::optest

@@ -1,0 +1,140 @@
+#include "core/ops/layout.h"
+#include "core/ops/pointwise.h"
+#include "tests/op_case.h"
+
+namespace tpo::optest {
+
+void add_layout_cases(CaseList&);
+
+namespace {
+
+// Rows in the order (image, time, row, column), inside a patch (time, row, column, channel).
+Ref cut(const Ref& x, int64_t p, int64_t t) {
+  const int64_t I = x.shape[0], T = x.shape[1], H = x.shape[2], W = x.shape[3], C = x.shape[4];
+  Ref y({I * (T / t) * (H / p) * (W / p), t * p * p * C});
+  int64_t at = 0;
+  for (int64_t i = 0; i < I; ++i)
+    for (int64_t a = 0; a < T; a += t)
+      for (int64_t b = 0; b < H; b += p)
+        for (int64_t d = 0; d < W; d += p)
+          for (int64_t e = 0; e < t; ++e)
+            for (int64_t f = 0; f < p; ++f)
+              for (int64_t g = 0; g < p; ++g)
+                for (int64_t c = 0; c < C; ++c) y[at++] = x[(((i * T + a + e) * H + b + f) * W + d + g) * C + c];
+  return y;
+}
+
+Ref flip(const Ref& x) {
+  Ref y({x.cols(), x.rows()});
+  for (int64_t r = 0; r < x.rows(); ++r)
+    for (int64_t c = 0; c < x.cols(); ++c) y.at(c, r) = x.at(r, c);
+  return y;
+}
+
+struct Rows {
+  int64_t a, b, cols;
+  Size size = Size::kSmall;
+};
+
+struct Images {
+  Shape shape;
+  int64_t patch, tubelet;
+  Size size = Size::kSmall;
+};
+
+struct Grid {
+  int64_t images, h, w, m, cols;
+  Size size = Size::kSmall;
+};
+
+void add_rows(CaseList& list, const Rows& d) {
+  const std::string dims = cat(d.a, "+", d.b, "x", d.cols);
+  list.add(
+      "concat_rows/" + dims,
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal({d.a, d.cols}), r.normal({d.b, d.cols})},
+                      .run =
+                          [](Inputs v) {
+                            return concat_rows({v[0], v[1]});
+                          },
+                      .ref =
+                          [](RefInputs v) {
+                            Ref y({v[0].rows() + v[1].rows(), v[0].cols()});
+                            y.v.clear();
+                            for (int i : {0, 1}) y.v.insert(y.v.end(), v[i].v.begin(), v[i].v.end());
+                            return y;
+                          },
+                      .grads = {0, 1}};
+      },
+      d.size);
+  list.add(
+      "slice_rows/" + dims,
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal({d.a + d.b, d.cols})},
+                      .run =
+                          [=](Inputs v) {  // two overlapping cuts of one value: the second gradient is added
+                            const Tensor x = scale(v[0], 1);
+                            return concat_rows({slice_rows(x, d.a - 1, d.a + d.b), slice_rows(x, 0, d.a)});
+                          },
+                      .ref =
+                          [=](RefInputs v) {
+                            Ref y({d.b + 1 + d.a, d.cols});
+                            const auto row = [&](int64_t i) { return v[0].v.begin() + i * d.cols; };
+                            y.v.assign(row(d.a - 1), row(d.a + d.b));
+                            y.v.insert(y.v.end(), row(0), row(d.a));
+                            return y;
+                          },
+                      .grads = {0}};
+      },
+      d.size);
+  list.add(
+      "transpose/" + dims,
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal({d.a + d.b, d.cols})},
+                      .run = [](Inputs v) { return transpose(v[0]); },
+                      .ref = [](RefInputs v) { return flip(v[0]); },
+                      .grads = {0}};
+      },
+      d.size);
+}
+
+}  // namespace
+
+// Copies: the forward is exact.
+void add_layout_cases(CaseList& list) {
+  for (const Rows& d :
+       {Rows{1, 1, 1}, {3, 5, 7}, {8, 9, 16}, {131, 72, 97, Size::kLarge}, {1024, 1024, 1024, Size::kBench}})
+    add_rows(list, d);
+  for (const Images& d : {Images{{1, 1, 1, 1, 3}, 1, 1},
+                          {{2, 1, 4, 6, 3}, 2, 1},
+                          {{2, 4, 6, 4, 3}, 2, 2},
+                          {{3, 2, 45, 30, 5}, 15, 1, Size::kLarge},
+                          {{8, 1, 224, 224, 3}, 16, 1, Size::kBench}})
+    list.add(
+        cat("patchify/", d.shape, "_", d.patch, "_", d.tubelet),
+        [=](Rand& r) {
+          return OpCase{.in = {r.normal(d.shape)},
+                        .run = [=](Inputs v) { return patchify(v[0], d.patch, d.tubelet); },
+                        .ref = [=](RefInputs v) { return cut(v[0], d.patch, d.tubelet); },
+                        .grads = {0}};
+        },
+        d.size);
+  for (const Grid& d :
+       {Grid{1, 1, 1, 1, 1}, {2, 4, 6, 2, 5}, {3, 12, 9, 3, 65, Size::kLarge}, {8, 14, 14, 2, 768, Size::kBench}})
+    list.add(
+        cat("merge_patches/", d.images, "x", d.h, "x", d.w, "x", d.cols, "_", d.m),
+        [=](Rand& r) {
+          return OpCase{.in = {r.normal({d.images * d.h * d.w, d.cols})},
+                        .run = [=](Inputs v) { return merge_patches(v[0], d.h, d.w, d.m); },
+                        .ref =
+                            [=](RefInputs v) {
+                              Ref grid = v[0];
+                              grid.shape = {d.images, 1, d.h, d.w, d.cols};
+                              return cut(grid, d.m, 1);
+                            },
+                        .grads = {0}};
+        },
+        d.size);
+}
+
+}  // namespace tpo::optest

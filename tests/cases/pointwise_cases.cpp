@@ -1,0 +1,164 @@
+#include "core/ops/pointwise.h"
+#include "tests/op_case.h"
+
+namespace tpo::optest {
+
+void add_pointwise_cases(CaseList&);
+
+namespace {
+
+using Fn1 = double (*)(double);
+using Fn2 = double (*)(double, double);
+
+Ref map1(const Ref& x, Fn1 fn) {
+  Ref y = x;
+  for (double& v : y.v) v = fn(v);
+  return y;
+}
+
+Ref map2(const Ref& a, const Ref& b, Fn2 fn) {
+  Ref y = a;
+  for (size_t i = 0; i < y.v.size(); ++i) y.v[i] = fn(a.v[i], b.v[i]);
+  return y;
+}
+
+double ref_sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+double ref_silu(double x) { return x * ref_sigmoid(x); }
+double ref_gelu(double x) { return 0.5 * x * std::erfc(-x / std::sqrt(2.0)); }
+double ref_gelu_tanh(double x) {
+  return 0.5 * x * (1 + std::tanh(std::sqrt(2 / 3.14159265358979323846) * (x + 0.044715 * x * x * x)));
+}
+
+// Normal values at least 0.01 from 0, where relu has its kink.
+Tensor off_zero(Rand& r, const Shape& s) {
+  const Tensor x = r.normal(s, 2);
+  std::vector<float> v = std::vector<float>(static_cast<size_t>(s.numel()));
+  if (x.device() == Device::kCpu) v = x.to_vector<float>();
+  for (float& e : v) e += e < 0 ? -0.01f : 0.01f;
+  return Tensor::from(v, s);
+}
+
+struct Unary {
+  const char* name;
+  Tensor (*op)(const Tensor&);
+  Fn1 ref;
+  double tol;
+};
+
+struct Binary {
+  const char* name;
+  Tensor (*op)(const Tensor&, const Tensor&);
+  Fn2 ref;
+  double tol;
+};
+
+struct Dims {
+  Shape shape;
+  Size size = Size::kSmall;
+};
+
+void add_unary(CaseList& list, const Unary& u, const Dims& d) {
+  list.add(
+      cat(u.name, "/", d.shape),
+      [=](Rand& r) {
+        return OpCase{.in = {off_zero(r, d.shape)},
+                      .run = [=](Inputs v) { return u.op(v[0]); },
+                      .ref = [=](RefInputs v) { return map1(v[0], u.ref); },
+                      .grads = {0},
+                      .tol = u.tol};
+      },
+      d.size);
+  if (d.size == Size::kBench) return;
+  // A second op behind it: the gradient arrives in memory that nobody shares and is overwritten in place.
+  list.add(
+      cat(u.name, "/in_place", d.shape),
+      [=](Rand& r) {
+        return OpCase{.in = {off_zero(r, d.shape)},
+                      .run = [=](Inputs v) { return scale(u.op(v[0]), 1.5f); },
+                      .ref =
+                          [=](RefInputs v) {
+                            Ref y = map1(v[0], u.ref);
+                            for (double& e : y.v) e *= 1.5;
+                            return y;
+                          },
+                      .grads = {0},
+                      .tol = u.tol + 1e-7};
+      },
+      d.size);
+}
+
+void add_binary(CaseList& list, const Binary& b, const Dims& d) {
+  list.add(
+      cat(b.name, "/", d.shape),
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal(d.shape, 2), r.normal(d.shape)},
+                      .run = [=](Inputs v) { return b.op(v[0], v[1]); },
+                      .ref = [=](RefInputs v) { return map2(v[0], v[1], b.ref); },
+                      .grads = {0, 1},
+                      .tol = b.tol};
+      },
+      d.size);
+  if (d.size == Size::kBench) return;
+  list.add(
+      cat(b.name, "/in_place", d.shape),
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal(d.shape, 2), r.normal(d.shape)},
+                      .run = [=](Inputs v) { return scale(b.op(v[0], v[1]), -0.5f); },
+                      .ref =
+                          [=](RefInputs v) {
+                            Ref y = map2(v[0], v[1], b.ref);
+                            for (double& e : y.v) e *= -0.5;
+                            return y;
+                          },
+                      .grads = {0, 1},
+                      .tol = b.tol + 1e-7};
+      },
+      d.size);
+}
+
+void add_add_bias(CaseList& list, int64_t rows, int64_t cols, Size size) {
+  list.add(
+      cat("add_bias/", rows, "x", cols),
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal({rows, cols}), r.normal({cols})},
+                      .run = [](Inputs v) { return add_bias(v[0], v[1]); },
+                      .ref =
+                          [](RefInputs v) {
+                            Ref y = v[0];
+                            for (int64_t i = 0; i < y.rows(); ++i)
+                              for (int64_t c = 0; c < y.cols(); ++c) y.at(i, c) += v[1][c];
+                            return y;
+                          },
+                      .grads = {0, 1},
+                      .tol = 6e-8};
+      },
+      size);
+}
+
+}  // namespace
+
+void add_pointwise_cases(CaseList& list) {
+  // One rounding of 2^-24 each; exponentials good to 2e-7; the distribution function of gelu to 2e-7 absolute, doubled
+  // where x is beyond the largest output's scale.
+  const Unary unary[] = {
+      {"relu", relu, [](double x) { return x > 0 ? x : 0; }, 0},
+      {"gelu", gelu, ref_gelu, 4e-7},
+      {"gelu_tanh", gelu_tanh, ref_gelu_tanh, 4e-7},
+      {"silu", silu, ref_silu, 3e-7},
+      {"sigmoid", sigmoid, ref_sigmoid, 3e-7},
+      {"scale", [](const Tensor& x) { return scale(x, -2.5f); }, [](double x) { return -2.5 * x; }, 6e-8}};
+  const Binary binary[] = {{"add", add, [](double a, double b) { return a + b; }, 6e-8},
+                           {"sub", sub, [](double a, double b) { return a - b; }, 6e-8},
+                           {"mul", mul, [](double a, double b) { return a * b; }, 6e-8},
+                           {"swiglu", swiglu, [](double a, double b) { return ref_silu(a) * b; }, 4e-7}};
+  for (const Dims& d : {Dims{{1}}, {{7, 13}}, {{2, 3, 11}}, {{67, 1031}, Size::kLarge}, {{1024, 1024}, Size::kBench}}) {
+    for (const Unary& u : unary) add_unary(list, u, d);
+    for (const Binary& b : binary) add_binary(list, b, d);
+  }
+  add_add_bias(list, 1, 1, Size::kSmall);
+  add_add_bias(list, 7, 13, Size::kSmall);
+  add_add_bias(list, 513, 384, Size::kLarge);
+  add_add_bias(list, 1024, 1024, Size::kBench);
+}
+
+}  // namespace tpo::optest

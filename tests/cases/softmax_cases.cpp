@@ -1,0 +1,55 @@
+#include <algorithm>
+
+#include "core/ops/pointwise.h"
+#include "core/ops/softmax.h"
+#include "tests/op_case.h"
+
+namespace tpo::optest {
+
+void add_softmax_cases(CaseList&);
+
+namespace {
+
+Ref reference(const Ref& x, double factor) {
+  Ref y = x;
+  for (int64_t r = 0; r < x.rows(); ++r) {
+    double top = x.at(r, 0), sum = 0;
+    for (int64_t c = 0; c < x.cols(); ++c) top = std::max(top, x.at(r, c));
+    for (int64_t c = 0; c < x.cols(); ++c) sum += std::exp(x.at(r, c) - top);
+    for (int64_t c = 0; c < x.cols(); ++c) y.at(r, c) = factor * std::exp(x.at(r, c) - top) / sum;
+  }
+  return y;
+}
+
+struct Dims {
+  Shape shape;
+  float spread;
+  Size size = Size::kSmall;
+};
+
+}  // namespace
+
+void add_softmax_cases(CaseList& list) {
+  for (const Dims& d : {Dims{{1, 1}, 1},
+                        {{5, 7}, 1},
+                        {{2, 3, 33}, 30},
+                        {{67, 1031}, 3, Size::kLarge},
+                        {{1024, 1024}, 1, Size::kBench}}) {
+    for (const bool chained : {false, true}) {
+      if (chained && d.size == Size::kBench) continue;
+      list.add(
+          cat("softmax/", chained ? "in_place" : "", d.shape),
+          [=](Rand& r) {
+            return OpCase{.in = {r.normal(d.shape, d.spread)},
+                          .run = [=](Inputs v) { return chained ? scale(softmax(v[0]), 3) : softmax(v[0]); },
+                          .ref = [=](RefInputs v) { return reference(v[0], chained ? 3 : 1); },
+                          .grads = {0},
+                          // x - max is rounded: 2^-24 of a spread of up to 100 moves the exponential by that much
+                          .tol = 4e-7 + 6e-8 * static_cast<double>(d.spread)};
+          },
+          d.size);
+    }
+  }
+}
+
+}  // namespace tpo::optest
