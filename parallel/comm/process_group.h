@@ -1,0 +1,85 @@
+#pragma once
+// ProcessGroup: an ordered set of ranks that talk. Everything that talks is behind this interface: rank threads of one
+// process (comm/threads.h), MPI (comm/mpi.h), a group of one rank. All of them pass tests/parallel/conformance.h.
+//
+// Order: the collectives of one ProcessGroup are numbered, and every rank must issue the same ones in the same order
+// (parallel/ORDER.md). Operation, sizes and `what` are compared; a difference is a CommError that names both sides.
+// Sums and maxima are formed in rank order, so that the result has the same bits on every rank and in every run with
+// the same number of ranks (across nodes: as far as the MPI library promises it).
+// Thread rule: one thread at a time calls a ProcessGroup; different ones may be used by different threads.
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "core/tensor.h"
+#include "parallel/comm/work.h"
+
+namespace tpo {
+
+class ProcessGroup {
+ public:
+  virtual ~ProcessGroup();
+  ProcessGroup(const ProcessGroup&) = delete;
+  ProcessGroup& operator=(const ProcessGroup&) = delete;
+
+  int rank() const { return rank_; }
+  int size() const { return size_; }
+  const std::string& name() const { return name_; }  // "world", "world.data", ...: for messages and traces
+
+  // Tensors must be contiguous host memory (meta tensors only in a group of one) and stay unread and unwritten by the
+  // caller until the Work was waited for. `what` names the tensor or bucket in errors. f32, i32, i64 and u8 can be
+  // reduced; every dtype can be moved. Errors in the arguments are CommErrors thrown before anything is sent.
+  Work all_reduce(const Tensor& t, ReduceOp op, std::string_view what);  // in place
+  Work broadcast(const Tensor& t, int root, std::string_view what);
+  // out = the `in` of rank 0, 1, ...: out has size() times the elements of in. They may not overlap.
+  Work all_gather(const Tensor& in, const Tensor& out, std::string_view what);
+  // out = this rank's part, out of size() equal parts, of the reduced `in`. They may not overlap.
+  Work reduce_scatter(const Tensor& in, const Tensor& out, ReduceOp op, std::string_view what);
+  // Messages between two ranks match in order per (source, destination, tag); 0 <= tag < 32768. They are not numbered
+  // with the collectives and may pass them. A send may stay incomplete until it is received.
+  Work send(const Tensor& t, int peer, int tag, std::string_view what);
+  Work recv(const Tensor& t, int peer, int tag, std::string_view what);
+  Work barrier(std::string_view what);
+
+  // Collective: ranks with the same color form a ProcessGroup, ordered by (key, rank). Every Work of this group must
+  // have been waited for. `label` is appended to the name.
+  std::unique_ptr<ProcessGroup> split(int color, int key, std::string_view label);
+  std::unique_ptr<ProcessGroup> split(int color, int key) { return split(color, key, std::to_string(color)); }
+
+  // Blocking conveniences for single values and small records (losses, flags, names), also collectives.
+  double all_reduce_value(double value, ReduceOp op, std::string_view what = "value");
+  int64_t all_reduce_value(int64_t value, ReduceOp op, std::string_view what = "value");
+  std::vector<std::vector<std::byte>> all_gather_bytes(std::span<const std::byte> mine,
+                                                       std::string_view what = "bytes");
+  std::vector<std::byte> broadcast_bytes(std::span<const std::byte> from_root, int root,
+                                         std::string_view what = "bytes");
+
+  uint64_t collectives_issued() const { return next_seq_; }
+
+ protected:
+  ProcessGroup(int rank, int size, std::string name);
+  // Starts one checked request. Called in program order by one thread.
+  virtual std::shared_ptr<WorkState> issue(std::shared_ptr<const CommRequest> request) = 0;
+  virtual std::unique_ptr<ProcessGroup> do_split(int color, int key, std::string name) = 0;
+
+ private:
+  Work start(CommRequest request, std::initializer_list<Tensor> keep);
+  Work start_raw(CommOp op, const void* in, void* out, int64_t count, DType dtype, int root, std::string_view what);
+  void check_tensor(const CommRequest& r, const Tensor& t) const;
+  void check_peer(const CommRequest& r, int peer, bool may_be_self) const;
+  CommRequest request(CommOp op, const Tensor& in, const Tensor& out, int64_t count, std::string_view what) const;
+
+  int rank_, size_;
+  std::string name_;
+  uint64_t next_seq_ = 0;
+  std::shared_ptr<DropLog> drops_;
+};
+
+// The group of one rank: every operation completes at once.
+std::unique_ptr<ProcessGroup> make_single(std::string name = "single");
+
+}  // namespace tpo

@@ -1,0 +1,40 @@
+#pragma once
+// Mesh: the ranks of a group as a pipe x data x tensor box, with one ProcessGroup per axis through each rank.
+// The tensor axis varies fastest, so that tensor groups are neighbours on a node. Two meshes may share a world.
+#include <memory>
+#include <string>
+
+#include "parallel/comm/process_group.h"
+
+namespace tpo {
+
+struct MeshShape {
+  int pipe = 1;    // pipeline stages, >= 1
+  int data = 1;    // replicas, >= 1
+  int tensor = 1;  // parts of a layer, >= 1
+};
+
+// Throws ConfigError naming the product, the number of ranks and a shape that fits.
+void check_mesh(const MeshShape& shape, int ranks);
+
+class Mesh {
+ public:
+  // Collective over world, which must outlive the mesh.
+  Mesh(ProcessGroup& world, const MeshShape& shape);
+
+  const MeshShape& shape() const { return shape_; }
+  ProcessGroup& world() const { return world_; }
+  ProcessGroup& pipe() const { return *pipe_; }
+  ProcessGroup& data() const { return *data_; }
+  ProcessGroup& tensor() const { return *tensor_; }
+  int pipe_rank() const { return pipe_->rank(); }
+  int data_rank() const { return data_->rank(); }
+  int tensor_rank() const { return tensor_->rank(); }
+
+ private:
+  ProcessGroup& world_;
+  MeshShape shape_;
+  std::unique_ptr<ProcessGroup> pipe_, data_, tensor_;
+};
+
+}  // namespace tpo

@@ -1,0 +1,79 @@
+#pragma once
+// ParamSync: where parameters, gradients and optimizer state live along the data axis, and who reduces what and when.
+// A training step is
+//   begin_step(use);  for each local microbatch: forward, backward;  finish_grads(stream);  clip(max_norm) or
+//   grad_norm();  step(adamw);
+// Rules for parameter groups (parallel/ORDER.md):
+//   touched by nobody:        no communication, no decay, no momentum; values, moments and step count keep their bits
+//   touched by others only:   this rank contributes zeros
+//   touched here:             every trainable parameter must fire once per local microbatch that touches the group
+// Gradients are plain sums over microbatches and ranks; the loss carries the global normaliser.
+// Thread rule: one rank thread uses a ParamSync.
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/batch.h"
+#include "core/optim/adamw.h"
+#include "core/param.h"
+
+namespace tpo {
+
+// A NaN or an infinity in a reduced gradient; the message names the first parameter that has one. Thrown on every
+// rank alike, before any value changed.
+struct NonFiniteGradient : Error {
+  using Error::Error;
+};
+
+struct BucketStats {
+  std::string what;
+  int group = 0;
+  int64_t bytes = 0;       // handed to the reduction in this step; 0 if skipped
+  double in_flight_s = 0;  // from hand-over to completion, the wait for slower ranks included
+  double transfer_s = 0;   // from the moment every rank had arrived
+  double exposed_s = 0;    // this rank's thread was blocked for it in finish_grads
+};
+
+// Of the latest step, after finish_grads.
+struct CommStats {
+  std::vector<BucketStats> buckets;  // in the order of reduction
+  int64_t bytes = 0;
+  double in_flight_s = 0, transfer_s = 0, exposed_s = 0;
+  double hidden_s() const { return in_flight_s > exposed_s ? in_flight_s - exposed_s : 0; }
+};
+
+// One logical tensor of the training state. `value` is a view: writing to it loads it.
+struct StateEntry {
+  std::string name;  // "<param>", "optim.m.<param>", "optim.v.<param>"
+  Tensor value;
+  const Param* param;
+};
+
+class ParamSync : public ParamHooks {
+ public:
+  // Throws CommError if use does not fit the store: wrong number of groups, or a local group that is not global.
+  virtual void begin_step(const StepUse& use) = 0;
+  // Launches what is left, checks that every expected gradient arrived (CommError naming the parameter) and makes
+  // `stream` see all sums.
+  virtual void finish_grads(Stream& stream) = 0;
+  // Euclidean norm of the summed gradient over the groups of this step, the same bits on every rank.
+  // Throws NonFiniteGradient. Requires: finish_grads.
+  virtual double grad_norm() = 0;
+  // grad_norm(), and scales the gradients of the coming step() by min(1, max_norm / norm). max_norm <= 0: no clipping.
+  virtual double clip(double max_norm) = 0;
+  // AdamW on the groups of this step; params.lr is multiplied by each bucket's scale; a group's step count starts at 1
+  // and counts the steps that touched it. Requires: finish_grads.
+  virtual void step(const AdamWParams& params) = 0;
+
+  // Every tensor that a checkpoint holds, frozen parameters included, in creation order. Local; no communication.
+  virtual void for_each_state(const std::function<void(const StateEntry&)>& fn) = 0;
+  // Steps done per parameter group name: the other half of the state.
+  virtual std::map<std::string, int64_t> group_steps() const = 0;
+  // Throws ConfigError for a group that the store does not have.
+  virtual void set_group_steps(const std::map<std::string, int64_t>& steps) = 0;
+
+  virtual CommStats stats() const = 0;
+};
+
+}  // namespace tpo

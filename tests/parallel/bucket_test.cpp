@@ -1,0 +1,74 @@
+#include "parallel/sharding/bucket.h"
+
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+
+namespace tpo {
+namespace {
+
+std::string plan_text(const ParamStore& store, const BucketOptions& options) {
+  std::string s;
+  for (const Bucket& b : plan_buckets(store, options)) {
+    s += s.empty() ? "" : " | ";
+    for (size_t i = 0; i < b.entries.size(); ++i) s += (i ? " " : "") + b.entries[i].param->name;
+  }
+  return s;
+}
+
+TEST(bucket, gradients_that_come_first_go_first_and_a_full_bucket_is_closed) {
+  ParamStore store(1);
+  for (const char* name : {"a", "b", "c", "d"}) store.create(name, {512, 1}, Init::constant(1), 0);
+  EXPECT_EQ(plan_text(store, {.bucket_bytes = 4096}), "d c | b a");
+  EXPECT_EQ(plan_text(store, {.bucket_bytes = 8192}), "d c b a");
+  EXPECT_EQ(plan_text(store, {.bucket_bytes = 4096, .forward_order = {"d", "b"}}), "c a | b d");
+}
+
+TEST(bucket, a_large_parameter_gets_one_of_its_own) {
+  ParamStore store(1);
+  store.create("small", {8, 8}, Init::constant(1), 0);
+  store.create("large", {100, 100}, Init::constant(1), 0);
+  store.create("last", {8, 8}, Init::constant(1), 0);
+  EXPECT_EQ(plan_text(store, {.bucket_bytes = 4096}), "last | large | small");
+}
+
+TEST(bucket, never_mixes_groups_decay_or_learning_rates_and_skips_frozen_parameters) {
+  ParamStore store(1);
+  const int head = store.group("head");
+  store.create("w0", {8, 8}, Init::constant(1), 0);
+  store.create("b0", {8}, Init::constant(1), 0);
+  store.create("frozen", {8, 8}, Init::constant(1), 0).trainable = false;
+  store.create("slow", {8, 8}, Init::constant(1), 0).lr_scale = 0.1f;
+  store.create("w1", {8, 8}, Init::constant(1), 0);
+  store.create("table", {8, 8}, Init::constant(1), 0).frozen_rows_begin = 6;
+  store.create("head.w", {8, 8}, Init::constant(1), head);
+  // table does not decay, since its frozen rows must not.
+  EXPECT_EQ(plan_text(store, {}), "head.w | slow | table b0 | w1 w0");
+}
+
+TEST(bucket, values_move_in_and_padding_is_zero) {
+  ParamStore store(1);
+  Param& a = store.create("a", {3, 5}, Init::constant(2), 0);
+  Param& b = store.create("b", {7, 1}, Init::constant(3), 0);
+  auto buckets = plan_buckets(store, {});
+  ASSERT_EQ(buckets.size(), 1u);
+  materialise(buckets[0]);
+  std::vector<float> expected(32, 0.0f);
+  std::fill_n(expected.begin(), 7, 3.0f);
+  std::fill_n(expected.begin() + 16, 15, 2.0f);
+  EXPECT_EQ(buckets[0].value.to_vector<float>(), expected);
+  EXPECT_EQ(b.value.raw(), buckets[0].value.raw());
+  EXPECT_EQ(a.value.shape(), (Shape{3, 5}));
+  a.grad.data<float>()[0] = 9;
+  EXPECT_EQ(buckets[0].grad.data<float>()[16], 9);
+  EXPECT_EQ(buckets[0].what, "bucket 0 [b .. a]");
+}
+
+TEST(bucket, bad_options_are_refused) {
+  ParamStore store(1);
+  EXPECT_THROW(plan_buckets(store, {.bucket_bytes = 100}), ConfigError);
+  EXPECT_THROW(plan_buckets(store, {.forward_order = {"nowhere"}}), ConfigError);
+}
+
+}  // namespace
+}  // namespace tpo

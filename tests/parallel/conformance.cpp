@@ -1,0 +1,296 @@
+#include "tests/parallel/conformance.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <stdexcept>
+
+#include "core/error.h"
+
+namespace tpo::conformance {
+namespace {
+
+template <class... Parts>
+void expect(bool ok, const Parts&... parts) {
+  if (!ok) throw std::runtime_error(cat(parts...));
+}
+
+template <class E, class F>
+void expect_throws(F&& f, const std::string& text) {
+  try {
+    f();
+  } catch (const E& e) {
+    expect(std::string(e.what()).find(text) != std::string::npos, "'", e.what(), "' does not say '", text, "'");
+    return;
+  }
+  throw std::runtime_error("nothing was thrown; expected: " + text);
+}
+
+// 0, 1, a prime; for f32 also exactly one piece of 1 MiB and a prime above two; for i64 a prime above one.
+template <class T>
+std::vector<int64_t> sizes() {
+  std::vector<int64_t> s = {0, 1, 7919};
+  if (DTypeOf<T>::value == DType::kF32) s.insert(s.end(), {262144, 600011});
+  if (DTypeOf<T>::value == DType::kI64) s.push_back(150001);
+  return s;
+}
+
+// Small integers, so that every dtype sums them exactly; u8 wraps, and so does its reference.
+template <class T>
+T value(int rank, int64_t i) {
+  return static_cast<T>((i * 7 + rank * 13) % 61);
+}
+
+template <class T>
+Tensor filled(int rank, int64_t n) {
+  Tensor t = Tensor::empty({n}, DTypeOf<T>::value);
+  for (int64_t i = 0; i < n; ++i) t.data<T>()[i] = value<T>(rank, i);
+  return t;
+}
+
+template <class T>
+T reduced(int size, int64_t i, ReduceOp op) {
+  T acc = value<T>(0, i);
+  for (int r = 1; r < size; ++r) {
+    const T x = value<T>(r, i);
+    acc = op == ReduceOp::kSum ? static_cast<T>(acc + x) : std::max(acc, x);
+  }
+  return acc;
+}
+
+template <class T, class F>
+void expect_values(const Tensor& t, const std::string& what, F&& reference) {
+  const T* p = t.data<T>();
+  for (int64_t i = 0; i < t.numel(); ++i) {
+    expect(p[i] == reference(i), what, " ", t.dtype(), " x ", t.numel(), ": element ", i, " is ", +p[i], ", expected ",
+           +reference(i));
+  }
+}
+
+template <class T>
+void check_all_reduce(ProcessGroup& g) {
+  for (const int64_t n : sizes<T>()) {
+    for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kMax}) {
+      const Tensor t = filled<T>(g.rank(), n);
+      g.all_reduce(t, op, "t").wait_host();
+      expect_values<T>(t, "all_reduce", [&](int64_t i) { return reduced<T>(g.size(), i, op); });
+    }
+  }
+}
+
+void all_reduce_sums_and_maximises_every_dtype(ProcessGroup& g) {
+  check_all_reduce<float>(g);
+  check_all_reduce<int32_t>(g);
+  check_all_reduce<int64_t>(g);
+  check_all_reduce<uint8_t>(g);
+}
+
+template <class T>
+void check_moves(ProcessGroup& g) {
+  for (const int64_t n : sizes<T>()) {
+    for (int root = 0; root < g.size(); ++root) {
+      const Tensor t = filled<T>(g.rank(), n);
+      g.broadcast(t, root, "t").wait_host();
+      expect_values<T>(t, "broadcast", [&](int64_t i) { return value<T>(root, i); });
+    }
+    const Tensor all = Tensor::empty({g.size() * n}, DTypeOf<T>::value);
+    g.all_gather(filled<T>(g.rank(), n), all, "t").wait_host();
+    expect_values<T>(all, "all_gather", [&](int64_t i) { return value<T>(static_cast<int>(i / n), i % n); });
+    const Tensor part = Tensor::empty({n}, DTypeOf<T>::value);
+    const Tensor whole = filled<T>(g.rank(), n * g.size());
+    g.reduce_scatter(whole, part, ReduceOp::kSum, "t").wait_host();
+    expect_values<T>(part, "reduce_scatter",
+                     [&](int64_t i) { return reduced<T>(g.size(), g.rank() * n + i, ReduceOp::kSum); });
+    expect_values<T>(whole, "reduce_scatter input", [&](int64_t i) { return value<T>(g.rank(), i); });
+  }
+}
+
+void broadcast_gather_and_scatter_move_every_dtype(ProcessGroup& g) {
+  check_moves<float>(g);
+  check_moves<int32_t>(g);
+  check_moves<int64_t>(g);
+  check_moves<uint8_t>(g);
+}
+
+void messages_match_by_tag_and_in_order(ProcessGroup& g) {
+  if (g.size() == 1) return;
+  const int next = (g.rank() + 1) % g.size(), before = (g.rank() + g.size() - 1) % g.size();
+  for (const int64_t n : sizes<float>()) {
+    // Tag 5 is received before tag 4, and two messages of tag 4 keep their order.
+    Work a = g.send(filled<float>(g.rank(), n), next, 4, "a");
+    Work b = g.send(filled<float>(g.rank() + 100, n), next, 4, "b");
+    Work c = g.send(filled<float>(g.rank() + 200, n), next, 5, "c");
+    const Tensor ta = Tensor::empty({n}), tb = Tensor::empty({n}), tc = Tensor::empty({n});
+    g.recv(tc, before, 5, "c").wait_host();
+    g.recv(ta, before, 4, "a").wait_host();
+    g.recv(tb, before, 4, "b").wait_host();
+    for (Work* w : {&a, &b, &c}) w->wait_host();
+    expect_values<float>(ta, "first of tag 4", [&](int64_t i) { return value<float>(before, i); });
+    expect_values<float>(tb, "second of tag 4", [&](int64_t i) { return value<float>(before + 100, i); });
+    expect_values<float>(tc, "tag 5", [&](int64_t i) { return value<float>(before + 200, i); });
+  }
+}
+
+void values_and_bytes_reach_everyone(ProcessGroup& g) {
+  const int n = g.size();
+  expect(g.all_reduce_value(0.5 + g.rank(), ReduceOp::kSum) == 0.5 * n + n * (n - 1) / 2, "sum of doubles");
+  expect(g.all_reduce_value(int64_t{-3} - g.rank(), ReduceOp::kMax) == -3, "maximum of integers");
+  const double bad = g.rank() == n - 1 ? std::nan("") : 1.0;
+  expect(std::isnan(g.all_reduce_value(bad, ReduceOp::kMax)), "a NaN of one rank reaches all");
+  const std::string mine(static_cast<size_t>(3 * g.rank()), static_cast<char>('a' + g.rank()));
+  const auto all = g.all_gather_bytes(std::as_bytes(std::span(mine)), "names");
+  for (int r = 0; r < n; ++r) {
+    const auto& bytes = all[static_cast<size_t>(r)];
+    expect(bytes == std::vector<std::byte>(static_cast<size_t>(3 * r), static_cast<std::byte>('a' + r)), "bytes of ",
+           r);
+  }
+  const std::string text = g.rank() == n - 1 ? "from the last" : "";
+  const auto got = g.broadcast_bytes(std::as_bytes(std::span(text)), n - 1, "text");
+  expect(std::string(reinterpret_cast<const char*>(got.data()), got.size()) == "from the last", "broadcast_bytes");
+}
+
+void barrier_holds_everyone(ProcessGroup& g) {
+  for (int i = 0; i < 20; ++i) g.barrier("round").wait_host();
+}
+
+void split_orders_by_key_and_separates(ProcessGroup& g) {
+  const int n = g.size(), color = g.rank() % 2;
+  const auto half = g.split(color, -g.rank(), "half");
+  const int members = color == 0 ? (n + 1) / 2 : n / 2;
+  expect(half->size() == members, "size ", half->size(), " of color ", color, ", expected ", members);
+  expect(half->rank() == members - 1 - g.rank() / 2, "keys reverse the order");
+  expect(half->name() == g.name() + ".half", "name ", half->name());
+  const int64_t sum = half->all_reduce_value(int64_t{g.rank()}, ReduceOp::kSum);
+  int64_t expected = 0;
+  for (int r = color; r < n; r += 2) expected += r;
+  expect(sum == expected, "sum over the half is ", sum, ", expected ", expected);
+  const auto again = half->split(0, half->rank(), "again");
+  check_all_reduce<float>(*again);
+}
+
+void groups_do_not_block_each_other(ProcessGroup& g) {
+  const auto a = g.split(0, g.rank(), "a"), b = g.split(0, g.rank(), "b");
+  for (int round = 0; round < 10; ++round) {
+    const Tensor ta = filled<float>(g.rank(), 300000), tb = filled<float>(g.rank() + 1, 5000);
+    // Odd ranks issue and wait in the opposite order.
+    if (g.rank() % 2 == 0) {
+      Work wa = a->all_reduce(ta, ReduceOp::kSum, "a"), wb = b->all_reduce(tb, ReduceOp::kSum, "b");
+      wb.wait_host();
+      wa.wait_host();
+    } else {
+      b->all_reduce(tb, ReduceOp::kSum, "b").wait_host();
+      a->all_reduce(ta, ReduceOp::kSum, "a").wait_host();
+    }
+    expect_values<float>(ta, "group a", [&](int64_t i) { return reduced<float>(g.size(), i, ReduceOp::kSum); });
+  }
+}
+
+void many_works_in_flight_finish_in_any_order(ProcessGroup& g) {
+  std::vector<Tensor> tensors;
+  std::vector<Work> works;
+  for (int k = 0; k < 40; ++k) {
+    tensors.push_back(filled<float>(g.rank() + k, 1 + k * 997));
+    works.push_back(g.all_reduce(tensors.back(), ReduceOp::kSum, "bucket " + std::to_string(k)));
+  }
+  for (int k = 39; k >= 0; --k) {
+    works[static_cast<size_t>(k)].wait(Stream::current());
+    const WorkTimes t = works[static_cast<size_t>(k)].times();
+    expect(t.done_s >= t.begun_s && t.done_s >= t.issued_s, "times of work ", k, " are out of order");
+    expect_values<float>(tensors[static_cast<size_t>(k)], "bucket", [&](int64_t i) {
+      float sum = 0;
+      for (int r = 0; r < g.size(); ++r) sum += value<float>(r + k, i);
+      return sum;
+    });
+  }
+}
+
+// Values whose sum depends on the order of additions.
+Tensor rounding_values(int rank, int64_t n) {
+  Tensor t = Tensor::empty({n});
+  for (int64_t i = 0; i < n; ++i) {
+    t.data<float>()[i] = std::sin(static_cast<float>(i * 37 + rank * 1009)) * std::ldexp(1.0f, (rank * 5) % 11);
+  }
+  return t;
+}
+
+void sums_have_the_same_bits_everywhere_and_always(ProcessGroup& g) {
+  const int64_t n = 600011;
+  const Tensor a = rounding_values(g.rank(), n), b = rounding_values(g.rank(), n);
+  g.all_reduce(a, ReduceOp::kSum, "a").wait_host();
+  g.all_reduce(b, ReduceOp::kSum, "b").wait_host();
+  expect(std::memcmp(a.raw(), b.raw(), static_cast<size_t>(a.nbytes())) == 0, "two equal sums differ");
+  const Tensor of_root = rounding_values(0, n);
+  std::memcpy(of_root.raw(), a.raw(), static_cast<size_t>(a.nbytes()));
+  g.broadcast(of_root, 0, "of root").wait_host();
+  expect(std::memcmp(a.raw(), of_root.raw(), static_cast<size_t>(a.nbytes())) == 0, "rank 0 has other bits");
+}
+
+void bad_arguments_are_refused_before_anything_is_sent(ProcessGroup& g) {
+  const Tensor t = Tensor::zeros({6}), bf = Tensor::zeros({6}, DType::kBF16);
+  expect_throws<CommError>([&] { static_cast<void>(g.all_reduce(bf, ReduceOp::kSum, "weights")); }, "bf16 cannot be");
+  expect_throws<CommError>([&] { static_cast<void>(g.broadcast(t, g.size(), "weights")); }, "'weights': rank");
+  expect_throws<CommError>([&] { static_cast<void>(g.all_gather(t, Tensor::zeros({7}), "weights")); }, "must have");
+  expect_throws<CommError>([&] { static_cast<void>(g.send(t, g.rank(), 0, "weights")); }, "not a partner");
+  expect_throws<CommError>(
+      [&] { static_cast<void>(g.all_gather(t, Tensor::zeros({6 * g.size()}, DType::kI32), "weights")); }, "dtypes");
+  const Tensor big = Tensor::zeros({6 * g.size() + 3});
+  expect_throws<CommError>(
+      [&] { static_cast<void>(g.all_gather(big.rows(0, 6), big.rows(3, 6 * g.size() + 3), "weights")); }, "overlap");
+  if (g.size() > 1) {
+    expect_throws<CommError>([&] { static_cast<void>(g.send(t, (g.rank() + 1) % g.size(), 1 << 20, "weights")); },
+                             "tag");
+    const auto meta = Stream::make_meta();
+    expect_throws<CommError>(
+        [&] { static_cast<void>(g.all_reduce(Tensor::zeros({6}, DType::kF32, *meta), ReduceOp::kSum, "weights")); },
+        "meta");
+  }
+  g.barrier("all ranks still agree").wait_host();
+}
+
+}  // namespace
+
+void sums_follow_rank_order(ProcessGroup& g) {
+  const int64_t n = 600011;
+  const Tensor t = rounding_values(g.rank(), n);
+  g.all_reduce(t, ReduceOp::kSum, "t").wait_host();
+  std::vector<float> sum = rounding_values(0, n).to_vector<float>();
+  for (int r = 1; r < g.size(); ++r) {
+    const Tensor x = rounding_values(r, n);
+    for (int64_t i = 0; i < n; ++i) sum[static_cast<size_t>(i)] += x.data<float>()[i];
+  }
+  expect(std::memcmp(t.raw(), sum.data(), sum.size() * 4) == 0, "the sum is not formed in rank order");
+}
+
+void ranks_that_diverge_learn_from_whom(ProcessGroup& g) {
+  if (g.size() == 1) return;
+  const Tensor t = Tensor::zeros({10}), shorter = Tensor::zeros({9});
+  const bool odd = g.rank() % 2 == 1;
+  expect_throws<CommError>(
+      [&] {
+        if (odd) {
+          g.all_reduce(shorter, ReduceOp::kSum, "mask.weight").wait_host();
+        } else {
+          g.all_reduce(t, ReduceOp::kSum, "region.weight").wait_host();
+        }
+      },
+      "ranks disagree");
+  expect_throws<CommError>([&] { g.barrier("after").wait_host(); }, "ranks disagree");
+}
+
+const std::vector<Case>& cases() {
+  static const std::vector<Case> all = {
+      {"all_reduce_sums_and_maximises_every_dtype", all_reduce_sums_and_maximises_every_dtype},
+      {"broadcast_gather_and_scatter_move_every_dtype", broadcast_gather_and_scatter_move_every_dtype},
+      {"messages_match_by_tag_and_in_order", messages_match_by_tag_and_in_order},
+      {"values_and_bytes_reach_everyone", values_and_bytes_reach_everyone},
+      {"barrier_holds_everyone", barrier_holds_everyone},
+      {"split_orders_by_key_and_separates", split_orders_by_key_and_separates},
+      {"groups_do_not_block_each_other", groups_do_not_block_each_other},
+      {"many_works_in_flight_finish_in_any_order", many_works_in_flight_finish_in_any_order},
+      {"sums_have_the_same_bits_everywhere_and_always", sums_have_the_same_bits_everywhere_and_always},
+      {"bad_arguments_are_refused_before_anything_is_sent", bad_arguments_are_refused_before_anything_is_sent},
+  };
+  return all;
+}
+
+}  // namespace tpo::conformance

@@ -1,0 +1,25 @@
+#pragma once
+// What every ProcessGroup must do. The same cases run on rank threads (conformance_test.cpp) and under mpirun
+// (mpi_main.cpp); they use no test framework, and fail by throwing.
+#include <string>
+#include <vector>
+
+#include "parallel/comm/process_group.h"
+
+namespace tpo::conformance {
+
+struct Case {
+  const char* name;
+  void (*run)(ProcessGroup& world);
+};
+
+// Every case leaves the group usable.
+const std::vector<Case>& cases();
+
+// Sums in rank order bit for bit; demanded of rank threads and of the arena, not of MPI's own algorithms.
+void sums_follow_rank_order(ProcessGroup& world);
+
+// Ranks issue different operations: each gets a CommError that names both sides. The group is broken afterwards.
+void ranks_that_diverge_learn_from_whom(ProcessGroup& world);
+
+}  // namespace tpo::conformance

@@ -1,0 +1,97 @@
+// The conformance cases and replicated training under mpirun; started by run_mpi.sh through ctest.
+//   parallel_mpi            every case, over the arena and over MPI alone
+//   parallel_mpi fail       rank 1 throws while the others wait: the world must end with exit code 7
+#include <cstdio>
+#include <cstring>
+#include <functional>
+#include <stdexcept>
+
+#include "core/error.h"
+#include "parallel/comm/mpi.h"
+#include "parallel/mesh.h"
+#include "parallel/sharding/replicated.h"
+#include "tests/parallel/conformance.h"
+#include "tests/parallel/toy_model.h"
+
+namespace tpo {
+namespace {
+
+const AdamWParams kAdam{.lr = 0.01f, .eps = 1e-3f, .weight_decay = 0.1f};
+
+std::vector<float> train(ProcessGroup& data) {
+  ParamStore store(7);
+  ToyModel model(store);
+  ReplicatedSync sync(store, data, {.bucket_bytes = 4096});
+  for (uint64_t step = 0; step < 4; ++step) {
+    std::vector<ToyMicrobatch> mbs;
+    for (uint64_t j = 0; j < 5; ++j) mbs.push_back({step * 10 + j, static_cast<unsigned>((step * 3 + j * 5) % 8)});
+    toy_grads(model, sync, mbs, data.rank(), data.size());
+    sync.clip(1.0);
+    sync.step(kAdam);
+  }
+  std::vector<float> values;
+  for (const auto& p : store.params()) {
+    const auto v = p->value.to_vector<float>();
+    values.insert(values.end(), v.begin(), v.end());
+  }
+  return values;
+}
+
+// The same steps on all ranks and on one; then once more: the same bits.
+void training_equals_one_rank(ProcessGroup& world) {
+  const Mesh mesh(world, {.data = world.size()});
+  const auto together = train(mesh.data()), again = train(mesh.data()), alone = train(*make_single());
+  if (together != again) throw std::runtime_error("two runs differ");
+  const auto all = world.all_gather_bytes(std::as_bytes(std::span(together)), "values");
+  for (const auto& other : all) {
+    if (other != all[0]) throw std::runtime_error("replicas have different bits");
+  }
+  for (size_t i = 0; i < alone.size(); ++i) {
+    // As in replicated_test.cpp: rounding of sums over a few steps; the values are of order 1.
+    if (std::abs(together[i] - alone[i]) > 2e-5f) throw std::runtime_error(cat("value ", i, " differs from one rank"));
+  }
+}
+
+void run_all(bool arena) {
+  const auto world = make_mpi_world({.arena = arena, .verify = true});
+  const auto run = [&](const char* name, const std::function<void()>& body) {
+    try {
+      body();
+    } catch (const std::exception& e) {
+      throw std::runtime_error(cat(arena ? "arena " : "mpi ", name, ": ", e.what()));
+    }
+    if (world->rank() == 0) std::printf("ok %d ranks %s %s\n", world->size(), arena ? "arena" : "mpi", name);
+  };
+  for (const auto& c : conformance::cases()) run(c.name, [&] { c.run(*world); });
+  run("training_equals_one_rank", [&] { training_equals_one_rank(*world); });
+  if (arena) run("sums_follow_rank_order", [&] { conformance::sums_follow_rank_order(*world); });
+  const auto spoiled = world->split(0, world->rank(), "spoiled");
+  run("ranks_that_diverge_learn_from_whom", [&] { conformance::ranks_that_diverge_learn_from_whom(*spoiled); });
+  world->barrier("end").wait_host();
+}
+
+void fail_while_others_wait() {
+  const auto world = make_mpi_world();
+  world->barrier("start").wait_host();
+  if (world->rank() == 1) throw DataError("sample 17 is broken");
+  world->barrier("never").wait_host();
+}
+
+}  // namespace
+}  // namespace tpo
+
+int main(int argc, char** argv) {
+  tpo::MpiWorld mpi(&argc, &argv);
+  try {
+    if (argc > 1 && std::strcmp(argv[1], "fail") == 0) {
+      tpo::fail_while_others_wait();
+    } else {
+      tpo::run_all(true);
+      tpo::run_all(false);
+    }
+  } catch (const std::exception& e) {
+    std::fprintf(stderr, "rank %d: %s\n", mpi.rank(), e.what());
+    tpo::MpiWorld::abort(7);
+  }
+  return 0;
+}
