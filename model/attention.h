@@ -1,0 +1,79 @@
+#pragma once
+// Self-attention layers over packed sequences. N rows of all sequences, C width, S sequences.
+#include "core/ops/attention.h"
+#include "model/lora.h"
+
+namespace tpo {
+
+// Bidirectional, as in the UMT vision transformer: one qkv matrix without bias, learnable biases of q and v only (that
+// of k is fixed to 0, since it changes no softmax). Names: <scope>.qkv.weight (3C, C), <scope>.q_bias, <scope>.v_bias,
+// <scope>.proj.
+class VisionAttention {
+ public:
+  VisionAttention(const ParamScope& scope, int64_t width, int64_t heads, ProcessGroup& tp);
+  // x (N, C), cu (S+1) i32 -> (N, C).
+  Tensor operator()(const Tensor& x_NC, const Tensor& cu) const;
+
+  const Linear& qkv() const { return qkv_; }
+  const Linear& proj() const { return proj_; }
+  const AttentionSpec& spec() const { return spec_; }
+  bool bias_trains() const { return q_bias_->trainable || v_bias_->trainable; }
+
+ private:
+  int64_t width_;
+  AttentionSpec spec_;
+  Linear qkv_, proj_;
+  Param *q_bias_, *v_bias_;
+};
+
+// What a decoder layer must know of the rows it is given.
+struct SequenceContext {
+  Tensor cu;         // (S+1) i32
+  Tensor positions;  // (N) i32, from 0 in every sequence
+  DropoutContext dropout;
+};
+
+// Keys and values of one sequence, written in place, outside any tape. One entry per layer, (capacity, kv_heads*D).
+struct KvCache {
+  std::vector<Tensor> k, v;
+  int64_t length = 0;  // rows valid in every layer
+  int64_t capacity = 0;
+};
+
+struct CausalAttentionConfig {
+  int64_t width = 0, heads = 0, kv_heads = 0, head_dim = 0;
+  float rope_theta = 1e4f;
+};
+
+// Causal grouped-query attention with rotary positions, no biases. Names: <scope>.q, .k, .v, .o.
+class CausalAttention {
+ public:
+  struct Lora {
+    LoraConfig q, k, v, o;
+  };
+  CausalAttention(const ParamScope& scope, const CausalAttentionConfig& config, ProcessGroup& tp, const Init& init,
+                  const Lora& lora);
+  // x (N, C) -> (N, C).
+  Tensor operator()(const Tensor& x_NC, const SequenceContext& context) const;
+  // x (n, C): the rows that follow cache.length rows of the same sequence; positions (n) i32 are their places.
+  // Writes rows [length, length + n) of layer `layer`; the caller advances cache.length after the last layer.
+  // Never recorded. Throws ShapeError if the cache is full.
+  Tensor step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const;
+
+  const LoraLinear& q() const { return q_; }
+  const LoraLinear& k() const { return k_; }
+  const LoraLinear& v() const { return v_; }
+  const LoraLinear& o() const { return o_; }
+  const AttentionSpec& spec() const { return spec_; }
+  template <class F>
+  void for_each_lora(F f) {
+    f(q_), f(k_), f(v_), f(o_);
+  }
+
+ private:
+  AttentionSpec spec_;
+  float theta_;
+  LoraLinear q_, k_, v_, o_;
+};
+
+}  // namespace tpo

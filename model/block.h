@@ -1,0 +1,61 @@
+#pragma once
+// The two transformer blocks and the recompute choice. N rows of all sequences, C width.
+#include "model/attention.h"
+#include "model/mlp.h"
+#include "model/norm.h"
+
+namespace tpo {
+
+// kNone saves what every op saves; kFull saves a block's input only and runs the block again during backward.
+enum class Recompute { kNone, kFull };
+
+// x + attn(norm1(x)), then x + mlp(norm2(x)); LayerNorm and GELU. Names: norm1, attn, norm2, mlp.
+class VisionBlock {
+ public:
+  VisionBlock(const ParamScope& scope, int64_t width, int64_t heads, int64_t mlp_hidden, float ln_eps,
+              ProcessGroup& tp);
+  Tensor operator()(const Tensor& x_NC, const Tensor& cu) const;
+
+  const LayerNorm& norm1() const { return norm1_; }
+  const LayerNorm& norm2() const { return norm2_; }
+  const VisionAttention& attention() const { return attn_; }
+  const GeluMlp& mlp() const { return mlp_; }
+
+ private:
+  LayerNorm norm1_, norm2_;
+  VisionAttention attn_;
+  GeluMlp mlp_;
+};
+
+struct DecoderBlockConfig {
+  CausalAttentionConfig attention;
+  int64_t mlp_hidden = 0;
+  float rms_eps = 1e-5f;
+  CausalAttention::Lora attention_lora;
+  LoraConfig gate_lora, up_lora, down_lora;
+  Init init;
+};
+
+// x + attn(attn_norm(x)), then x + mlp(mlp_norm(x)); RMSNorm and SwiGLU. Names: attn_norm, attn, mlp_norm, mlp.
+class DecoderBlock {
+ public:
+  DecoderBlock(const ParamScope& scope, const DecoderBlockConfig& config, ProcessGroup& tp);
+  Tensor operator()(const Tensor& x_NC, const SequenceContext& context) const;
+  Tensor step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const;
+
+  const RmsNorm& attention_norm() const { return attn_norm_; }
+  const RmsNorm& mlp_norm() const { return mlp_norm_; }
+  const CausalAttention& attention() const { return attn_; }
+  const SwigluMlp& mlp() const { return mlp_; }
+  template <class F>
+  void for_each_lora(F f) {
+    attn_.for_each_lora(f), mlp_.for_each_lora(f);
+  }
+
+ private:
+  RmsNorm attn_norm_, mlp_norm_;
+  CausalAttention attn_;
+  SwigluMlp mlp_;
+};
+
+}  // namespace tpo

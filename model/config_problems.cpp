@@ -1,0 +1,88 @@
+#include <algorithm>
+
+#include "model/tpo_model.h"
+
+namespace tpo {
+
+namespace {
+
+class Problems {
+ public:
+  template <class... Parts>
+  void unless(bool ok, const Parts&... parts) {
+    if (!ok) list_.push_back(cat(parts...));
+  }
+  // True if every value is at least 1.
+  bool positive(std::initializer_list<std::pair<const char*, int64_t>> fields) {
+    bool all = true;
+    for (const auto& [name, value] : fields) {
+      unless(value >= 1, name, " is ", value, "; it must be at least 1");
+      all = all && value >= 1;
+    }
+    return all;
+  }
+  std::vector<std::string> take() { return std::move(list_); }
+
+ private:
+  std::vector<std::string> list_;
+};
+
+void check_vision(const TpoConfig& c, Problems& p) {
+  const VisionConfig& v = c.vision;
+  if (!p.positive({{"vision.image_size", v.image_size},
+                   {"vision.patch", v.patch},
+                   {"vision.frames", v.frames},
+                   {"vision.tubelet", v.tubelet},
+                   {"vision.width", v.width},
+                   {"vision.heads", v.heads},
+                   {"vision.depth", v.depth},
+                   {"vision.mlp_hidden", v.mlp_hidden},
+                   {"connector.merge", c.connector.merge}}))
+    return;
+  p.unless(v.image_size % v.patch == 0, "vision.image_size ", v.image_size, " is no multiple of vision.patch ",
+           v.patch);
+  p.unless(v.frames % v.tubelet == 0, "vision.frames ", v.frames, " is no multiple of vision.tubelet ", v.tubelet);
+  p.unless(v.width % v.heads == 0, "vision.width ", v.width, " is no multiple of vision.heads ", v.heads);
+  p.unless(v.width % 2 == 0, "vision.width ", v.width, " must be even for the sinusoid positions");
+  p.unless(v.image_size / v.patch % c.connector.merge == 0, "connector.merge ", c.connector.merge,
+           " does not divide the ", v.image_size / v.patch, " patches of a picture's side");
+}
+
+void check_language(const LanguageConfig& l, Problems& p) {
+  const std::vector<std::string> known = LanguageConfig().lora_targets;
+  for (const std::string& t : l.lora_targets)
+    p.unless(std::find(known.begin(), known.end(), t) != known.end(), "language.lora_targets has '", t,
+             "'; known are q, k, v, o, gate, up, down, lm_head");
+  p.unless(l.lora_rank >= 0, "language.lora_rank is ", l.lora_rank, "; 0 turns LoRA off, else it must be positive");
+  p.unless(l.lora_dropout >= 0 && l.lora_dropout < 1, "language.lora_dropout is ", l.lora_dropout,
+           "; it must be in [0, 1)");
+  p.unless(l.rope_theta > 0, "language.rope_theta is ", l.rope_theta, "; it must be positive");
+  p.unless(l.weight_std > 0 && l.embed_std > 0, "language.weight_std and language.embed_std are ", l.weight_std,
+           " and ", l.embed_std, "; both must be positive");
+  p.unless(l.new_tokens == 7, "language.new_tokens is ", l.new_tokens, "; the task vocabulary has 7");
+  if (!p.positive({{"language.vocab", l.vocab},
+                   {"language.width", l.width},
+                   {"language.layers", l.layers},
+                   {"language.heads", l.heads},
+                   {"language.kv_heads", l.kv_heads},
+                   {"language.head_dim", l.head_dim},
+                   {"language.mlp_hidden", l.mlp_hidden}}))
+    return;
+  p.unless(l.heads % l.kv_heads == 0, "language.heads ", l.heads, " is no multiple of language.kv_heads ", l.kv_heads);
+  p.unless(l.head_dim % 2 == 0, "language.head_dim ", l.head_dim, " must be even for rotary positions");
+}
+
+}  // namespace
+
+std::vector<std::string> config_problems(const TpoConfig& c) {
+  Problems p;
+  check_vision(c, p);
+  check_language(c.language, p);
+  p.positive({{"region.hidden", c.region.hidden}, {"box_encoder_hidden", c.box_encoder_hidden}});
+  p.unless(c.region.l1_weight >= 0 && c.region.giou_weight >= 0, "region.l1_weight and region.giou_weight are ",
+           c.region.l1_weight, " and ", c.region.giou_weight, "; neither may be negative");
+  p.unless(c.task_token_stddev > 0, "task_token_stddev is ", c.task_token_stddev, "; it must be positive");
+  return p.take();
+}
+
+}  // namespace tpo

@@ -1,0 +1,113 @@
+// Floating point operations of a microbatch by formula, part by part in the order of the forward pass. A product of
+// (rows, in) with an (out, in) weight costs 2 * rows * in * out forward, as much again for the gradient of its input,
+// if anything before it trains, and as much for that of its weight, if that trains.
+#include "model/tpo_model.h"
+
+namespace tpo {
+
+namespace {
+
+class FlopCounter {
+ public:
+  int64_t total() const { return forward_ + backward_; }
+
+  // Each returns whether its output wants a gradient, given whether its input does.
+  bool product(int64_t rows, int64_t in, int64_t out, bool x_wants, bool w_trains) {
+    const int64_t once = 2 * rows * in * out;
+    forward_ += once;
+    backward_ += once * (x_wants + w_trains);
+    return x_wants || w_trains;
+  }
+  bool linear(const Linear& l, int64_t rows, bool x_wants) {
+    const bool wants = product(rows, l.in(), l.out(), x_wants, l.weight().trainable);
+    return wants || (l.bias() != nullptr && l.bias()->trainable);
+  }
+  bool linear(const LoraLinear& l, int64_t rows, bool x_wants) {
+    const bool wants = linear(l.base(), rows, x_wants);
+    if (l.lora_a() == nullptr || l.merged()) return wants;
+    const int64_t rank = l.lora_a()->full[0];
+    const bool a_wants = product(rows, l.base().in(), rank, x_wants, l.lora_a()->trainable);
+    return product(rows, rank, l.base().out(), a_wants, l.lora_b()->trainable) || wants;
+  }
+  // Two products of each (query, key) pair forward, five backward since the scores are formed again.
+  bool attention(int64_t pairs, const AttentionSpec& spec, bool wants) {
+    const int64_t once = 2 * pairs * spec.q_heads * spec.head_dim;
+    forward_ += 2 * once;
+    if (wants) backward_ += 5 * once;
+    return wants;
+  }
+  // Counts `block` and, if its gradient is formed from a second run, that run too.
+  template <class F>
+  bool recomputed(Recompute mode, F block) {
+    const int64_t before = forward_;
+    const bool wants = block();
+    if (wants && mode == Recompute::kFull) backward_ += forward_ - before;
+    return wants;
+  }
+
+ private:
+  int64_t forward_ = 0, backward_ = 0;
+};
+
+bool count_vision(FlopCounter& f, const UmtVit& vit, const PatchGrid& g) {
+  const VisionConfig& c = vit.config();
+  const int64_t tokens = g.tokens_per_media(), rows = g.media * tokens;
+  bool wants = f.linear(vit.patch_embed(), rows, false);
+  for (const VisionBlock& block : vit.blocks()) {
+    wants = f.recomputed(c.recompute, [&] {
+      const bool before = wants || block.norm1().trains();
+      bool inner = f.linear(block.attention().qkv(), rows, before) || block.attention().bias_trains();
+      inner = f.attention(g.media * tokens * tokens, block.attention().spec(), inner);
+      inner = f.linear(block.attention().proj(), rows, inner) || wants;
+      const bool hidden = f.linear(block.mlp().fc1(), rows, inner || block.norm2().trains());
+      return f.linear(block.mlp().fc2(), rows, hidden) || inner;
+    });
+  }
+  return wants || vit.norm().trains();
+}
+
+bool count_decoder(FlopCounter& f, const Decoder& decoder, const MicrobatchSize& size, bool wants) {
+  int64_t rows = 0, pairs = 0;
+  for (const int64_t n : size.sequences) rows += n, pairs += n * (n + 1) / 2;
+  for (const DecoderBlock& block : decoder.blocks()) {
+    wants = f.recomputed(decoder.config().recompute, [&] {
+      const CausalAttention& a = block.attention();
+      const bool before = wants || block.attention_norm().trains();
+      const bool q = f.linear(a.q(), rows, before), k = f.linear(a.k(), rows, before);
+      const bool v = f.linear(a.v(), rows, before);
+      bool inner = f.attention(pairs, a.spec(), q || k || v);
+      inner = f.linear(a.o(), rows, inner) || wants;
+      const bool normed = inner || block.mlp_norm().trains();
+      const bool gate = f.linear(block.mlp().gate(), rows, normed), up = f.linear(block.mlp().up(), rows, normed);
+      return f.linear(block.mlp().down(), rows, gate || up) || inner;
+    });
+  }
+  return wants || decoder.norm().trains();
+}
+
+}  // namespace
+
+int64_t TpoModel::flops(const MicrobatchSize& size) const {
+  FlopCounter f;
+  bool wants = !config_.language.detach_embeddings && language_.embedding().weight().trainable;
+  if (size.media > 0) {
+    const PatchGrid grid = vision_.grid(size.media, size.frames);
+    const bool vision_wants = count_vision(f, vision_, grid);
+    connector_->for_each_linear(
+        grid, [&](const Linear& layer, int64_t rows) { wants = f.linear(layer, rows, vision_wants) || wants; });
+  }
+  if (size.box_inputs > 0) {
+    const bool hidden = f.linear(box_encoder_.fc1(), size.box_inputs, false);
+    wants = f.linear(box_encoder_.fc2(), size.box_inputs, hidden) || wants;
+  }
+  if (size.regions > 0) wants = wants || tokens_[Task::kBox].trainable;
+  wants = count_decoder(f, language_, size, wants);
+  if (size.regions > 0) {
+    const bool hidden = f.linear(region_.fc1(), size.regions, wants);
+    f.linear(region_.fc2(), size.regions, hidden);
+  }
+  f.linear(language_.lm_head(), size.loss_rows, wants);
+  return f.total();
+}
+
+}  // namespace tpo

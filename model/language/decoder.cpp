@@ -1,0 +1,103 @@
+#include "model/language/decoder.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "core/ops/loss.h"
+
+namespace tpo {
+
+namespace {
+
+AddedRows added_rows(const LanguageConfig& c) { return c.train_new_rows ? AddedRows::kTrained : AddedRows::kFrozen; }
+
+}  // namespace
+
+LoraConfig Decoder::lora_for(const std::string& target) const {
+  const auto& t = config_.lora_targets;
+  if (std::find(t.begin(), t.end(), target) == t.end()) return {};
+  return {config_.lora_rank, config_.lora_alpha, config_.lora_dropout};
+}
+
+std::vector<DecoderBlock> Decoder::make_blocks(const ParamScope& s, ProcessGroup& tp) const {
+  const LanguageConfig& c = config_;
+  DecoderBlockConfig block;
+  block.attention = {c.width, c.heads, c.kv_heads, c.head_dim, c.rope_theta};
+  block.mlp_hidden = c.mlp_hidden;
+  block.rms_eps = c.rms_eps;
+  block.attention_lora = {lora_for("q"), lora_for("k"), lora_for("v"), lora_for("o")};
+  block.gate_lora = lora_for("gate"), block.up_lora = lora_for("up"), block.down_lora = lora_for("down");
+  block.init = Init::normal(0, c.weight_std);
+  std::vector<DecoderBlock> blocks;
+  blocks.reserve(static_cast<size_t>(c.layers));
+  for (int i = 0; i < c.layers; ++i) blocks.emplace_back(s / i, block, tp);
+  return blocks;
+}
+
+Decoder::Decoder(const ParamScope& s, const LanguageConfig& c, ProcessGroup& tp)
+    : config_(c),
+      embed_(s / "embed_tokens", c.vocab, c.new_tokens, c.width, added_rows(c), Init::normal(0, c.embed_std)),
+      blocks_(make_blocks(s / "layers", tp)),
+      norm_(s / "norm", c.width, c.rms_eps),
+      lm_head_(s / "lm_head", c.width, c.rows(), Split::kColumn, tp, Bias::kNo, Init::normal(0, 0.02f),
+               lora_for("lm_head")) {
+  if (c.detach_embeddings) embed_.weight().trainable = false;
+  init_added_rows(lm_head_.base().weight(), c.vocab, added_rows(c));
+}
+
+Tensor Decoder::embed(const Tensor& ids) const {
+  if (!config_.detach_embeddings) return embed_(ids);
+  const NoGradScope no_grad;
+  return embed_(ids);
+}
+
+Tensor Decoder::operator()(const Tensor& x_NC, const SequenceContext& context) const {
+  Tensor x = x_NC;
+  for (const DecoderBlock& block : blocks_) {
+    x = config_.recompute == Recompute::kNone
+            ? block(x, context)
+            : recompute_block([&block, context](std::span<const Tensor> in) { return block(in[0], context); }, {x});
+  }
+  return norm_(x);
+}
+
+Tensor Decoder::loss(const Tensor& hidden_NC, const Tensor& targets, float scale, const DropoutContext& dropout) const {
+  const Tensor xa = lm_head_.low_rank(hidden_NC, dropout);
+  const Tensor w = lm_head_.base().weight().use();
+  return vocab_cross_entropy(hidden_NC, w, targets, scale, xa, xa.defined() ? lm_head_.lora_b()->use() : Tensor());
+}
+
+Tensor Decoder::logits(const Tensor& hidden_nC) const { return lm_head_(hidden_nC, {}); }
+
+KvCache Decoder::make_cache(int64_t capacity) const {
+  KvCache cache;
+  cache.capacity = capacity;
+  for (size_t i = 0; i < blocks_.size(); ++i) {
+    cache.k.push_back(Tensor::empty({capacity, config_.kv_heads * config_.head_dim}));
+    cache.v.push_back(Tensor::empty({capacity, config_.kv_heads * config_.head_dim}));
+  }
+  return cache;
+}
+
+Tensor Decoder::step(const Tensor& x_nC, KvCache& cache) const {
+  const NoGradScope no_grad;
+  std::vector<int32_t> places(static_cast<size_t>(x_nC.dim(0)));
+  std::iota(places.begin(), places.end(), static_cast<int32_t>(cache.length));
+  const Tensor positions = Tensor::from(places, {x_nC.dim(0)});
+  Tensor x = x_nC;
+  for (size_t i = 0; i < blocks_.size(); ++i) x = blocks_[i].step(x, positions, cache, static_cast<int>(i));
+  cache.length += x_nC.dim(0);
+  return norm_(x);
+}
+
+void Decoder::merge_lora() {
+  for (DecoderBlock& block : blocks_) block.for_each_lora([](LoraLinear& l) { l.merge(); });
+  lm_head_.merge();
+}
+
+void Decoder::unmerge_lora() {
+  for (DecoderBlock& block : blocks_) block.for_each_lora([](LoraLinear& l) { l.unmerge(); });
+  lm_head_.unmerge();
+}
+
+}  // namespace tpo

@@ -1,0 +1,40 @@
+#pragma once
+// Feed-forward blocks. N rows, C width, H hidden.
+#include "model/lora.h"
+
+namespace tpo {
+
+// fc2(gelu(fc1(x))), both with bias, erf form of GELU. Names: <scope>.fc1, <scope>.fc2.
+class GeluMlp {
+ public:
+  GeluMlp(const ParamScope& scope, int64_t width, int64_t hidden, ProcessGroup& tp);
+  Tensor operator()(const Tensor& x_NC) const;
+
+  const Linear& fc1() const { return fc1_; }
+  const Linear& fc2() const { return fc2_; }
+
+ private:
+  Linear fc1_, fc2_;
+};
+
+// down(silu(gate(x)) * up(x)), no biases. Names: <scope>.gate, <scope>.up, <scope>.down.
+// Source: Shazeer 2020, arXiv:2002.05202; the form of Mistral.
+class SwigluMlp {
+ public:
+  SwigluMlp(const ParamScope& scope, int64_t width, int64_t hidden, ProcessGroup& tp, const Init& init,
+            const LoraConfig& gate, const LoraConfig& up, const LoraConfig& down);
+  Tensor operator()(const Tensor& x_NC, const DropoutContext& dropout) const;
+
+  const LoraLinear& gate() const { return gate_; }
+  const LoraLinear& up() const { return up_; }
+  const LoraLinear& down() const { return down_; }
+  template <class F>
+  void for_each_lora(F f) {
+    f(gate_), f(up_), f(down_);
+  }
+
+ private:
+  LoraLinear gate_, up_, down_;
+};
+
+}  // namespace tpo

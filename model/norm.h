@@ -1,0 +1,36 @@
+#pragma once
+// Norm layers: an op with its parameters. Gains start at 1, biases at 0, neither decays.
+#include "core/ops/norm.h"
+#include "core/param.h"
+
+namespace tpo {
+
+// <scope>.weight (width). x (..., width).
+class RmsNorm {
+ public:
+  RmsNorm(const ParamScope& scope, int64_t width, float eps);
+  Tensor operator()(const Tensor& x) const { return rms_norm(x, weight_->use(), eps_); }
+  bool trains() const { return weight_->trainable; }
+
+ private:
+  Param* weight_;
+  float eps_;
+};
+
+// <scope>.weight and <scope>.bias (width). x (..., width).
+class LayerNorm {
+ public:
+  LayerNorm(const ParamScope& scope, int64_t width, float eps);
+  Tensor operator()(const Tensor& x) const {
+    Tensor gain = weight_->use();
+    return layer_norm(x, gain, bias_->use(), eps_);
+  }
+  bool trains() const { return weight_->trainable || bias_->trainable; }
+
+ private:
+  Param* weight_;
+  Param* bias_;
+  float eps_;
+};
+
+}  // namespace tpo

@@ -1,0 +1,85 @@
+#include "model/presets.h"
+
+#include <utility>
+
+namespace tpo {
+
+namespace {
+
+// Two cores train it in minutes. The shape of the large model at a fifteenth of its widths, a table of two frames so
+// that clips of four exercise its interpolation.
+TpoConfig nano() {
+  TpoConfig c;
+  c.vision = {
+      .image_size = 64, .patch = 8, .frames = 2, .tubelet = 1, .width = 128, .heads = 4, .depth = 3, .mlp_hidden = 512};
+  c.connector.merge = 2;  // 16 slots a frame, as many as the queries of a Q-Former of this size
+  LanguageConfig& l = c.language;
+  l.vocab = 1024, l.width = 256, l.layers = 4, l.heads = 8, l.kv_heads = 2, l.head_dim = 32, l.mlp_hidden = 704;
+  l.weight_std = 1.0f / 16;  // 1 / sqrt(width)
+  l.lora_rank = 8, l.lora_alpha = 16, l.lora_dropout = 0.05f;
+  c.region.hidden = 128;
+  c.box_encoder_hidden = 128;
+  return c;
+}
+
+TpoConfig small() {
+  TpoConfig c = nano();
+  c.vision = {.image_size = 96,
+              .patch = 16,
+              .frames = 4,
+              .tubelet = 1,
+              .width = 160,
+              .heads = 5,
+              .depth = 5,
+              .mlp_hidden = 640};
+  c.connector.merge = 1;  // 36 slots a frame
+  LanguageConfig& l = c.language;
+  l.vocab = 2048, l.width = 320, l.layers = 6, l.heads = 10, l.kv_heads = 2, l.head_dim = 32, l.mlp_hidden = 896;
+  l.weight_std = 1.0f / 18;  // about 1 / sqrt(width)
+  c.region.hidden = 160;
+  c.box_encoder_hidden = 160;
+  return c;
+}
+
+// UMT-L/16 with its last block left out, and Mistral-7B-Instruct v0.2; a linear connector of 2 x 2 patches.
+TpoConfig videochat_tpo_7b() {
+  TpoConfig c;
+  c.vision = {.image_size = 224,
+              .patch = 16,
+              .frames = 4,
+              .tubelet = 1,
+              .width = 1024,
+              .heads = 16,
+              .depth = 23,
+              .mlp_hidden = 4096};
+  c.connector.merge = 2;  // 49 slots a frame
+  LanguageConfig& l = c.language;
+  l.vocab = 32000, l.width = 4096, l.layers = 32, l.heads = 32, l.kv_heads = 8, l.head_dim = 128, l.mlp_hidden = 14336;
+  l.detach_embeddings = true;
+  l.lora_rank = 16, l.lora_alpha = 32, l.lora_dropout = 0.1f;
+  c.region.hidden = 2048;
+  c.box_encoder_hidden = 2048;
+  return c;
+}
+
+constexpr std::pair<std::string_view, TpoConfig (*)()> kPresets[] = {
+    {"nano", nano}, {"small", small}, {"videochat_tpo_7b", videochat_tpo_7b}};
+
+}  // namespace
+
+TpoConfig preset(std::string_view name) {
+  std::string names;
+  for (const auto& [known, make] : kPresets) {
+    if (known == name) return make();
+    names += (names.empty() ? "" : ", ") + std::string(known);
+  }
+  throw ConfigError(cat("no model preset '", name, "'; there are ", names));
+}
+
+std::vector<std::string_view> preset_names() {
+  std::vector<std::string_view> names;
+  for (const auto& [name, make] : kPresets) names.push_back(name);
+  return names;
+}
+
+}  // namespace tpo

@@ -1,0 +1,112 @@
+#include "model/tpo_model.h"
+
+#include "core/ops/embedding.h"
+#include "core/ops/pointwise.h"
+#include "model/connector/linear_connector.h"
+
+namespace tpo {
+
+namespace {
+
+const TpoConfig& checked(const TpoConfig& config) {
+  std::string all;
+  for (const std::string& p : config_problems(config)) all += (all.empty() ? "" : "; ") + p;
+  check<ConfigError>(all.empty(), "model configuration: ", all);
+  return config;
+}
+
+std::unique_ptr<Connector> make_connector(const ParamScope& scope, const TpoConfig& c, ProcessGroup& tp) {
+  switch (c.connector.kind) {
+    case ConnectorConfig::Kind::kLinear:
+      return std::make_unique<LinearConnector>(scope, c.vision.width, c.language.width, c.connector.merge, tp);
+  }
+  throw ConfigError("connector.kind has an unknown value");
+}
+
+// Arrays that make sense as a pair only.
+bool has_pair(const Batch& batch, const char* a, const char* b) {
+  check_shape(batch.has(a) == batch.has(b), "[tpo_model] a batch with '", batch.has(a) ? a : b, "' needs '",
+              batch.has(a) ? b : a, "'");
+  return batch.has(a);
+}
+
+}  // namespace
+
+TpoModel::TpoModel(ParamStore& store, const TpoConfig& config, ProcessGroup& tp)
+    : config_(checked(config)),
+      vision_(ParamScope(store).in_group("vision") / "vision", config.vision, tp),
+      connector_(make_connector(ParamScope(store).in_group("vision") / "connector", config, tp)),
+      tokens_(ParamScope(store) / "task_tokens", config.language.width, config.task_token_stddev),
+      box_encoder_(ParamScope(store).in_group("box_input") / "box_encoder", config.box_encoder_hidden,
+                   config.language.width, tp),
+      language_(ParamScope(store) / "language", config.language, tp),
+      region_(ParamScope(store).in_group("head.region") / "heads" / "region", config.language.width, config.region,
+              tp) {
+  groups_ = {store.group("vision"), store.group("token.box"), store.group("head.region"), store.group("box_input")};
+}
+
+Tensor TpoModel::embed(const Batch& batch) const {
+  Tensor x_NC = language_.embed(batch.at("tokens"));
+  if (has_pair(batch, "images", "visual_rows")) {
+    const Tensor& images = batch.at("images");
+    const Tensor& rows = batch.at("visual_rows");
+    const Tensor vision_tokens = vision_(images);
+    const PatchGrid grid = vision_.grid(images.dim(0), images.dim(1));
+    check_shape(rows.numel() == grid.media * connector_->slots(grid), "[tpo_model] visual_rows ", rows.shape(),
+                " must name ", connector_->slots(grid), " slots for each of ", grid.media, " media of ", images.dim(1),
+                " frames");
+    x_NC = overwrite_rows(x_NC, rows, (*connector_)(vision_tokens, grid));
+  }
+  if (batch.has("region_rows")) {
+    const Tensor& rows = batch.at("region_rows");
+    x_NC = overwrite_rows(x_NC, rows, broadcast_rows(tokens_[Task::kBox].use(), rows.numel()));
+  }
+  if (has_pair(batch, "box_in_rows", "box_in"))
+    x_NC = overwrite_rows(x_NC, batch.at("box_in_rows"), box_encoder_(batch.at("box_in")));
+  return x_NC;
+}
+
+SequenceContext TpoModel::context(const Batch& batch, RngKey dropout_key) const {
+  SequenceContext context{batch.at("cu_seqlens"), batch.at("positions"), {}};
+  // Decided here and not in the layers: a recomputed block runs once without a tape and once with one.
+  if (Tape::current() != nullptr && batch.has("row_ids")) context.dropout = {dropout_key, batch.at("row_ids")};
+  return context;
+}
+
+Tensor TpoModel::forward(const Batch& batch, RngKey dropout_key) const {
+  return language_(embed(batch), context(batch, dropout_key));
+}
+
+TpoModel::Losses TpoModel::loss(const Batch& batch, const Scales& scales, RngKey dropout_key) const {
+  const bool has_regions = has_pair(batch, "region_rows", "region_targets");
+  const Tensor& targets = batch.at("targets");
+  const SequenceContext sequences = context(batch, dropout_key);
+  const Tensor hidden_NC = language_(embed(batch), sequences);
+  Losses losses;
+  if (has_regions) {
+    const Tensor e_RC = gather_rows(hidden_NC, batch.at("region_rows"));
+    losses.region = region_loss(region_(e_RC), batch.at("region_targets"), config_.region, scales.region);
+  }
+  // Last, so that the gradients which the fused loss holds are used at once.
+  losses.lm = language_.loss(hidden_NC, targets, scales.lm, sequences.dropout);
+  losses.total = has_regions ? add(losses.lm, losses.region) : losses.lm;
+  return losses;
+}
+
+Tensor TpoModel::predict_boxes(const Batch& batch) const {
+  const NoGradScope no_grad;
+  return region_(gather_rows(forward(batch, RngKey()), batch.at("region_rows")));
+}
+
+uint64_t TpoModel::groups_used(bool has_image, bool has_region_target, bool has_box_input) const {
+  const auto bit = [](int group) { return uint64_t{1} << group; };
+  uint64_t used = bit(0);
+  if (has_image) used |= bit(groups_.vision);
+  if (has_region_target) used |= bit(groups_.token_box) | bit(groups_.head_region);
+  if (has_box_input) used |= bit(groups_.box_input);
+  return used;
+}
+
+int64_t TpoModel::visual_slots_per_media(int64_t frames) const { return connector_->slots(vision_.grid(1, frames)); }
+
+}  // namespace tpo

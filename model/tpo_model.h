@@ -1,0 +1,118 @@
+#pragma once
+// TpoModel: vision encoder, connector, language model, task tokens and heads; routes a microbatch to exactly the parts
+// it needs. The parameters belong to the ParamStore, which outlives the model. Used by one rank thread.
+//
+// Arrays of a Batch (N packed rows, S sequences, I media, R region slots, K box inputs):
+//   tokens (N) i32, positions (N) i32 from 0 per sequence, cu_seqlens (S+1) i32      always
+//   targets (N) i32: label of the NEXT position or -100; row_ids (N) i64             loss() only
+//   images (I, T, H, W, 3) f32, visual_rows (I * slots) i32 in media order           together or not at all
+//   region_rows (R) i32: rows of <boxes>; region_targets (R, 4) f32 xyxy in 0..1     targets: loss() only
+//   box_in_rows (K) i32: rows of <track_box>; box_in (K, 4) f32                      together or not at all
+// The rows named are overwritten after the embedding lookup; the state that a head reads is the one at the slot itself,
+// after the final norm.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/batch.h"
+#include "model/connector/connector.h"
+#include "model/heads/box_encoder.h"
+#include "model/heads/region.h"
+#include "model/heads/task_tokens.h"
+#include "model/language/decoder.h"
+
+namespace tpo {
+
+struct ConnectorConfig {
+  enum class Kind { kLinear } kind = Kind::kLinear;
+  int64_t merge = 1;  // patches per side that share a slot; divides image_size / patch
+};
+
+struct TpoConfig {
+  VisionConfig vision;
+  ConnectorConfig connector;
+  LanguageConfig language;
+  RegionConfig region;
+  int64_t box_encoder_hidden = 0;
+  float task_token_stddev = 0.02f;  // the public code draws from N(0, 1); embeddings here are far smaller
+};
+
+// Every illegal value as one sentence that names the field and what would be legal; empty if the model can be built.
+std::vector<std::string> config_problems(const TpoConfig& config);
+
+// Sizes of one microbatch, for the count of floating point operations.
+struct MicrobatchSize {
+  std::vector<int64_t> sequences;  // rows of each packed sequence
+  int64_t media = 0, frames = 1;
+  int64_t regions = 0, box_inputs = 0;
+  int64_t loss_rows = 0;  // rows with a label
+};
+
+class TpoModel {
+ public:
+  // weight / (count over the whole step, all ranks) of each loss: the loss of a step is then a plain sum.
+  struct Scales {
+    float lm = 0;      // per row with a label
+    float region = 0;  // per region slot
+  };
+  struct Losses {
+    Tensor total;   // (1)
+    Tensor lm;      // (1)
+    Tensor region;  // (1), undefined without region slots
+  };
+
+  // Creates all parameters, in groups: trunk (language model), vision (encoder and connector), token.box,
+  // token.temporal, token.track, box_input, head.region. Throws ConfigError with every problem of the configuration.
+  TpoModel(ParamStore& store, const TpoConfig& config, ProcessGroup& tp);
+  TpoModel(const TpoModel&) = delete;
+  TpoModel& operator=(const TpoModel&) = delete;
+
+  // Records on the current tape, if there is one. Throws ShapeError that names a missing or ill-shaped array.
+  Losses loss(const Batch& batch, const Scales& scales, RngKey dropout_key) const;
+
+  // Input rows of the language model (N, C): embeddings with every slot overwritten.
+  Tensor embed(const Batch& batch) const;
+  // States after the final norm (N, C). Dropout is drawn only while a tape records and the batch has row_ids.
+  Tensor forward(const Batch& batch, RngKey dropout_key) const;
+  // Boxes at region_rows (R, 4), unclamped, not recorded: teacher-forced prediction.
+  Tensor predict_boxes(const Batch& batch) const;
+
+  // Bit g is set if parameter group g takes part in a microbatch that has these arrays.
+  uint64_t groups_used(bool has_image, bool has_region_target, bool has_box_input) const;
+  // Rows of `tokens` that a medium of `frames` frames fills.
+  int64_t visual_slots_per_media(int64_t frames = 1) const;
+  // Floating point operations of loss() and its backward as they are executed now: matrix products and attention, with
+  // what is frozen left out and recomputed blocks counted twice. Elementwise work is not counted.
+  int64_t flops(const MicrobatchSize& size) const;
+
+  void merge_lora() { language_.merge_lora(); }
+  void unmerge_lora() { language_.unmerge_lora(); }
+
+  const TpoConfig& config() const { return config_; }
+  TaskVocabulary vocabulary() const { return {static_cast<int32_t>(config_.language.vocab)}; }
+  const UmtVit& vision() const { return vision_; }
+  const Connector& connector() const { return *connector_; }
+  const Decoder& language() const { return language_; }
+  const TaskTokens& task_tokens() const { return tokens_; }
+  const RegionHead& region_head() const { return region_; }
+  const BoxEncoder& box_encoder() const { return box_encoder_; }
+
+ private:
+  struct Groups {
+    int vision, token_box, head_region, box_input;
+  };
+
+  SequenceContext context(const Batch& batch, RngKey dropout_key) const;
+
+  TpoConfig config_;
+  UmtVit vision_;
+  std::unique_ptr<Connector> connector_;
+  // In the order of first use: gradients become complete in the reverse order of creation, and buckets wait for it.
+  TaskTokens tokens_;
+  BoxEncoder box_encoder_;
+  Decoder language_;
+  RegionHead region_;
+  Groups groups_{};
+};
+
+}  // namespace tpo

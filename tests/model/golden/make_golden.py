@@ -1,0 +1,164 @@
+#!/usr/bin/env python3
+"""Writes the golden files of tests/model from public PyTorch implementations. Run by hand, never by the tests.
+
+Oracles, small widths, float64 arithmetic, dropout and drop-path 0:
+  mistral.golden   transformers MistralForCausalLM (grouped-query attention): logits, loss, every gradient
+  lora.golden      the same wrapped by peft (all eight targets): loss and the gradients of the adapters
+  umt_*.golden     PretrainVisionTransformerEncoder of OpenGVLab/Ask-Anything, video_chat2/models/blip2/vit.py, and the
+                   LayerNorm(eps 1e-12) that the public model puts after it: output and every gradient
+
+Made with transformers 4.34.1, peft 0.5.0, timm 0.4.12, torch 2.15.0, Ask-Anything 4dd8210b0303:
+  python3 make_golden.py --vit CHECKOUT/video_chat2/models/blip2/vit.py
+
+Weights and inputs are not stored: both sides compute element i of the array `name` from a hash (value() below). A file
+is text up to the line "data": "tpo-golden 1", comment lines with '#', one line "name extents..." per array; then the
+arrays one after the other as little-endian float32. Names are those of tpo_dist.
+"""
+import argparse
+import importlib.util
+import pathlib
+import sys
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+HERE = pathlib.Path(__file__).parent
+MASK = (1 << 64) - 1
+
+
+def mix64(z):
+    z = (z + np.uint64(0x9E3779B97F4A7C15))
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def noise(name, shape):
+    """Uniform in [-1, 1), a function of the name and the element's index."""
+    h = 0xCBF29CE484222325
+    for c in name.encode():
+        h = ((h ^ c) * 0x100000001B3) & MASK
+    i = np.arange(int(np.prod(shape)), dtype=np.uint64)
+    with np.errstate(over="ignore"):
+        bits = mix64(np.uint64(h) + i) >> np.uint64(40)
+    return (bits.astype(np.float32) * np.float32(2.0**-23) - np.float32(1)).reshape(shape)
+
+
+def value(name, shape):
+    """The weight `name`: matrices have unit gain, norm gains lie around 1, biases around 0."""
+    u = noise(name, shape)
+    if len(shape) == 2:
+        return u * np.float32(np.sqrt(np.float32(3.0) / np.float32(shape[1])))
+    return np.float32(1) + np.float32(0.3) * u if name.endswith("weight") else np.float32(0.3) * u
+
+
+def write(file, comment, arrays):
+    with open(HERE / file, "wb") as out:
+        lines = ["tpo-golden 1", "# " + comment]
+        arrays = {k: np.ascontiguousarray(v.detach().numpy() if torch.is_tensor(v) else v) for k, v in arrays.items()}
+        lines += [" ".join([k] + [str(d) for d in v.shape]) for k, v in arrays.items()] + ["data", ""]
+        out.write("\n".join(lines).encode())
+        for v in arrays.values():
+            out.write(v.astype("<f4").tobytes())
+    print(file, (HERE / file).stat().st_size, "bytes")
+
+
+def ours(name):
+    """Public parameter name -> our name."""
+    name = name.replace("base_model.model.", "").replace(".default", "").replace("base_layer.", "")
+    for a, b in [("model.layers.", "language.layers."), ("model.embed_tokens", "language.embed_tokens"),
+                 ("model.norm", "language.norm"), ("lm_head", "language.lm_head"), ("self_attn.", "attn."),
+                 ("_proj.", "."), ("input_layernorm", "attn_norm"), ("post_attention_layernorm", "mlp_norm"),
+                 ("lora_A.weight", "lora_a"), ("lora_B.weight", "lora_b")]:
+        name = name.replace(a, b)
+    return name
+
+
+SEQUENCES = [13, 8]
+
+
+def language(with_lora):
+    from transformers import MistralConfig, MistralForCausalLM
+    import transformers
+    config = MistralConfig(vocab_size=36, hidden_size=32, intermediate_size=48, num_hidden_layers=2,
+                           num_attention_heads=4, num_key_value_heads=2, rms_norm_eps=1e-5, rope_theta=1e4,
+                           sliding_window=4096, max_position_embeddings=64, use_cache=False)
+    model = MistralForCausalLM(config)
+    versions = f"transformers {transformers.__version__}, torch {torch.__version__}"
+    if with_lora:
+        import peft
+        model = peft.get_peft_model(model, peft.LoraConfig(
+            r=4, lora_alpha=8, lora_dropout=0.0, bias="none", task_type="CAUSAL_LM",
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj", "lm_head"]))
+        versions += f", peft {peft.__version__}"
+    model = model.double()
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            p.copy_(torch.from_numpy(value(ours(name), tuple(p.shape))))
+    ids = ((noise("tokens", (sum(SEQUENCES),)) + 1) * 18).astype(np.int64)  # 0..35
+    loss, logits, labels = 0.0, [], sum(SEQUENCES) - len(SEQUENCES)
+    for begin, length in zip(np.cumsum([0] + SEQUENCES), SEQUENCES):
+        seq = torch.from_numpy(ids[begin:begin + length])[None]
+        out = model(input_ids=seq).logits[0]
+        logits.append(out)
+        loss = loss + F.cross_entropy(out[:-1], seq[0, 1:], reduction="sum") / labels
+    loss.backward()
+    arrays = {"loss": loss.reshape(1)}
+    if not with_lora:
+        arrays["logits"] = torch.cat(logits)
+    arrays |= {"grad." + ours(n): p.grad for n, p in model.named_parameters() if p.grad is not None}
+    write("lora.golden" if with_lora else "mistral.golden", versions, arrays)
+
+
+def vision(path, file, media, frames, table_frames, tubelet):
+    spec = importlib.util.spec_from_file_location("vit", path)
+    vit = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(vit)
+    size, patch, width = 16, 4, 16
+    encoder = vit.PretrainVisionTransformerEncoder(
+        img_size=size, patch_size=patch, embed_dim=width, depth=3, num_heads=2, qkv_bias=True, init_values=0.0,
+        norm_layer=lambda d: torch.nn.LayerNorm(d, eps=1e-6), num_frames=frames, tubelet_size=tubelet, with_ln=False,
+        ckpt_num_frame=table_frames, return_index=-2)
+    # The class uses this table when a picture has 224 pixels; it is the same function of the module here.
+    patches, steps = encoder.patch_embed.num_patches, frames // tubelet
+    encoder.pos_embed = vit.get_sinusoid_encoding_table(patches, width, table_frames, steps)
+    encoder.img_pos_embed = vit.get_sinusoid_encoding_table(patches // steps, width)
+    norm = torch.nn.LayerNorm(width, eps=1e-12)
+    model = torch.nn.ModuleDict({"vision": encoder, "norm": norm}).double()
+
+    def name_of(name):
+        return name.replace("patch_embed.proj", "patch_embed") if name.startswith("vision") else "vision." + name
+
+    def to_rows(w):  # (C, 3, t, p, p) -> (C, t*p*p*3)
+        return w.permute(0, 2, 3, 4, 1).reshape(w.shape[0], -1)
+
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() == 5:
+                rows = torch.from_numpy(value(name_of(name), tuple(to_rows(p).shape)))
+                p.copy_(rows.reshape(width, tubelet, patch, patch, 3).permute(0, 4, 1, 2, 3))
+            else:
+                p.copy_(torch.from_numpy(value(name_of(name), tuple(p.shape))))
+    images = torch.from_numpy(noise("images", (media, frames, size, size, 3))).double()
+    y = norm(encoder(images.permute(0, 4, 1, 2, 3), use_image=frames == 1)).reshape(-1, width)
+    y.backward(torch.from_numpy(noise("dy", tuple(y.shape))).double())
+    arrays = {"output": y}
+    arrays |= {"grad." + name_of(n): to_rows(p.grad) if p.dim() == 5 else p.grad for n, p in model.named_parameters()}
+    write(file, f"OpenGVLab/Ask-Anything video_chat2/models/blip2/vit.py, torch {torch.__version__}", arrays)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--vit", required=True, help="vit.py of a checkout of OpenGVLab/Ask-Anything")
+    vit = parser.parse_args().vit
+    torch.manual_seed(0)
+    language(False)
+    language(True)
+    vision(vit, "umt_image.golden", media=3, frames=1, table_frames=4, tubelet=1)
+    vision(vit, "umt_clip.golden", media=2, frames=6, table_frames=4, tubelet=1)
+    vision(vit, "umt_tubelet.golden", media=1, frames=4, table_frames=2, tubelet=2)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,77 @@
+// Parameter counts of the public model, on meta; presets; configuration errors.
+#include "model/presets.h"
+
+#include <algorithm>
+
+#include "model_fixture.h"
+
+namespace tpo::testing {
+namespace {
+
+int64_t count(const ParamStore& store, std::string_view pattern) {
+  int64_t n = 0;
+  for (const auto& p : store.params())
+    if (glob_match(pattern, p->name)) n += p->full.numel();
+  return n;
+}
+
+TEST(Presets, videochat_tpo_7b_has_the_published_parameter_counts) {
+  const std::unique_ptr<Stream> stream = Stream::make_meta();
+  const StreamScope scope(*stream);
+  const Rig rig(preset("videochat_tpo_7b"));
+  const ParamStore& s = rig.store;
+  EXPECT_EQ(count(s, "vision.*"), 290477056 + 2048);
+  EXPECT_EQ(count(s, "vision.norm.*"), 2048);
+  EXPECT_EQ(count(s, "heads.region.*"), 8398852);
+  EXPECT_EQ(count(s, "box_encoder.*"), 8402944);
+  EXPECT_EQ(count(s, "*.lora_?"), 42520688);
+  EXPECT_EQ(count(s, "language.*") - count(s, "*.lora_?"), 7241789440);
+  EXPECT_EQ(count(s, "task_tokens.*"), 12288);
+  // A step of the whole on meta: shapes fit at full size, and its length is predicted.
+  const Batch batch = pack(rig.model, {make_sample(rig.model, "s", 100, true, 1, true)});
+  EXPECT_NO_THROW(run_loss(rig.model, batch, {1, 1}));
+  EXPECT_GT(stream->virtual_seconds(), 1);
+}
+
+TEST(Presets, nano_vision_and_language_have_the_counts_of_its_specification) {
+  const std::unique_ptr<Stream> stream = Stream::make_meta();
+  const StreamScope scope(*stream);
+  const Rig rig(preset("nano"));
+  EXPECT_EQ(count(rig.store, "vision.*"), 619392);
+  EXPECT_EQ(count(rig.store, "*.lora_?"), 155704);
+  EXPECT_EQ(count(rig.store, "language.*") - count(rig.store, "*.lora_?"), 3348224);
+  EXPECT_EQ(count(rig.store, "box_encoder.*"), 33664);
+  EXPECT_EQ(count(rig.store, "heads.region.*"), 33412);
+  EXPECT_EQ(rig.model.visual_slots_per_media(), 16);
+}
+
+TEST(Presets, every_preset_is_legal_and_unknown_names_list_them) {
+  for (const std::string_view name : preset_names()) EXPECT_TRUE(config_problems(preset(name)).empty()) << name;
+  try {
+    preset("nanno");
+    FAIL() << "no error";
+  } catch (const ConfigError& e) {
+    EXPECT_NE(std::string(e.what()).find("nano, small, videochat_tpo_7b"), std::string::npos) << e.what();
+  }
+}
+
+TEST(Config, all_problems_are_reported_at_once) {
+  TpoConfig c = tiny_config();
+  c.vision.patch = 3;
+  c.language.kv_heads = 3;
+  c.language.lora_targets = {"q", "query"};
+  c.language.lora_dropout = 1;
+  c.region.hidden = 0;
+  const auto problems = config_problems(c);
+  const auto mentions = [&](const std::string& text) {
+    return std::any_of(problems.begin(), problems.end(),
+                       [&](const std::string& p) { return p.find(text) != std::string::npos; });
+  };
+  for (const char* field : {"vision.image_size", "language.heads", "'query'", "language.lora_dropout", "region.hidden"})
+    EXPECT_TRUE(mentions(field)) << field;
+  EXPECT_GE(problems.size(), 5u);
+  EXPECT_THROW(Rig{c}, ConfigError);
+}
+
+}  // namespace
+}  // namespace tpo::testing
