@@ -1,0 +1,223 @@
+#include "data/templates.h"
+
+#include <algorithm>
+
+#include "core/error.h"
+#include "data/bytes.h"
+
+namespace tpo {
+namespace {
+
+constexpr int32_t kNoLabel = -100;
+
+Box4 box4(const data::Box& b) { return {b.x1(), b.y1(), b.x2(), b.y2()}; }
+
+// Without <image> and <video> marks and the white space at both ends.
+std::string without_media_marks(std::string text) {
+  for (std::string_view mark : {"<image>", "<video>"}) {
+    for (size_t at = text.find(mark); at != std::string::npos; at = text.find(mark, at)) text.erase(at, mark.size());
+  }
+  const size_t first = text.find_first_not_of(" \n\t"), last = text.find_last_not_of(" \n\t");
+  return first == std::string::npos ? "" : text.substr(first, last - first + 1);
+}
+
+// Builds one document. Labels are kept per token and shifted at the end.
+class Builder {
+ public:
+  Builder(const data::Sample& sample, const Tokenizer& tokenizer, const TemplateOptions& options)
+      : sample_(sample), tokenizer_(tokenizer), options_(options) {}
+
+  // Turns 0..last. With `answers` the document is for training and must end with an answer.
+  TokenizedSample run(int last) {
+    int i = 0;
+    std::string system;
+    for (; i <= last && sample_.turns(i).role() == data::Turn::SYSTEM; ++i) system += sample_.turns(i).text() + " ";
+    media_segment(system);
+    for (bool user = true; i <= last; ++i, user = !user) {
+      const data::Turn& turn = sample_.turns(i);
+      must(turn.role() == (user ? data::Turn::USER : data::Turn::ASSISTANT), "turns[", i,
+           "] is out of order, expected ", user ? "a question" : "an answer");
+      if (user) {
+        segment(cat(" [INST] ", without_media_marks(turn.text()), " [/INST] "), turn, Kind::kQuestion);
+      } else {
+        segment(turn.text(), turn, Kind::kAnswer);
+        push(tokenizer_.eos(), true);
+      }
+    }
+    return std::move(out_);
+  }
+
+  // Cuts at max_tokens and shifts the labels.
+  static void finish(TokenizedSample& out, std::vector<int32_t> labels, int64_t max_tokens,
+                     const data::Sample& sample) {
+    if (static_cast<int64_t>(out.tokens.size()) > max_tokens) {
+      for (const auto* rows : {&out.visual_rows, &out.region_rows, &out.box_in_rows}) {
+        check<DataError>(rows->empty() || rows->back() < max_tokens, "sample '", sample.id(), "' has ",
+                         out.tokens.size(), " tokens and a slot at position ", rows->empty() ? 0 : rows->back(),
+                         ", which max_tokens = ", max_tokens, " would cut off; raise max_tokens or split the sample");
+      }
+      out.tokens.resize(static_cast<size_t>(max_tokens));
+      labels.resize(static_cast<size_t>(max_tokens));
+    }
+    out.targets.assign(labels.begin() + 1, labels.end());
+    out.targets.push_back(kNoLabel);
+    out.loss_tokens =
+        static_cast<int32_t>(std::count_if(out.targets.begin(), out.targets.end(), [](int32_t t) { return t >= 0; }));
+  }
+
+  std::vector<int32_t>& labels() { return labels_; }
+
+ private:
+  enum class Kind { kPlain, kQuestion, kAnswer };
+
+  template <class... Parts>
+  void must(bool ok, const Parts&... parts) const {
+    check<DataError>(ok, "sample '", sample_.id(), "': ", parts...);
+  }
+
+  void push(int32_t id, bool labelled) {
+    out_.tokens.push_back(id);
+    labels_.push_back(labelled ? id : kNoLabel);
+  }
+
+  void push_text(std::string_view text, bool labelled) {
+    for (int32_t id : tokenizer_.encode(text)) push(id, labelled);
+  }
+
+  void begin_segment(bool labelled) {
+    if (options_.bos_per_segment || out_.tokens.empty()) push(tokenizer_.bos(), labelled && !out_.tokens.empty());
+  }
+
+  int32_t row() const { return static_cast<int32_t>(out_.tokens.size()); }
+
+  void media_segment(const std::string& system) {
+    std::string text = system;
+    for (int m = 0; m < sample_.media_size(); ++m) {
+      const bool clip = sample_.media(m).kind() == data::Media::JPEG_FRAMES;
+      const int32_t slots = clip ? options_.clip_slots : options_.image_slots;
+      must(slots > 0, "media[", m, "] is a ", clip ? "clip" : "picture", " but the template has ",
+           clip ? "clip" : "image", "_slots = ", slots);
+      text += m == 0 ? "[INST] " : "";
+      text += clip ? "<Video>" : "<Image>";
+      begin_segment(false);
+      push_text(text, false);
+      for (int32_t s = 0; s < slots; ++s) {
+        out_.visual_rows.push_back(row());
+        push(0, false);
+      }
+      text = clip ? "</Video>" : "</Image>";
+    }
+    if (sample_.media_size() > 0) text += "[/INST]";
+    if (text.empty()) return;
+    begin_segment(false);
+    push_text(text, false);
+  }
+
+  void segment(std::string_view text, const data::Turn& turn, Kind kind) {
+    const bool answer = kind == Kind::kAnswer;
+    const std::string_view mark = answer ? "<box>" : "<track_box>";
+    begin_segment(answer);
+    int used = 0;
+    while (true) {
+      const size_t at = text.find(mark);
+      std::string_view part = text.substr(0, at);
+      if (at != std::string_view::npos && part.ends_with(' '))
+        part.remove_suffix(1);  // the next piece brings its own space
+      if (!part.empty()) push_text(part, answer);
+      if (at == std::string_view::npos) break;
+      must(used < turn.boxes_size() && turn.boxes(used) >= 0 && turn.boxes(used) < sample_.boxes_size(), "mark ", used,
+           " (", mark, ") of a turn has no box");
+      answer ? push_region(turn.boxes(used)) : push_box_input(turn.boxes(used));
+      ++used;
+      text.remove_prefix(at + mark.size());
+    }
+    must(used == turn.boxes_size(), "a turn has ", used, " ", mark, " marks but ", turn.boxes_size(), " boxes");
+  }
+
+  void push_region(int box) {
+    push(id_of(TaskToken::kBoxBegin, tokenizer_), true);
+    out_.region_rows.push_back(row());
+    out_.region_targets.push_back(box4(sample_.boxes(box)));
+    out_.region_boxes.push_back(box);
+    push(id_of(TaskToken::kBoxes, tokenizer_), true);
+  }
+
+  void push_box_input(int box) {
+    out_.box_in_rows.push_back(row());
+    out_.box_in.push_back(box4(sample_.boxes(box)));
+    push(id_of(TaskToken::kTrackBox, tokenizer_), false);
+  }
+
+  const data::Sample& sample_;
+  const Tokenizer& tokenizer_;
+  const TemplateOptions& options_;
+  TokenizedSample out_;
+  std::vector<int32_t> labels_;
+};
+
+constexpr std::string_view kRegion[] = {
+    "Put a box on {}.",        "Which area shows {}?",          "Please locate {}.",
+    "Mark the place of {}.",   "Where in the picture is {}?",   "Point out {} with a box.",
+    "Can you find {} for me?", "Give the region that holds {}."};
+constexpr std::string_view kTemporal[] = {"At what seconds does {} start and end?",
+                                          "Report the segment that matches {}.", "Describe {} and say when it happens.",
+                                          "During which part of the clip does {} take place?"};
+constexpr std::string_view kTracking[] = {"Follow the object that starts inside <track_box>.",
+                                          "Begin with box <track_box> and keep tracking it.",
+                                          "Produce the path of the object first seen at <track_box>.",
+                                          "Keep an eye on what <track_box> shows, frame by frame."};
+constexpr std::string_view kReferring[] = {"Draw the route of {} over all frames.",
+                                           "Segment {} and follow it to the end.", "Outline {} in every frame."};
+
+}  // namespace
+
+Templates::Templates(const Tokenizer& tokenizer, const TemplateOptions& options)
+    : tokenizer_(tokenizer), options_(options) {
+  check<ConfigError>(options.max_tokens >= 8 && options.max_tokens <= 1 << 20, "max_tokens is ", options.max_tokens,
+                     ", expected 8..1048576");
+  check<ConfigError>(options.image_slots >= 0 && options.clip_slots >= 0, "image_slots and clip_slots are ",
+                     options.image_slots, " and ", options.clip_slots, ", expected 0 or more");
+}
+
+TokenizedSample Templates::encode(const data::Sample& sample) const {
+  const int turns = sample.turns_size();
+  check<DataError>(turns > 0 && sample.turns(turns - 1).role() == data::Turn::ASSISTANT, "sample '", sample.id(),
+                   "' does not end with an answer");
+  Builder builder(sample, tokenizer_, options_);
+  TokenizedSample out = builder.run(turns - 1);
+  const size_t whole = out.tokens.size();
+  Builder::finish(out, std::move(builder.labels()), options_.max_tokens, sample);
+  check<DataError>(out.loss_tokens > 0, "sample '", sample.id(), "' has ", whole,
+                   " tokens and no label within max_tokens = ", options_.max_tokens);
+  return out;
+}
+
+TokenizedSample Templates::encode_prompt(const data::Sample& sample, int turn) const {
+  check<DataError>(turn >= 0 && turn < sample.turns_size() && sample.turns(turn).role() == data::Turn::USER, "sample '",
+                   sample.id(), "': turn ", turn, " is not a question");
+  TokenizedSample out = Builder(sample, tokenizer_, options_).run(turn);
+  check<DataError>(static_cast<int64_t>(out.tokens.size()) <= options_.max_tokens, "sample '", sample.id(),
+                   "': the prompt has ", out.tokens.size(), " tokens, at most max_tokens = ", options_.max_tokens,
+                   " fit");
+  out.targets.assign(out.tokens.size(), kNoLabel);
+  return out;
+}
+
+uint64_t Templates::fingerprint() const {
+  return xxh3(cat("templates ", kTemplateVersion, " ", tokenizer_.fingerprint(), " ", options_.max_tokens, " ",
+                  options_.image_slots, " ", options_.clip_slots, " ", options_.bos_per_segment));
+}
+
+std::span<const std::string_view> region_prompts() { return kRegion; }
+std::span<const std::string_view> temporal_prompts() { return kTemporal; }
+std::span<const std::string_view> tracking_prompts() { return kTracking; }
+std::span<const std::string_view> referring_prompts() { return kReferring; }
+
+std::string fill_prompt(std::span<const std::string_view> prompts, uint64_t pick, std::string_view phrase) {
+  std::string text(prompts[pick % prompts.size()]);
+  const size_t at = text.find("{}");
+  if (at != std::string::npos) text.replace(at, 2, phrase);
+  return text;
+}
+
+}  // namespace tpo

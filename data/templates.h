@@ -1,0 +1,77 @@
+#pragma once
+// From a sample to token ids, labels and slots. Layout (one document per sample):
+//   <s> {system text}[INST] <Image>{slots}</Image>[/INST]          only with media; <Video>..</Video> for clips;
+//   several media in order then per question and answer:   [INST] {question} [/INST] {answer}</s>
+// Only answers, with their </s>, carry labels. In an answer the mark <box> becomes <box_begin><boxes> (trigger and
+// slot); in a question <track_box> is an input slot. The pieces are tokenized one by one. <image> and <video> marks in
+// questions say that media belong to the sample; they are taken out of the text, since media stand in front.
+#include <array>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "data/sample.pb.h"
+#include "data/tokenizer/tokenizer.h"
+
+namespace tpo {
+
+constexpr uint64_t kTemplateVersion =
+    1;  // part of the key of a length index; raise it when any text or rule here changes
+
+struct TemplateOptions {
+  int64_t max_tokens = 1024;
+  int32_t image_slots = 0;       // visual slots of a picture; range 1.. when samples have pictures
+  int32_t clip_slots = 0;        // of a clip (all its frames together)
+  bool bos_per_segment = false;  // compatibility with the released weights: every tokenized piece starts with <s>
+};
+
+using Box4 = std::array<float, 4>;  // x1 y1 x2 y2, fractions of the picture
+
+struct TokenizedSample {
+  std::vector<int32_t> tokens;        // (N) visual slots are 0
+  std::vector<int32_t> targets;       // (N) label of the NEXT position, or -100
+  std::vector<int32_t> visual_rows;   // positions of visual slots, in media order
+  std::vector<int32_t> region_rows;   // positions of <boxes>
+  std::vector<Box4> region_targets;   // one per region row
+  std::vector<int32_t> region_boxes;  // index into Sample.boxes per region row
+  std::vector<int32_t> box_in_rows;   // positions of <track_box>
+  std::vector<Box4> box_in;           // one per box_in row
+  int32_t loss_tokens = 0;            // targets that are not -100
+};
+
+// Thread-safe. Keeps a reference to the tokenizer.
+class Templates {
+ public:
+  // Throws ConfigError for options out of range.
+  Templates(const Tokenizer& tokenizer, const TemplateOptions& options);
+
+  // The whole sample. Longer than max_tokens: the tail is cut; if a slot (visual, <boxes>, <track_box>) or every label
+  // would be cut, DataError. Marks that do not match their lists, turns out of order, media without slots: DataError
+  // naming the sample.
+  TokenizedSample encode(const data::Sample& sample) const;
+
+  // For generation: everything up to and including user turn `turn` (index into Sample.turns), earlier answers
+  // included; ends where the answer begins, no labels. Never cut: DataError if longer than max_tokens.
+  TokenizedSample encode_prompt(const data::Sample& sample, int turn) const;
+
+  const Tokenizer& tokenizer() const { return tokenizer_; }
+  const TemplateOptions& options() const { return options_; }
+  uint64_t fingerprint() const;  // of tokenizer, template version and options
+
+ private:
+  const Tokenizer& tokenizer_;
+  TemplateOptions options_;
+};
+
+// Prompts for importers, own wording. {} stands for the phrase; tracking prompts hold <track_box> instead.
+std::span<const std::string_view> region_prompts();
+std::span<const std::string_view> temporal_prompts();
+std::span<const std::string_view> tracking_prompts();
+std::span<const std::string_view> referring_prompts();
+// Prompt number `pick` modulo the count, with {} replaced.
+std::string fill_prompt(std::span<const std::string_view> prompts, uint64_t pick, std::string_view phrase);
+constexpr std::string_view kRegionAnswer = "It is at <box>.";
+
+}  // namespace tpo
