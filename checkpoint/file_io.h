@@ -1,0 +1,75 @@
+#pragma once
+// POSIX files: every failure is an IoError with path, bytes and the system's reason.
+#include <cstddef>
+#include <cstdint>
+#include <future>
+#include <memory>
+#include <span>
+#include <string>
+#include <string_view>
+
+namespace tpo {
+
+class File {
+ public:
+  enum class Mode { kRead, kWrite, kWriteDirect };
+  // kWrite and kWriteDirect open an existing file. kWriteDirect bypasses the page cache; where the file system refuses
+  // that, is_open() is false.
+  File(std::string path, Mode mode);
+  ~File();
+  File(const File&) = delete;
+  File& operator=(const File&) = delete;
+
+  bool is_open() const { return fd_ >= 0; }
+  const std::string& path() const { return path_; }
+  int64_t size() const;
+  void read(std::span<std::byte> out, int64_t offset) const;  // all of it; IoError if the file ends before
+  void write(std::span<const std::byte> bytes, int64_t offset);
+  void reserve(int64_t bytes);  // allocates the blocks of [0, bytes), where the file system can
+  void resize(int64_t bytes);
+  void sync();
+
+ private:
+  std::string path_;
+  int fd_ = -1;
+};
+
+// Writes pieces of an existing file and returns their checksums: whole blocks directly to the device, tails and what
+// direct access refuses through the page cache. While one aligned buffer is on its way to the device, the other is
+// filled and checksummed. An error of a write may be thrown by the next write() or by finish().
+class PieceWriter {
+ public:
+  explicit PieceWriter(const std::string& path);
+  // Requires: offset is a multiple of 4,096, or bytes are fewer than that.
+  uint64_t write(std::span<const std::byte> bytes, int64_t offset);
+  void finish();  // waits for all writes and flushes
+  File& file() { return buffered_; }
+
+ private:
+  struct FreeDeleter {
+    void operator()(std::byte* p) const;
+  };
+  struct Buffer {
+    std::unique_ptr<std::byte[], FreeDeleter> bytes;
+    std::future<void> written;  // its destructor waits, so bytes outlives the write
+  };
+  File buffered_, direct_;
+  Buffer buffers_[2];
+  unsigned next_ = 0;
+};
+
+// Creates or replaces the file and fsyncs it.
+void write_file(const std::string& path, std::string_view text);
+// Throws IoError; DataError if it is longer than max_bytes.
+std::string read_file(const std::string& path, int64_t max_bytes);
+// Makes the names in a folder durable.
+void sync_folder(const std::string& path);
+// Atomic in the file system; `to` must not be a folder with content.
+void rename_path(const std::string& from, const std::string& to);
+// Swaps two existing paths atomically.
+void exchange_paths(const std::string& a, const std::string& b);
+int64_t free_bytes(const std::string& folder);
+// "<what> <path>: <the system's reason for errno>"
+std::string io_message(const std::string& what, const std::string& path);
+
+}  // namespace tpo

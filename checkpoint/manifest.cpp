@@ -1,0 +1,167 @@
+#include "checkpoint/manifest.h"
+
+#include <google/protobuf/io/tokenizer.h>
+#include <google/protobuf/text_format.h>
+
+#include <filesystem>
+#include <limits>
+
+#include "checkpoint/checksum.h"
+#include "checkpoint/file_io.h"
+#include "core/error.h"
+
+namespace tpo {
+namespace {
+
+using checkpoint::Manifest;
+using checkpoint::TensorEntry;
+using google::protobuf::TextFormat;
+
+constexpr std::string_view kLead = "# tpo_dist checkpoint, xxh3 ";
+constexpr std::string_view kTrail = " of all bytes after this line\n";
+constexpr DType kTypes[] = {DType::kF32, DType::kBF16, DType::kI32, DType::kI64, DType::kU8};
+
+// Keeps the first complaint; without a collector protobuf prints.
+class FirstError : public google::protobuf::io::ErrorCollector {
+ public:
+  void AddError(int line, google::protobuf::io::ColumnNumber column, const std::string& message) override {
+    if (text_.empty()) text_ = cat("line ", line + 2, " column ", column + 1, ": ", message);
+  }
+  const std::string& text() const { return text_; }
+
+ private:
+  std::string text_;
+};
+
+std::string parse(const std::string& body, bool unknown_fields, Manifest* out) {
+  TextFormat::Parser parser;
+  FirstError error;
+  parser.RecordErrorsTo(&error);
+  parser.AllowUnknownField(unknown_fields);
+  if (parser.ParseFromString(body, out)) return "";
+  return error.text().empty() ? "not protobuf text" : error.text();
+}
+
+// A later version may have fields that this build does not know; its number must still be found.
+void check_version(const std::string& body, const std::string& path) {
+  Manifest m;
+  if (!parse(body, true, &m).empty() || m.version() == 0) return;
+  check<DataError>(m.version() == kCheckpointVersion, path, " has format version ", m.version(),
+                   "; this build reads version ", kCheckpointVersion);
+}
+
+bool plain_name(const std::string& name) {
+  for (char c : name) {
+    if (c <= ' ' || c > '~' || c == '/') return false;
+  }
+  return !name.empty() && name != "." && name != "..";
+}
+
+// Throws unless the extents are legal and their product fits; dims of foreign origin must not overflow.
+void check_extents(const TensorEntry& t, const std::string& path) {
+  check<DataError>(t.shape_size() <= Shape::kMaxRank, path, ": tensor ", t.name(), " has ", t.shape_size(),
+                   " dims; at most ", Shape::kMaxRank, " are legal");
+  constexpr int64_t kLimit = std::numeric_limits<int64_t>::max() / 16;
+  int64_t n = 1;
+  for (int64_t d : t.shape()) {
+    check<DataError>(d >= 0 && (d == 0 || n <= kLimit / d), path, ": tensor ", t.name(), " has an impossible extent ",
+                     d);
+    n *= d;
+  }
+}
+
+void check_pieces(const Manifest& m, const TensorEntry& t, const std::string& path) {
+  const int64_t size = static_cast<int64_t>(size_of(dtype_of(t))), numel = shape_of(t).numel();
+  int64_t next = 0;
+  for (const checkpoint::Piece& p : t.pieces()) {
+    check<DataError>(p.begin() == next && p.count() > 0 && p.count() <= numel - next, path, ": tensor ", t.name(),
+                     " has a piece at element ", p.begin(), " with ", p.count(), " elements; expected one at ", next,
+                     " of ", numel);
+    next += p.count();
+    check<DataError>(p.bytes() == p.count() * size, path, ": tensor ", t.name(), " has a piece of ", p.count(),
+                     " elements in ", p.bytes(), " bytes");
+    check<DataError>(p.file() >= 0 && p.file() < m.files_size(), path, ": tensor ", t.name(), " lies in file number ",
+                     p.file(), " of ", m.files_size());
+    const int64_t file_bytes = m.files(p.file()).bytes();
+    check<DataError>(p.offset() >= 0 && p.bytes() <= file_bytes && p.offset() <= file_bytes - p.bytes(), path,
+                     ": tensor ", t.name(), " lies at ", p.offset(), ", outside its file of ", file_bytes, " bytes");
+  }
+  check<DataError>(next == numel, path, ": tensor ", t.name(), " has ", next, " of ", numel, " elements");
+}
+
+void check_rules(const Manifest& m, const std::string& path) {
+  check<DataError>(m.step() >= 0 && m.world() >= 1, path, ": step ", m.step(), " and world ", m.world(),
+                   "; at least 0 and 1 are legal");
+  for (const checkpoint::File& f : m.files()) {
+    check<DataError>(plain_name(f.name()) && f.bytes() >= 0, path, ": bad shard file name or length: ", f.name());
+  }
+  std::string previous;
+  for (const TensorEntry& t : m.tensors()) {
+    check<DataError>(plain_name(t.name()) && t.name() > previous, path, ": tensor name ", t.name(), " after ", previous,
+                     " is illegal or out of order");
+    previous = t.name();
+    dtype_of(t);
+    check_extents(t, path);
+    check_pieces(m, t, path);
+  }
+}
+
+}  // namespace
+
+Shape shape_of(const TensorEntry& entry) {
+  Shape s;
+  for (int64_t d : entry.shape()) s.push_back(d);
+  return s;
+}
+
+DType dtype_of(const TensorEntry& entry) {
+  for (DType t : kTypes) {
+    if (entry.dtype() == name_of(t)) return t;
+  }
+  throw DataError(
+      cat("tensor ", entry.name(), " has element type ", entry.dtype(), "; f32, bf16, i32, i64 and u8 are legal"));
+}
+
+std::string manifest_text(const Manifest& manifest) {
+  TextFormat::Printer printer;
+  std::string body;
+  printer.SetUseShortRepeatedPrimitives(true);
+  TPO_ASSERT(printer.PrintToString(manifest, &body));
+  return cat(kLead, hex64(checksum_of(body)), kTrail, body);
+}
+
+Manifest parse_manifest(const std::string& text, const std::string& path) {
+  const size_t head = kLead.size() + 16 + kTrail.size();
+  check<DataError>(
+      text.size() >= head && text.starts_with(kLead) && text.substr(head - kTrail.size()).starts_with(kTrail), path,
+      " is not a checkpoint manifest: its first line must begin with \"", kLead, "\"");
+  const std::string body = text.substr(head), stated = text.substr(kLead.size(), 16);
+  check_version(body, path);
+  const std::string found = hex64(checksum_of(body));
+  check<DataError>(found == stated, path, " is damaged or was edited: its text has checksum ", found,
+                   ", the first line says ", stated);
+  Manifest m;
+  const std::string complaint = parse(body, false, &m);
+  check<DataError>(complaint.empty(), path, " cannot be parsed: ", complaint);
+  check<DataError>(m.version() == kCheckpointVersion, path, " has no format version");
+  check_rules(m, path);
+  return m;
+}
+
+Manifest read_checkpoint_manifest(const std::string& folder) {
+  const std::string path = cat(folder, "/", kManifestName);
+  check<IoError>(std::filesystem::is_directory(folder), folder, " is not a checkpoint folder: no such folder");
+  return parse_manifest(read_file(path, std::numeric_limits<int32_t>::max()), path);
+}
+
+void check_shard_files(const Manifest& manifest, const std::string& folder) {
+  for (const checkpoint::File& f : manifest.files()) {
+    const std::string path = cat(folder, "/", f.name());
+    check<DataError>(std::filesystem::is_regular_file(path), "checkpoint shard ", path, " is missing");
+    const int64_t found = File(path, File::Mode::kRead).size();
+    check<DataError>(found == f.bytes(), "checkpoint shard ", path, " has ", found, " bytes; the manifest says ",
+                     f.bytes());
+  }
+}
+
+}  // namespace tpo

@@ -1,0 +1,26 @@
+#pragma once
+// The manifest as text and as checked fields. Everything read here is foreign: parse_manifest checks every rule that
+// FORMAT.md states, so that later code may index without asking.
+#include <string>
+
+#include "checkpoint/manifest.pb.h"
+#include "core/dtype.h"
+#include "core/shape.h"
+
+namespace tpo {
+
+inline constexpr int kCheckpointVersion = 1;
+inline constexpr char kManifestName[] = "manifest.textproto";
+
+std::string manifest_text(const checkpoint::Manifest& manifest);
+// Throws DataError that begins with `path` if the text breaks any rule.
+checkpoint::Manifest parse_manifest(const std::string& text, const std::string& path);
+// Of a checkpoint folder. Throws IoError, DataError.
+checkpoint::Manifest read_checkpoint_manifest(const std::string& folder);
+// Throws DataError naming the first shard file that is missing or has another length than the manifest says.
+void check_shard_files(const checkpoint::Manifest& manifest, const std::string& folder);
+
+Shape shape_of(const checkpoint::TensorEntry& entry);
+DType dtype_of(const checkpoint::TensorEntry& entry);
+
+}  // namespace tpo

@@ -1,0 +1,260 @@
+// save(): agree on who writes what, write shards, commit. The order of steps and what a kill at each leaves: FORMAT.md.
+// Points reported to SaveOptions::at_point, in order: prepared (rank 0), laid_out, half_written, shard_written (ranks
+// that write anything), manifest_written, renamed, latest_written, pruned (rank 0).
+#include <algorithm>
+#include <chrono>
+#include <filesystem>
+#include <map>
+#include <span>
+
+#include "checkpoint/assignment.h"
+#include "checkpoint/checkpointer.h"
+#include "checkpoint/file_io.h"
+#include "checkpoint/folder.h"
+#include "checkpoint/hdf5_layout.h"
+#include "checkpoint/manifest.h"
+#include "checkpoint/together.h"
+#include "core/error.h"
+
+namespace tpo {
+namespace {
+
+using checkpoint::Manifest;
+using checkpoint::Piece;
+using checkpoint::TensorEntry;
+
+// One save on one rank.
+class Saver {
+ public:
+  Saver(const std::string& dir, int64_t step, const TrainState& state, ProcessGroup& world, const SaveOptions& options)
+      : dir_(dir),
+        final_(dir + "/" + step_name(step)),
+        temp_(dir + "/" + kTempPrefix + step_name(step)),
+        step_(step),
+        state_(state),
+        world_(world),
+        options_(options) {}
+
+  std::string run() {
+    plan(together(world_, [&] { return held().SerializeAsString(); }));
+    together(world_, [&] { return on_first([&] { prepare(); }); });
+    try {
+      const std::vector<std::string> shards = together(world_, [&] { return write_shard().SerializeAsString(); });
+      together(world_, [&] { return on_first([&] { commit(shards); }); });
+    } catch (const Error&) {
+      if (world_.rank() == 0) remove_tree(temp_);  // a full disk gets its space back
+      throw;
+    }
+    together(world_, [&] { return on_first([&] { tidy(); }); });
+    return final_;
+  }
+
+ private:
+  template <class F>
+  std::string on_first(F f) {
+    if (world_.rank() == 0) f();
+    return "";
+  }
+  void point(std::string_view name) {
+    if (options_.at_point) options_.at_point(name);
+  }
+
+  Manifest held() const;
+  void plan(const std::vector<std::string>& held_by_rank);
+  void prepare();
+  Manifest write_shard();
+  void commit(const std::vector<std::string>& shards);
+  void tidy();
+  std::span<const std::byte> bytes_of(const PieceTask& task) const;
+
+  const std::string dir_, final_, temp_;
+  const int64_t step_;
+  const TrainState& state_;
+  ProcessGroup& world_;
+  const SaveOptions& options_;
+  std::map<std::string, const StateTensor*> by_name_;
+  Manifest head_;                       // what all ranks agree on; tensors without pieces
+  std::vector<LogicalTensor> tensors_;  // as in head_
+  std::vector<PieceTask> tasks_;
+};
+
+void check_tensor(const StateTensor& t) {
+  const auto legal = [](char c) { return c > ' ' && c <= '~' && c != '/'; };
+  check<ConfigError>(!t.name.empty() && std::all_of(t.name.begin(), t.name.end(), legal) && t.name != ".",
+                     "[checkpoint] tensor name \"", t.name, "\" must be printable ASCII without / and spaces");
+  check<ConfigError>(t.value.defined(), "[checkpoint] tensor ", t.name, " is undefined");
+  check<DeviceError>(t.value.device() == Device::kCpu, "[checkpoint] tensor ", t.name, " is on ", t.value.device(),
+                     "; only host memory can be saved");
+}
+
+// This rank's view: the agreed part, and per tensor one piece that says which elements it holds.
+Manifest Saver::held() const {
+  Manifest m;
+  m.set_version(kCheckpointVersion);
+  m.set_step(step_);
+  m.set_world(world_.size());
+  m.set_model_fingerprint(state_.model_fingerprint);
+  m.set_config(state_.config_text);
+  for (const auto& [name, value] : state_.counters) {
+    checkpoint::Counter* c = m.add_counters();
+    c->set_name(name), c->set_value(value);
+  }
+  std::map<std::string, const StateTensor*> sorted;
+  for (const StateTensor& t : state_.tensors) {
+    check_tensor(t);
+    check<ConfigError>(sorted.emplace(t.name, &t).second, "[checkpoint] two tensors are named ", t.name);
+  }
+  for (const auto& [name, t] : sorted) {
+    TensorEntry* e = m.add_tensors();
+    e->set_name(name);
+    e->set_dtype(name_of(t->value.dtype()));
+    for (int i = 0; i < t->full.rank(); ++i) e->add_shape(t->full[i]);
+    Piece* p = e->add_pieces();
+    p->set_begin(t->begin), p->set_count(t->value.numel());
+  }
+  return m;
+}
+
+// Names the first thing in which a rank differs from rank 0.
+std::string first_difference(const Manifest& a, const Manifest& b) {
+  if (a.step() != b.step()) return cat("step ", b.step(), " instead of ", a.step());
+  for (int i = 0; i < std::min(a.tensors_size(), b.tensors_size()); ++i) {
+    const TensorEntry &x = a.tensors(i), &y = b.tensors(i);
+    if (x.SerializeAsString() == y.SerializeAsString()) continue;
+    return cat("tensor ", y.name(), " ", y.dtype(), shape_of(y), " instead of ", x.name(), " ", x.dtype(), shape_of(x));
+  }
+  if (a.tensors_size() != b.tensors_size()) return cat(b.tensors_size(), " tensors instead of ", a.tensors_size());
+  return "counters, configuration or fingerprint";
+}
+
+void Saver::plan(const std::vector<std::string>& held_by_rank) {
+  for (size_t r = 0; r < held_by_rank.size(); ++r) {
+    Manifest m;
+    TPO_ASSERT(m.ParseFromString(held_by_rank[r]));
+    std::vector<HeldRange> held;
+    for (TensorEntry& t : *m.mutable_tensors()) {
+      held.push_back({t.pieces(0).begin(), t.pieces(0).count()});
+      t.clear_pieces();
+    }
+    if (r == 0) {
+      head_ = m;
+      for (const TensorEntry& t : head_.tensors()) {
+        tensors_.push_back({t.name(), shape_of(t).numel(), static_cast<int64_t>(size_of(dtype_of(t))), {}});
+      }
+    }
+    check<ConfigError>(m.SerializeAsString() == head_.SerializeAsString(), "[checkpoint] ranks 0 and ", r,
+                       " save different states: rank ", r, " has ", first_difference(head_, m));
+    for (size_t i = 0; i < held.size(); ++i) tensors_[i].held.push_back(held[i]);
+  }
+  tasks_ = assign_pieces(tensors_, world_.size());
+  for (const StateTensor& t : state_.tensors) by_name_[t.name] = &t;
+}
+
+void Saver::prepare() {
+  std::error_code error;
+  std::filesystem::create_directories(dir_, error);
+  check<IoError>(!error, "cannot create folder ", dir_, ": ", error.message());
+  remove_leftovers(dir_);
+  int64_t bytes = 0;
+  for (const PieceTask& t : tasks_) bytes += t.count * tensors_[t.tensor].element_bytes;
+  const int64_t free = free_bytes(dir_);
+  check<IoError>(free >= bytes, "cannot save checkpoint ", final_, ": it needs ", bytes, " bytes, the disk has ", free,
+                 " free");
+  std::filesystem::create_directory(temp_, error);
+  check<IoError>(!error, "cannot create folder ", temp_, ": ", error.message());
+  point("prepared");
+}
+
+std::span<const std::byte> Saver::bytes_of(const PieceTask& task) const {
+  const StateTensor& t = *by_name_.at(tensors_[task.tensor].name);
+  const int64_t size = tensors_[task.tensor].element_bytes;
+  return {static_cast<const std::byte*>(t.value.raw()) + (task.begin - t.begin) * size,
+          static_cast<size_t>(task.count * size)};
+}
+
+// Writes this rank's file. Result: one file, and as many tensors as tasks of this rank, each with its one piece.
+Manifest Saver::write_shard() {
+  Manifest out;
+  std::vector<const PieceTask*> mine;
+  std::vector<DatasetLayout> layout;
+  for (const PieceTask& t : tasks_) {
+    if (t.rank != world_.rank()) continue;
+    const TensorEntry& entry = head_.tensors(t.tensor);
+    const bool whole = t.count == tensors_[t.tensor].numel;
+    mine.push_back(&t);
+    layout.push_back({whole ? entry.name() : cat(entry.name(), "@", t.begin), dtype_of(entry),
+                      whole ? shape_of(entry) : Shape{t.count}});
+  }
+  if (mine.empty()) return out;
+  const std::string digits = std::to_string(world_.rank());
+  const std::string name = "shard_" + std::string(digits.size() < 5 ? 5 - digits.size() : 0, '0') + digits + ".h5";
+  const std::string path = temp_ + "/" + name;
+  const std::vector<int64_t> offsets = create_shard(path, layout);
+  point("laid_out");
+  PieceWriter writer(path);
+  writer.file().reserve(writer.file().size());
+  for (size_t i = 0; i < mine.size(); ++i) {
+    if (i == mine.size() / 2) point("half_written");
+    const std::span<const std::byte> bytes = bytes_of(*mine[i]);
+    Piece* p = out.add_tensors()->add_pieces();
+    p->set_begin(mine[i]->begin), p->set_count(mine[i]->count);
+    p->set_dataset(layout[i].name);
+    p->set_offset(offsets[i]), p->set_bytes(static_cast<int64_t>(bytes.size()));
+    p->set_xxh3(writer.write(bytes, offsets[i]));
+  }
+  writer.finish();
+  checkpoint::File* file = out.add_files();
+  file->set_name(name), file->set_bytes(writer.file().size());
+  point("shard_written");
+  return out;
+}
+
+void Saver::commit(const std::vector<std::string>& shards) {
+  Manifest manifest = head_;
+  std::vector<Manifest> parts(shards.size());
+  std::vector<int> file_number(shards.size()), next(shards.size(), 0);
+  for (size_t r = 0; r < shards.size(); ++r) {
+    TPO_ASSERT(parts[r].ParseFromString(shards[r]));
+    file_number[r] = manifest.files_size();
+    manifest.mutable_files()->MergeFrom(parts[r].files());
+  }
+  for (const PieceTask& t : tasks_) {  // each rank reported its pieces in this order
+    Piece* p = manifest.mutable_tensors(t.tensor)->add_pieces();
+    *p = parts[t.rank].tensors(next[t.rank]++).pieces(0);
+    p->set_file(file_number[t.rank]);
+  }
+  manifest.set_created_unix_ns(
+      std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
+          .count());
+  const std::string pointer = dir_ + "/" + kTempPrefix + kLatestName;
+  write_file(pointer, step_name(step_) + "\n");  // before the commit: whatever may run out of space comes first
+  write_file(cat(temp_, "/", kManifestName), manifest_text(manifest));
+  sync_folder(temp_);
+  point("manifest_written");
+  if (std::filesystem::exists(final_)) {
+    exchange_paths(temp_, final_);
+  } else {
+    rename_path(temp_, final_);
+  }
+  sync_folder(dir_);
+  point("renamed");
+  rename_path(pointer, dir_ + "/" + kLatestName);
+  sync_folder(dir_);
+  point("latest_written");
+}
+
+void Saver::tidy() {
+  remove_leftovers(dir_);
+  if (options_.keep_last > 0) prune(dir_, options_.keep_last);
+  point("pruned");
+}
+
+}  // namespace
+
+std::string save(const std::string& dir, int64_t step, const TrainState& state, ProcessGroup& world,
+                 const SaveOptions& options) {
+  check<ConfigError>(step >= 0, "[checkpoint] step ", step, "; at least 0 is legal");
+  return Saver(dir, step, state, world, options).run();
+}
+
+}  // namespace tpo

@@ -1,0 +1,221 @@
+// A save that is killed or fails at any point costs nothing but itself.
+#include <signal.h>
+#include <sys/mount.h>
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <thread>
+
+#include "tests/checkpoint/checkpoint_support.h"
+
+namespace tpo {
+namespace {
+
+namespace fs = std::filesystem;
+
+constexpr const char* kPoints[] = {"prepared",         "laid_out", "half_written",   "shard_written",
+                                   "manifest_written", "renamed",  "latest_written", "pruned"};
+
+// Runs f in a child process and returns its wait status.
+int in_child(const std::function<void()>& f) {
+  const pid_t child = ::fork();
+  if (child == 0) {
+    f();
+    ::_exit(0);
+  }
+  int status = 0;
+  EXPECT_EQ(::waitpid(child, &status, 0), child);
+  return status;
+}
+
+SaveOptions kill_at(const std::string& point) {
+  SaveOptions o;
+  o.at_point = [point](std::string_view name) {
+    if (name == point) ::raise(SIGKILL);
+  };
+  return o;
+}
+
+// The newest checkpoint is exactly that of one of the seeds, all are sound, and saving goes on.
+void expect_intact(const std::string& dir, std::vector<float> seeds) {
+  TrainState got = make_state(99);
+  ASSERT_NE(latest(dir), "");
+  load_one(latest(dir), got);
+  bool known = false;
+  for (float seed : seeds) known = known || contents(got) == contents(make_state(seed));
+  EXPECT_TRUE(known);
+  for (const std::string& folder : list_checkpoints(dir)) EXPECT_TRUE(verify(folder).empty()) << folder;
+  save_ranks(2, dir, 1000, 42);
+  load_one(latest(dir), got);
+  EXPECT_EQ(contents(got), contents(make_state(42)));
+  EXPECT_TRUE(leftovers(dir).empty());
+}
+
+TEST(Crash, kill_at_every_point_leaves_old_or_new) {
+  for (int ranks : {1, 2}) {
+    for (const char* point : kPoints) {
+      SCOPED_TRACE(cat(point, ", ranks ", ranks));
+      TempFolder dir;
+      save_ranks(1, dir.path(), 10, 1);
+      const int status = in_child([&] { save_ranks(ranks, dir.path(), 20, 2, kill_at(point)); });
+      ASSERT_TRUE(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL) << "the point was not reached";
+      const bool committed = fs::exists(dir.path() + "/step_00000020");
+      EXPECT_EQ(committed, std::find(std::begin(kPoints), std::end(kPoints), point) >=
+                               std::find(std::begin(kPoints), std::end(kPoints), std::string("renamed")));
+      EXPECT_EQ(list_checkpoints(dir.path()).size(), committed ? 2u : 1u);
+      expect_intact(dir.path(), {1, 2});
+    }
+  }
+}
+
+TEST(Crash, kill_while_replacing_the_same_step) {
+  for (const char* point : kPoints) {
+    SCOPED_TRACE(point);
+    TempFolder dir;
+    save_ranks(1, dir.path(), 10, 1);
+    const int status = in_child([&] { save_ranks(2, dir.path(), 10, 2, kill_at(point)); });
+    ASSERT_TRUE(WIFSIGNALED(status));
+    EXPECT_EQ(list_checkpoints(dir.path()).size(), 1u);
+    expect_intact(dir.path(), {1, 2});
+  }
+}
+
+TEST(Crash, kill_at_random_moments) {
+  TempFolder dir;
+  save_ranks(1, dir.path(), 1, 1);
+  for (int i = 0; i < 12; ++i) {
+    const pid_t child = ::fork();
+    if (child == 0) {
+      for (int step = 2;; ++step) save_ranks(2, dir.path(), step, 1 + step % 2, {.keep_last = 2, .at_point = {}});
+    }
+    std::this_thread::sleep_for(std::chrono::microseconds(3000 + 7919 * i));
+    ::kill(child, SIGKILL);
+    int status = 0;
+    ASSERT_EQ(::waitpid(child, &status, 0), child);
+    TrainState got = make_state(99);
+    load_one(latest(dir.path()), got);
+    EXPECT_TRUE(contents(got) == contents(make_state(1)) || contents(got) == contents(make_state(2)));
+    EXPECT_LE(list_checkpoints(dir.path()).size(), 3u);
+  }
+  expect_intact(dir.path(), {1, 2});
+}
+
+TEST(Crash, error_on_one_rank_reaches_all) {
+  TempFolder dir;
+  save_ranks(1, dir.path(), 10, 1);
+  std::atomic<int> reached{0};
+  run_ranks(4, [&](ProcessGroup& world) {
+    SaveOptions o;
+    if (world.rank() == 2) {
+      o.at_point = [](std::string_view name) {
+        if (name == "half_written") throw IoError("the cable is out");
+      };
+    }
+    const std::string text = message_of<IoError>([&] { save(dir.path(), 20, make_state(2), world, o); });
+    EXPECT_EQ(text, "rank 2: the cable is out");
+    ++reached;
+  });
+  EXPECT_EQ(reached, 4);
+  EXPECT_EQ(list_checkpoints(dir.path()).size(), 1u);
+  EXPECT_TRUE(leftovers(dir.path()).empty());
+  expect_intact(dir.path(), {1});
+}
+
+// A file that may not grow stands in for a full disk where mounting is not permitted: EFBIG instead of ENOSPC.
+TEST(Crash, limit_on_file_size_is_an_io_error) {
+  for (rlim_t limit : {1000u, 20000u, 40000u}) {
+    SCOPED_TRACE(limit);
+    TempFolder dir;
+    save_ranks(1, dir.path(), 10, 1);
+    const int status = in_child([&] {
+      ::signal(SIGXFSZ, SIG_IGN);
+      const rlimit r{limit, limit};
+      ::setrlimit(RLIMIT_FSIZE, &r);
+      std::string text;
+      try {
+        save_ranks(2, dir.path(), 20, 2);
+      } catch (const IoError& e) {
+        text = e.what();
+      } catch (const std::exception& e) {
+        ::_exit(2);
+      }
+      const bool named = text.find(".tmp_step_00000020/shard_0000") != std::string::npos &&
+                         text.find(" bytes") != std::string::npos && text.find("File too large") != std::string::npos;
+      if (!named) ::write(2, text.data(), text.size());
+      ::_exit(named ? 0 : 3);
+    });
+    EXPECT_TRUE(WIFEXITED(status) && WEXITSTATUS(status) == 0) << status;
+    EXPECT_EQ(list_checkpoints(dir.path()).size(), 1u);
+    EXPECT_TRUE(leftovers(dir.path()).empty());
+    expect_intact(dir.path(), {1});
+  }
+}
+
+class FullDisk : public testing::Test {
+ protected:
+  void SetUp() override {
+    if (::mount("tpo_test", dir_.path().c_str(), "tmpfs", 0, "size=1m") != 0) {
+      GTEST_SKIP() << "mounting a small file system needs privileges";
+    }
+    mounted_ = true;
+  }
+  void TearDown() override {
+    if (mounted_) {
+      EXPECT_EQ(::umount(dir_.path().c_str()), 0) << "a file was left open";
+    }
+  }
+  std::string try_save(const SaveOptions& options) {
+    std::string text;
+    run_ranks(2, [&](ProcessGroup& world) {
+      const std::string mine =
+          message_of<IoError>([&] { save(dir_.path() + "/ckpt", 20, make_state(2), world, options); });
+      if (world.rank() == 0) text = mine;
+    });
+    return text;
+  }
+  void fill(int64_t leave) {
+    const auto space = fs::space(dir_.path()).available;
+    spit(dir_.path() + "/filler", std::string(static_cast<size_t>(space) - leave, 'x'));
+  }
+  TempFolder dir_;
+  bool mounted_ = false;
+};
+
+TEST_F(FullDisk, known_beforehand) {
+  save_ranks(1, dir_.path() + "/ckpt", 10, 1);
+  fill(30000);
+  const std::string text = try_save({});
+  EXPECT_NE(text.find("ckpt/step_00000020: it needs "), std::string::npos) << text;
+  EXPECT_EQ(list_checkpoints(dir_.path() + "/ckpt").size(), 1u);
+  fs::remove(dir_.path() + "/filler");
+  expect_intact(dir_.path() + "/ckpt", {1});
+}
+
+TEST_F(FullDisk, runs_full_while_saving) {
+  for (const char* point : {"prepared", "laid_out", "half_written", "shard_written"}) {
+    SCOPED_TRACE(point);
+    const std::string ckpt = dir_.path() + "/ckpt";
+    fs::remove_all(ckpt);
+    save_ranks(1, ckpt, 10, 1);
+    SaveOptions o;
+    std::atomic<bool> filled{false};
+    o.at_point = [&](std::string_view name) {
+      if (name == point && !filled.exchange(true)) fill(0);
+    };
+    // Once its shards are reserved and the pointer is written, a save may also go through on a disk filled meanwhile.
+    const std::string text = try_save(o);
+    EXPECT_NE(text.find("No space left on device"), std::string::npos) << text;
+    EXPECT_NE(text.find("/.tmp_"), std::string::npos) << text;
+    fs::remove(dir_.path() + "/filler");
+    EXPECT_EQ(list_checkpoints(ckpt).size(), 1u);
+    EXPECT_TRUE(leftovers(ckpt).empty() || leftovers(ckpt) == std::vector<std::string>{".tmp_latest"});
+    expect_intact(ckpt, {1});
+  }
+}
+
+}  // namespace
+}  // namespace tpo
