@@ -1,0 +1,188 @@
+#include "launcher/build.h"
+
+#include "data/length_index.h"
+#include "data/tokenizer/sentencepiece.h"
+#include "model/presets.h"
+
+namespace tpo {
+
+namespace {
+
+void override_vision(const config::Vision& v, VisionConfig& out) {
+  if (v.has_image_size()) out.image_size = v.image_size();
+  if (v.has_patch()) out.patch = v.patch();
+  if (v.has_frames()) out.frames = v.frames();
+  if (v.has_width()) out.width = v.width();
+  if (v.has_heads()) out.heads = v.heads();
+  if (v.has_depth()) out.depth = v.depth();
+  if (v.has_mlp_hidden()) out.mlp_hidden = v.mlp_hidden();
+}
+
+void override_language(const config::Language& l, LanguageConfig& out) {
+  if (l.has_width()) out.width = l.width();
+  if (l.has_layers()) out.layers = l.layers();
+  if (l.has_heads()) out.heads = l.heads();
+  if (l.has_kv_heads()) out.kv_heads = l.kv_heads();
+  if (l.has_head_dim()) out.head_dim = l.head_dim();
+  if (l.has_mlp_hidden()) out.mlp_hidden = l.mlp_hidden();
+  if (l.has_rope_theta()) out.rope_theta = l.rope_theta();
+  if (l.has_rms_eps()) out.rms_eps = l.rms_eps();
+  if (l.has_weight_std()) out.weight_std = l.weight_std();
+  if (l.has_embed_std()) out.embed_std = l.embed_std();
+  if (l.has_lora_rank()) out.lora_rank = l.lora_rank();
+  if (l.has_lora_alpha()) out.lora_alpha = l.lora_alpha();
+  if (l.has_lora_dropout()) out.lora_dropout = l.lora_dropout();
+  if (l.has_detach_embeddings()) out.detach_embeddings = l.detach_embeddings();
+  if (l.has_train_new_rows()) out.train_new_rows = l.train_new_rows();
+}
+
+int64_t slots_of(const TpoConfig& c, int64_t frames) {
+  const int64_t side = c.vision.image_size / c.vision.patch / c.connector.merge;
+  return frames / c.vision.tubelet * side * side;
+}
+
+}  // namespace
+
+TpoConfig make_model_config(const config::RunConfig& config, int64_t vocab) {
+  const auto& m = config.model();
+  TpoConfig out = preset(m.preset());
+  override_vision(m.vision(), out.vision);
+  if (m.connector().has_merge()) out.connector.merge = m.connector().merge();
+  override_language(m.language(), out.language);
+  out.language.vocab = vocab;
+  if (m.region().has_hidden()) out.region.hidden = m.region().hidden();
+  if (m.region().has_box_loss()) out.region.mse = m.region().box_loss() == "mse";
+  out.task_token_stddev = m.task_token_std();
+  out.vision.recompute = out.language.recompute = m.recompute() == "full" ? Recompute::kFull : Recompute::kNone;
+  std::string problems;
+  for (const auto& p : config_problems(out)) problems += (problems.empty() ? "model: " : "\n  model: ") + p;
+  check<ConfigError>(problems.empty(), problems);
+  return out;
+}
+
+void resolve_model(config::RunConfig& config) {
+  const TpoConfig c = make_model_config(config, 1 << 15);
+  auto& m = *config.mutable_model();
+  auto& v = *m.mutable_vision();
+  v.set_image_size(static_cast<int32_t>(c.vision.image_size));
+  v.set_patch(static_cast<int32_t>(c.vision.patch));
+  v.set_frames(static_cast<int32_t>(c.vision.frames));
+  v.set_width(static_cast<int32_t>(c.vision.width));
+  v.set_heads(static_cast<int32_t>(c.vision.heads));
+  v.set_depth(static_cast<int32_t>(c.vision.depth));
+  v.set_mlp_hidden(static_cast<int32_t>(c.vision.mlp_hidden));
+  m.mutable_connector()->set_merge(static_cast<int32_t>(c.connector.merge));
+  auto& l = *m.mutable_language();
+  l.set_width(static_cast<int32_t>(c.language.width));
+  l.set_layers(static_cast<int32_t>(c.language.layers));
+  l.set_heads(static_cast<int32_t>(c.language.heads));
+  l.set_kv_heads(static_cast<int32_t>(c.language.kv_heads));
+  l.set_head_dim(static_cast<int32_t>(c.language.head_dim));
+  l.set_mlp_hidden(static_cast<int32_t>(c.language.mlp_hidden));
+  l.set_rope_theta(c.language.rope_theta);
+  l.set_rms_eps(c.language.rms_eps);
+  l.set_weight_std(c.language.weight_std);
+  l.set_embed_std(c.language.embed_std);
+  l.set_lora_rank(static_cast<int32_t>(c.language.lora_rank));
+  l.set_lora_alpha(c.language.lora_alpha);
+  l.set_lora_dropout(c.language.lora_dropout);
+  l.set_detach_embeddings(c.language.detach_embeddings);
+  l.set_train_new_rows(c.language.train_new_rows);
+  m.mutable_region()->set_hidden(static_cast<int32_t>(c.region.hidden));
+  m.mutable_region()->set_box_loss(c.region.mse ? "mse" : "l1_giou");
+}
+
+std::string model_fingerprint(const config::RunConfig& config, int64_t vocab) {
+  config::RunConfig c = config;
+  resolve_model(c);
+  // Not part of the function: how weights started, what is recomputed, what is dropped or trained.
+  auto& m = *c.mutable_model();
+  m.clear_preset();
+  m.clear_recompute();
+  m.clear_task_token_std();
+  m.mutable_region()->clear_box_loss();
+  auto& l = *m.mutable_language();
+  l.clear_weight_std();
+  l.clear_embed_std();
+  l.clear_lora_dropout();
+  l.clear_detach_embeddings();
+  l.clear_train_new_rows();
+  return cat(m.ShortDebugString(), " vocab: ", vocab);
+}
+
+std::unique_ptr<Tokenizer> make_tokenizer(const config::RunConfig& config) {
+  return SentencePieceTokenizer::load(config.data().tokenizer());
+}
+
+std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const Tokenizer& tokenizer) {
+  const TpoConfig model = make_model_config(config, tokenizer.vocab_size());
+  TemplateOptions options;
+  options.max_tokens = config.data().max_tokens();
+  options.image_slots = static_cast<int32_t>(slots_of(model, model.vision.tubelet));
+  options.clip_slots = static_cast<int32_t>(slots_of(model, std::max(model.vision.frames, model.vision.tubelet)));
+  options.bos_per_segment = config.data().bos_per_segment();
+  return std::make_unique<Templates>(tokenizer, options);
+}
+
+CollateOptions make_collate_options(const config::RunConfig& config) {
+  const TpoConfig model = make_model_config(config, 1);
+  CollateOptions options;
+  options.image_size = static_cast<int>(model.vision.image_size);
+  options.clip_frames = static_cast<int>(model.vision.frames);
+  options.frames = CollateOptions::Frames::kRandom;
+  options.key = RngKey(config.run().seed()).with("frames");
+  options.blind = config.data().blind();
+  return options;
+}
+
+LrSchedule make_lr_schedule(const config::RunConfig& config) {
+  const auto& o = config.optimizer();
+  LrSchedule s;
+  s.base = o.lr();
+  s.total_steps = config.train().steps();
+  s.warmup_steps = static_cast<int64_t>(o.warmup_ratio() * static_cast<double>(s.total_steps));
+  s.floor_ratio = o.floor_ratio();
+  return s;
+}
+
+void apply_training_rules(const config::RunConfig& config, ParamStore& store) {
+  std::string unmatched;
+  const auto need = [&](int matched, const std::string& field, const std::string& pattern) {
+    if (matched == 0)
+      unmatched += cat(unmatched.empty() ? "" : "\n  ", field, ": pattern \"", pattern,
+                       "\" matches no parameter; names look like ", store.params().front()->name, " and ",
+                       store.params().back()->name);
+  };
+  for (const auto& p : config.train().freeze()) need(store.set_trainable(p, false), "train.freeze", p);
+  for (const auto& p : config.train().train()) need(store.set_trainable(p, true), "train.train", p);
+  for (const auto& rule : config.optimizer().lr_scale())
+    need(store.set_lr_scale(rule.pattern(), static_cast<float>(rule.scale())), "optimizer.lr_scale", rule.pattern());
+  check<ConfigError>(unmatched.empty(), unmatched);
+  check<ConfigError>(store.numel(true) > 0, "train.freeze leaves no parameter to train");
+}
+
+std::vector<LoaderDataset> TrainingData::loader_sets() const {
+  std::vector<LoaderDataset> sets;
+  for (const auto& f : folders) sets.push_back({f.get(), templates.get()});
+  return sets;
+}
+
+TrainingData make_training_data(const config::RunConfig& config) {
+  TrainingData data;
+  data.tokenizer = make_tokenizer(config);
+  data.templates = make_templates(config, *data.tokenizer);
+  std::vector<MixtureDataset> mixture;
+  for (const auto& set : config.data().sets()) {
+    data.folders.push_back(std::make_unique<DatasetFolder>(set.path()));
+    const DatasetFolder& folder = *data.folders.back();
+    check<ConfigError>(folder.task() == "region" || folder.task() == "conversation", "data.sets ", set.path(),
+                       ": its task is ", folder.task(),
+                       ", which this version stores but cannot train; legal: region, conversation");
+    mixture.push_back({folder.name(), set.weight(), load_length_index(folder, *data.templates),
+                       config.train().samples_per_microbatch()});
+  }
+  data.mixer = std::make_unique<Mixer>(config.run().seed(), std::move(mixture), config.train().microbatches_per_step());
+  return data;
+}
+
+}  // namespace tpo

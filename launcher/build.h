@@ -1,0 +1,51 @@
+#pragma once
+// The composition root: the only place that reads a RunConfig. Components receive values.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "core/optim/lr_schedule.h"
+#include "data/dataset.h"
+#include "data/loader.h"
+#include "data/mixer.h"
+#include "data/templates.h"
+#include "data/tokenizer/tokenizer.h"
+#include "launcher/config.h"
+#include "model/tpo_model.h"
+
+namespace tpo {
+
+// Sizes of the model: the preset with the fields given in the configuration put over it.
+// Throws ConfigError with every contradiction.
+TpoConfig make_model_config(const config::RunConfig& config, int64_t vocab);
+
+// Writes every size of the model into the configuration, so that its text says all that decides the model, whatever
+// presets become later.
+void resolve_model(config::RunConfig& config);
+// Text that two configurations share if and only if their models compute the same function of the same weights.
+std::string model_fingerprint(const config::RunConfig& config, int64_t vocab);
+
+std::unique_ptr<Tokenizer> make_tokenizer(const config::RunConfig& config);
+// Templates whose slot counts and lengths agree with the model of this configuration.
+std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const Tokenizer& tokenizer);
+
+CollateOptions make_collate_options(const config::RunConfig& config);
+LrSchedule make_lr_schedule(const config::RunConfig& config);
+
+// Sets trainable and lr_scale of every parameter by the patterns of the configuration.
+// Throws ConfigError for a pattern that matches no parameter.
+void apply_training_rules(const config::RunConfig& config, ParamStore& store);
+
+// Everything that training reads: one open folder, its lengths and the mixture.
+// Throws DataError that says how to rebuild a missing or stale length index.
+struct TrainingData {
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Templates> templates;
+  std::vector<std::unique_ptr<DatasetFolder>> folders;
+  std::unique_ptr<Mixer> mixer;
+
+  std::vector<LoaderDataset> loader_sets() const;
+};
+TrainingData make_training_data(const config::RunConfig& config);
+
+}  // namespace tpo

@@ -1,0 +1,28 @@
+#pragma once
+// Loads, overrides and validates a run configuration. All errors are collected and thrown together, each with its place
+// and a legal alternative, before any communicator, file or tensor exists. Pure; callable from any thread.
+#include <string>
+#include <vector>
+
+#include "launcher/run_config.pb.h"
+
+namespace tpo {
+
+// Parses the text file `path`, applies `sets` ("path.to.field=value", repeated fields by index: data.sets.0.weight=3;
+// an index equal to the count appends) in order and validates. Throws ConfigError with one line per error.
+config::RunConfig load_config(const std::string& path, const std::vector<std::string>& sets);
+
+// The same from text; `origin` stands in messages for the file.
+config::RunConfig parse_config(const std::string& text, const std::string& origin,
+                               const std::vector<std::string>& sets);
+
+// Everything a user may write, with defaults and comments' ranges: `tpo_dist train --help-config`.
+std::string config_reference();
+
+// Text form with every field resolved (defaults filled in), stored in checkpoints and run folders.
+std::string resolved_text(const config::RunConfig& config);
+
+// The legal name closest to `name` by edit distance, or empty if none is near.
+std::string nearest(const std::string& name, const std::vector<std::string>& legal);
+
+}  // namespace tpo

@@ -1,0 +1,55 @@
+// tpo_dist: one binary, subcommands. See launcher/README.md.
+#include <glog/logging.h>
+
+#include <iostream>
+#include <string>
+#include <vector>
+
+#include "core/error.h"
+#include "launcher/commands/commands.h"
+#include "launcher/config.h"
+#include "launcher/exit_codes.h"
+#include "launcher/world.h"
+
+namespace {
+
+constexpr const char* kUsage =
+    "tpo_dist trains MLLM-TPO models.\n"
+    "usage: [mpirun -n N] tpo_dist <command> [--help] ...\n"
+    "  train    train from a configuration; resumes by itself\n"
+    "  eval     score a checkpoint on held-out datasets\n"
+    "  predict  ask a checkpoint about one picture; draws boxes\n"
+    "  data     synth | import | index | inspect | verify datasets\n"
+    "  ckpt     ls | verify checkpoints\n"
+    "  report   a run folder as one HTML page\n"
+    "exit codes: 0 done; 2 fix flags or configuration; 3 fix data or checkpoint; 4 loss or gradient not finite;\n"
+    "            5 bad machine (files, communication, memory); 75 stopped by SIGTERM after saving, start again; 1 bug\n"
+    "example: mpirun -n 2 tpo_dist train --config examples/quickstart.textproto\n";
+
+int dispatch(const std::string& command, std::span<const std::string> args, tpo::ProcessGroup& world) {
+  if (command == "train") return tpo::run_train(args, world);
+  if (command == "eval") return tpo::run_eval(args, world);
+  tpo::check<tpo::ConfigError>(world.size() == 1, "tpo_dist ", command, " runs as one process; leave mpirun away");
+  if (command == "predict") return tpo::run_predict(args);
+  if (command == "data") return tpo::run_data(args);
+  if (command == "ckpt") return tpo::run_ckpt(args);
+  if (command == "report") return tpo::run_report(args);
+  const std::vector<std::string> legal{"train", "eval", "predict", "data", "ckpt", "report"};
+  const std::string near = tpo::nearest(command, legal);
+  throw tpo::ConfigError(tpo::cat("unknown command ", command, near.empty() ? "" : "; did you mean " + near + "?",
+                                  "; legal: train, eval, predict, data, ckpt, report"));
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  FLAGS_logtostderr = true;
+  google::InitGoogleLogging(argv[0]);
+  const std::vector<std::string> words(argv + 1, argv + argc);
+  if (words.empty() || words[0] == "--help" || words[0] == "help") {
+    std::cout << kUsage;
+    return words.empty() ? tpo::kExitFixConfig : tpo::kExitDone;
+  }
+  return tpo::run_world(
+      &argc, &argv, [&](tpo::ProcessGroup& world) { return dispatch(words[0], std::span(words).subspan(1), world); });
+}

@@ -1,0 +1,299 @@
+#include "launcher/trainer.h"
+
+#include <chrono>
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <set>
+#include <sstream>
+
+#include "core/parallel_for.h"
+#include "launcher/world.h"
+
+namespace tpo {
+
+namespace {
+
+using Clock = std::chrono::steady_clock;
+double seconds_since(Clock::time_point t) { return std::chrono::duration<double>(Clock::now() - t).count(); }
+
+std::unique_ptr<Stream> make_stream(const std::string& device) {
+  check<DeviceError>(device != "cuda" || kHasCuda, "run.device is cuda, but this build has no CUDA backend; use cpu");
+  return device == "meta" ? Stream::make_meta() : Stream::make_cpu();
+}
+
+std::string join_ids(const std::vector<std::string>& ids, size_t most) {
+  std::string out;
+  for (size_t i = 0; i < ids.size() && i < most; ++i) out += (i ? ", " : "") + ids[i];
+  if (ids.size() > most) out += cat(" and ", ids.size() - most, " more");
+  return out;
+}
+
+// Every rank's text, joined; collective.
+std::string gather_text(ProcessGroup& world, const std::string& mine) {
+  std::string all;
+  for (const auto& part :
+       world.all_gather_bytes(std::as_bytes(std::span(mine.data(), mine.size())), "failure report")) {
+    const std::string text(reinterpret_cast<const char*>(part.data()), part.size());
+    if (!text.empty()) all += (all.empty() ? "" : "; ") + text;
+  }
+  return all;
+}
+
+// Lines of one text that the other lacks, "- old" and "+ now"; the run folder may differ.
+std::string changed_lines(const std::string& old_text, const std::string& new_text) {
+  const auto lines = [](const std::string& text) {
+    std::multiset<std::string> out;
+    std::istringstream in(text);
+    for (std::string line; std::getline(in, line);)
+      if (line.find(" folder: ") == std::string::npos) out.insert(line);
+    return out;
+  };
+  const auto before = lines(old_text), now = lines(new_text);
+  std::string out;
+  for (const auto& line : before)
+    if (now.count(line) < before.count(line)) out += "\n  - " + line;
+  for (const auto& line : now)
+    if (before.count(line) < now.count(line)) out += "\n  + " + line;
+  return out;
+}
+
+std::vector<std::vector<double>> gather_doubles(ProcessGroup& world, const std::vector<double>& mine) {
+  std::vector<std::vector<double>> all;
+  for (const auto& part : world.all_gather_bytes(std::as_bytes(std::span(mine)), "step statistics")) {
+    all.emplace_back(part.size() / sizeof(double));
+    std::memcpy(all.back().data(), part.data(), part.size());
+  }
+  return all;
+}
+
+}  // namespace
+
+// What this rank's microbatches of one step added up to.
+struct Trainer::Sums {
+  double region = 0;              // scaled
+  std::vector<double> lm_of_set;  // scaled, by dataset
+  int64_t flops = 0;
+  std::vector<std::string> ids;  // of all samples run
+  std::vector<std::string> bad;  // of microbatches with a loss that is not finite
+};
+
+Trainer::Trainer(const config::RunConfig& config, const TrainingData& data, ProcessGroup& world)
+    : config_(config),
+      data_(data),
+      world_(world),
+      stream_(make_stream(config.run().device())),
+      scope_(*stream_),
+      lr_(make_lr_schedule(config)) {
+  set_num_threads(config.run().threads());
+  const auto& layout = config.layout();
+  const MeshShape shape{layout.pipe(),
+                        layout.data() > 0 ? layout.data() : world.size() / (layout.pipe() * layout.tensor()),
+                        layout.tensor()};
+  mesh_ = std::make_unique<Mesh>(world, shape);
+  store_ = std::make_unique<ParamStore>(config.run().seed());
+  model_ =
+      std::make_unique<TpoModel>(*store_, make_model_config(config, data.tokenizer->vocab_size()), mesh_->tensor());
+  apply_training_rules(config, *store_);
+  // A detached embedding gets no gradient, whatever the patterns say.
+  if (model_->config().language.detach_embeddings) store_->set_trainable("language.embed_tokens.*", false);
+  BucketOptions buckets;
+  buckets.bucket_bytes = layout.bucket_bytes();
+  sync_ = std::make_unique<ReplicatedSync>(*store_, mesh_->data(), buckets);
+}
+
+Trainer::~Trainer() {
+  loader_.reset();  // its threads read data_ and nothing of ours, but stop them before anything goes
+}
+
+void Trainer::start_loader() {
+  LoaderOptions options;
+  options.rank = mesh_->data_rank();
+  options.world = mesh_->shape().data;
+  options.threads = config_.data().workers();
+  options.prefetch_steps = config_.data().prefetch_steps();
+  options.start_step = steps_done_;
+  options.end_step = config_.train().steps();
+  options.collate = make_collate_options(config_);
+  loader_ = std::make_unique<Loader>(*data_.mixer, data_.loader_sets(), options);
+}
+
+StepUse Trainer::use_of(const StepPlan& plan) const {
+  StepUse use;
+  use.local_microbatches.assign(store_->group_names().size(), 0);
+  const auto [first, last] = plan.local(mesh_->data_rank(), mesh_->shape().data);
+  for (size_t m = 0; m < plan.microbatches.size(); ++m) {
+    const Counts& c = plan.microbatches[m].counts;
+    const uint64_t groups = model_->groups_used(c.media > 0, c.regions > 0, c.box_inputs > 0);
+    use.global_groups |= groups;
+    if (static_cast<int>(m) < first || static_cast<int>(m) >= last) continue;
+    for (size_t g = 0; g < use.local_microbatches.size(); ++g)
+      use.local_microbatches[g] += static_cast<int32_t>((groups >> g) & 1);
+  }
+  return use;
+}
+
+void Trainer::run_microbatch(const HostBatch& host, const TpoModel::Scales& scales, Sums& sums) {
+  const RngKey dropout = RngKey(store_->seed()).with("dropout").with(static_cast<uint64_t>(steps_done_));
+  Tape tape;
+  TpoModel::Losses losses;
+  {
+    activity().phase = "forward";
+    const TapeScope scope(tape);
+    losses = model_->loss(upload(host), scales, dropout);
+  }
+  activity().phase = "backward";
+  tape.backward(losses.total);
+  sums.ids.insert(sums.ids.end(), host.sample_ids.begin(), host.sample_ids.end());
+  if (stream_->device() == Device::kMeta) return;
+  const double lm = losses.lm.item(), region = losses.region.defined() ? losses.region.item() : 0;
+  sums.lm_of_set[static_cast<size_t>(host.dataset)] += lm;
+  sums.region += region;
+  if (!std::isfinite(lm) || !std::isfinite(region))
+    sums.bad.push_back(cat("dataset ", data_.folders[static_cast<size_t>(host.dataset)]->name(), ": loss ", lm + region,
+                           " of samples ", join_ids(host.sample_ids, 64)));
+}
+
+StepStats Trainer::step() {
+  const auto begin = Clock::now();
+  activity().step = steps_done_;
+  activity().phase = "load";
+  if (!loader_) start_loader();
+  const LocalStep local = loader_->next();
+  const Counts& total = local.plan.total;
+  const auto scale = [](double weight, int64_t count) {
+    return count > 0 ? static_cast<float>(weight / static_cast<double>(count)) : 0.0f;
+  };
+  const TpoModel::Scales scales{scale(config_.loss().lm(), total.loss_tokens),
+                                scale(config_.loss().region(), total.regions)};
+  Sums sums;
+  sums.lm_of_set.assign(data_.folders.size(), 0);
+  const int64_t flops_before = stream_->counters().flops;
+  sync_->begin_step(use_of(local.plan));
+  for (const HostBatch& host : local.batches) run_microbatch(host, scales, sums);
+  activity().phase = "reduce";
+  sync_->finish_grads(*stream_);
+  sums.flops = stream_->counters().flops - flops_before;
+  // The whole of the step before this one, whose end is known; of the first step, what has passed so far.
+  const StepStats s = finish(local, sums, last_step_s_ > 0 ? last_step_s_ : seconds_since(begin));
+  last_step_s_ = seconds_since(begin);
+  return s;
+}
+
+void Trainer::check_finite(const Sums& sums) const {
+  const std::string bad = gather_text(world_, join_ids(sums.bad, 8));
+  throw NonFiniteGradient(cat("the loss is not finite, nothing was updated: ", bad));
+}
+
+// Everything after the sums are there: agree on the numbers, refuse what is not finite, update.
+StepStats Trainer::finish(const LocalStep& local, const Sums& sums, double seconds) {
+  const CommStats comm = sync_->stats();
+  std::vector<double> mine{sums.region,    static_cast<double>(sums.flops), seconds, local.wait_s,
+                           comm.exposed_s, stop_requested() ? 1.0 : 0.0};
+  const size_t fixed = mine.size();
+  mine.insert(mine.end(), sums.lm_of_set.begin(), sums.lm_of_set.end());
+  StepStats s;
+  s.lm_of_set.assign(sums.lm_of_set.size(), 0);
+  double loss = 0;
+  for (const auto& theirs : gather_doubles(mesh_->data(), mine)) {
+    s.region += theirs[0];
+    s.flops += static_cast<int64_t>(theirs[1]);
+    s.step_s = std::max(s.step_s, theirs[2]);
+    s.wait_s = std::max(s.wait_s, theirs[3]);
+    s.exposed_s = std::max(s.exposed_s, theirs[4]);
+    s.stop = s.stop || theirs[5] > 0;
+    for (size_t d = 0; d < s.lm_of_set.size(); ++d) s.lm_of_set[d] += theirs[fixed + d];
+  }
+  for (double lm : s.lm_of_set) s.lm += lm;
+  loss = s.lm + s.region;
+  if (!std::isfinite(loss)) check_finite(sums);
+  activity().phase = "optimizer";
+  s.lr = lr_.at(steps_done_);
+  try {
+    s.grad_norm = sync_->clip(config_.optimizer().clip());
+  } catch (const NonFiniteGradient& e) {
+    throw NonFiniteGradient(
+        cat(e.what(), "; nothing was updated; samples of the step: ", gather_text(world_, join_ids(sums.ids, 64))));
+  }
+  const auto& o = config_.optimizer();
+  sync_->step({static_cast<float>(s.lr), static_cast<float>(o.beta1()), static_cast<float>(o.beta2()),
+               static_cast<float>(o.eps()), static_cast<float>(o.weight_decay())});
+  s.step = ++steps_done_;
+  s.counts = local.plan.total;
+  // Terms were summed with weight / count; undo the weight, and for one dataset the share of tokens it had.
+  const auto& w = config_.loss();
+  if (w.lm() > 0) s.lm /= w.lm();
+  if (w.region() > 0) s.region /= w.region();
+  for (size_t d = 0; d < s.lm_of_set.size(); ++d) {
+    const int64_t tokens = local.plan.per_dataset[d].loss_tokens;
+    s.lm_of_set[d] = tokens > 0 && w.lm() > 0 ? s.lm_of_set[d] / w.lm() * static_cast<double>(s.counts.loss_tokens) /
+                                                    static_cast<double>(tokens)
+                                              : std::numeric_limits<double>::quiet_NaN();
+  }
+  return s;
+}
+
+TrainState Trainer::state(bool with_optimizer) {
+  TrainState state;
+  sync_->for_each_state([&](const StateEntry& e) {
+    if (with_optimizer || !e.name.starts_with("optim.")) state.tensors.push_back({e.name, e.value, e.param->full, 0});
+  });
+  state.config_text = resolved_text(config_);
+  state.model_fingerprint = model_fingerprint(config_, data_.tokenizer->vocab_size());
+  return state;
+}
+
+std::string Trainer::save() {
+  activity().phase = "checkpoint";
+  TrainState s = state(true);
+  s.counters["step"] = steps_done_;
+  s.counters["mixture"] = static_cast<int64_t>(data_.mixer->fingerprint());
+  for (const auto& [group, steps] : sync_->group_steps()) s.counters["group." + group] = steps;
+  SaveOptions options;
+  options.keep_last = config_.checkpoint().keep();
+  return tpo::save(config_.run().folder() + "/checkpoints", steps_done_, s, world_, options);
+}
+
+std::string Trainer::resume(const std::string& checkpoint) {
+  activity().phase = "resume";
+  TrainState s = state(true);
+  const LoadReport report = load(checkpoint, s, world_);
+  check<DataError>(s.counters.count("step") != 0, checkpoint,
+                   ": holds no step count, so it is not a training checkpoint");
+  std::map<std::string, int64_t> groups;
+  for (const auto& [name, value] : s.counters)
+    if (name.starts_with("group.")) groups[name.substr(6)] = value;
+  sync_->set_group_steps(groups);
+  steps_done_ = s.counters["step"];
+  loader_.reset();
+  std::string warning = changed_lines(report.config_text, resolved_text(config_));
+  if (!warning.empty()) warning = cat("the configuration differs from the one that saved ", checkpoint, ":", warning);
+  if (s.counters["mixture"] != static_cast<int64_t>(data_.mixer->fingerprint()))
+    warning += cat(warning.empty() ? "" : "\n", checkpoint,
+                   " was trained on another mixture, seed or dataset; the order of samples from step ", steps_done_,
+                   " on is that of the present one");
+  return warning;
+}
+
+void Trainer::init_from(const std::string& checkpoint, const LoadOptions& allow) {
+  load_weights(checkpoint, *store_, world_, allow);
+}
+
+uint64_t Trainer::parameter_hash() const {
+  uint64_t h = 0;
+  for (const auto& p : store_->params()) {
+    h = mix64(h ^ hash_name(p->name));
+    const uint32_t* bits = reinterpret_cast<const uint32_t*>(p->value.data<float>());
+    for (int64_t i = 0; i < p->value.numel(); ++i) h = mix64(h ^ bits[i]);
+  }
+  return h;
+}
+
+void load_weights(const std::string& checkpoint, ParamStore& store, ProcessGroup& world, LoadOptions allow) {
+  TrainState s;
+  for (const auto& p : store.params()) s.tensors.push_back({p->name, p->value, p->full, 0});
+  allow.allow_unexpected.push_back("optim.*");
+  load(checkpoint, s, world, allow);
+}
+
+}  // namespace tpo

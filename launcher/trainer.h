@@ -1,0 +1,87 @@
+#pragma once
+// Trainer: the whole step, for every model, data-parallel size and head mix. It owns the model, its parameters and the
+// parameter synchronisation of one rank; the configuration is read by build.h, data come from TrainingData.
+// Thread rule: one thread constructs, uses and destroys a Trainer; its tensors live on the Trainer's stream, which is
+// that thread's current stream for as long as the Trainer lives.
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpointer.h"
+#include "launcher/build.h"
+#include "parallel/mesh.h"
+#include "parallel/sharding/replicated.h"
+
+namespace tpo {
+
+// One finished step; sums and maxima over all ranks, the same on every rank.
+struct StepStats {
+  int64_t step = 0;               // steps done, this one included
+  double lm = 0, region = 0;      // mean loss per answer token and per box; 0 when the step had none
+  std::vector<double> lm_of_set;  // per dataset: mean per answer token; NaN when the step had none of it
+  double grad_norm = 0, lr = 0;
+  Counts counts;         // of the whole step
+  int64_t flops = 0;     // executed, all ranks
+  double step_s = 0;     // wall time of the slowest rank
+  double wait_s = 0;     // longest wait for the loader on any rank
+  double exposed_s = 0;  // longest wait for gradients on any rank
+  bool stop = false;     // some rank was asked to stop
+};
+
+class Trainer {
+ public:
+  // Collective over world. Creates the model with its initial values. Throws ConfigError.
+  Trainer(const config::RunConfig& config, const TrainingData& data, ProcessGroup& world);
+  ~Trainer();
+
+  // Runs one step. Throws NonFiniteGradient naming the samples if loss or gradient is not finite, before any parameter
+  // changed.
+  StepStats step();
+
+  int64_t steps_done() const { return steps_done_; }
+  // Saves under <run.folder>/checkpoints; returns the folder. Collective.
+  std::string save();
+  // Continues from this checkpoint: weights, optimizer, step. Returns a warning to print (changed configuration or
+  // data), or empty. Collective.
+  std::string resume(const std::string& checkpoint);
+  // Takes weights only. Collective.
+  void init_from(const std::string& checkpoint, const LoadOptions& allow);
+
+  // Hash of names and bits of all parameters: equal hashes, equal models.
+  uint64_t parameter_hash() const;
+
+  const TpoModel& model() const { return *model_; }
+  ParamStore& store() { return *store_; }
+  ReplicatedSync& sync() { return *sync_; }
+  Stream& stream() { return *stream_; }
+
+ private:
+  struct Sums;
+  StepUse use_of(const StepPlan& plan) const;
+  void run_microbatch(const HostBatch& host, const TpoModel::Scales& scales, Sums& sums);
+  StepStats finish(const LocalStep& local, const Sums& sums, double seconds);
+  void check_finite(const Sums& sums) const;
+  TrainState state(bool with_optimizer);
+  void start_loader();
+
+  config::RunConfig config_;
+  const TrainingData& data_;
+  ProcessGroup& world_;
+  std::unique_ptr<Stream> stream_;
+  StreamScope scope_;
+  std::unique_ptr<Mesh> mesh_;
+  std::unique_ptr<ParamStore> store_;
+  std::unique_ptr<TpoModel> model_;
+  std::unique_ptr<ReplicatedSync> sync_;
+  std::unique_ptr<Loader> loader_;
+  LrSchedule lr_;
+  int64_t steps_done_ = 0;
+  double last_step_s_ = 0;  // wall time of the latest whole step()
+};
+
+// Loads the weights of a checkpoint into a fresh model (no optimizer state): evaluation and prediction.
+// The store must hold exactly the model's parameters. Collective.
+void load_weights(const std::string& checkpoint, ParamStore& store, ProcessGroup& world, LoadOptions allow = {});
+
+}  // namespace tpo

@@ -1,0 +1,334 @@
+"""Whole runs of tpo_dist as a user starts it. One test per function; see CMakeLists.txt. Exit 77 means: not here."""
+import argparse
+import glob
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+           OMPI_MCA_rmaps_base_oversubscribe="1", OMPI_MCA_hwloc_base_binding_policy="none", OMP_NUM_THREADS="1")
+
+CONFIG = """
+run {{ folder: "{folder}/run" seed: 11 }}
+model {{
+  preset: "nano"
+  vision {{ image_size: 32 patch: 8 width: 32 heads: 2 depth: 1 mlp_hidden: 64 }}
+  connector {{ merge: 1 }}
+  language {{ width: 48 layers: 2 heads: 4 kv_heads: 2 head_dim: 12 mlp_hidden: 64 lora_rank: 4 lora_dropout: 0.1 }}
+  region {{ hidden: 32 }}
+}}
+data {{
+  tokenizer: "{folder}/world/tokenizer.model"
+  sets {{ path: "{folder}/world/region-train" weight: 2 }}
+  sets {{ path: "{folder}/world/conversation-train" weight: 1 }}
+  eval_sets {{ path: "{folder}/world/region-heldout" }}
+}}
+train {{ steps: 10 microbatches_per_step: 4 samples_per_microbatch: 2 }}
+optimizer {{ lr: 1e-3 }}
+log {{ every: 1 peak_gflops: 100 }}
+eval {{ samples: 2 pictures: 1 max_new_tokens: 8 }}
+"""
+
+
+class Bench:
+    """A scratch folder with a small world, and ways to start the binary."""
+
+    def __init__(self, args, world=True):
+        self.exe, self.source = args.tpo_dist, args.source
+        self.folder = tempfile.mkdtemp(prefix="tpo_e2e_")
+        self.config = self.folder + "/c.textproto"
+        with open(self.config, "w") as f:
+            f.write(CONFIG.format(folder=self.folder))
+        if world:
+            self.ok(["data", "synth", "--out", self.folder + "/world", "--split", "train=40", "--split", "heldout=4",
+                     "--vocab", "400"])
+            self.ok(["data", "index", "--config", self.config])
+
+    def close(self):
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def command(self, words, ranks=1):
+        return (["mpirun", "-n", str(ranks)] if ranks > 1 else []) + [self.exe] + words
+
+    def run(self, words, ranks=1, **more):
+        return subprocess.run(self.command(words, ranks), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              text=True, timeout=110, **more)
+
+    def ok(self, words, ranks=1):
+        r = self.run(words, ranks)
+        assert r.returncode == 0, f"{words}: exit {r.returncode}\n{r.stdout}\n{r.stderr}"
+        return r.stdout
+
+    def fails(self, words, code, *parts):
+        """One line on stderr (apart from the launcher's own) that holds every part, and this exit code."""
+        r = self.run(words)
+        assert r.returncode == code, f"{words}: exit {r.returncode}, wanted {code}\n{r.stdout}\n{r.stderr}"
+        for part in parts:
+            assert part in r.stderr, f"{words}: no '{part}' in\n{r.stderr}"
+        assert r.stderr.count("tpo_dist: ") == 1, r.stderr
+        return r.stderr
+
+    def train(self, run, sets=(), ranks=1):
+        words = ["train", "--config", self.config, "--set", f"run.folder={self.folder}/{run}"]
+        for s in sets:
+            words += ["--set", s]
+        return words
+
+    def log(self, run):
+        with open(f"{self.folder}/{run}/log.jsonl") as f:
+            return [json.loads(line) for line in f]
+
+    def hash(self, run):
+        return self.log(run)[-1]["parameter_hash"]
+
+
+def wait_for(condition, what, seconds=60):
+    end = time.time() + seconds
+    while not condition():
+        assert time.time() < end, f"timed out: {what}"
+        time.sleep(0.02)
+
+
+def resume_after_kill(b):
+    """10 steps, and 5 + SIGKILL after the checkpoint + 5, give the same parameter hash; at 1, 2 and 4 ranks."""
+    for ranks in (1, 2, 4):
+        b.ok(b.train(f"straight{ranks}"), ranks)
+        # Checkpoint at 5; killed somewhere after it, while step 6 or later runs.
+        process = subprocess.Popen(b.command(b.train(f"killed{ranks}", ["checkpoint.every=5"]), ranks), env=ENV,
+                                   stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
+        saved = f"{b.folder}/killed{ranks}/checkpoints/step_00000005"
+        wait_for(lambda: os.path.exists(saved) or process.poll() is not None, "checkpoint at step 5")
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        for pid in subprocess.run(["pgrep", "-f", f"{b.folder}/killed{ranks}"], stdout=subprocess.PIPE, text=True).stdout.split():
+            try:
+                os.kill(int(pid), signal.SIGKILL)  # ranks have sessions of their own
+            except ProcessLookupError:
+                pass
+        # If it was quicker than the kill, only the checkpoint of step 5 counts.
+        later = f"{b.folder}/killed{ranks}/checkpoints/step_00000010"
+        if os.path.exists(later):
+            shutil.rmtree(later)
+            with open(f"{b.folder}/killed{ranks}/checkpoints/latest", "w") as f:
+                f.write("step_00000005\n")
+        out = b.ok(b.train(f"killed{ranks}", ["checkpoint.every=5"]), ranks)
+        assert "continuing from" in out, out
+        straight, killed = b.hash(f"straight{ranks}"), b.hash(f"killed{ranks}")
+        print(ranks, "ranks:", straight, killed)
+        assert straight == killed
+        steps = [r["step"] for r in b.log(f"killed{ranks}") if r["kind"] == "train"]
+        assert steps == list(range(1, 11)), steps
+
+
+def values(folder):
+    """All parameters of a checkpoint as one float64 vector, read with h5py."""
+    import h5py
+    import numpy
+    out = {}
+    for path in sorted(glob.glob(folder + "/*.h5")):
+        with h5py.File(path, "r") as f:
+            for name in f:
+                if not name.startswith("optim."):
+                    out[name] = numpy.asarray(f[name], dtype=numpy.float64).ravel()
+    assert out, f"no shards in {folder}"
+    return numpy.concatenate([out[k] for k in sorted(out)])
+
+
+def ranks_agree(b):
+    """2, 3 and 4 ranks equal one. Only the order of fp32 additions differs: a relative difference of the gradient of
+    about 1e-6 (some tens of additions of 2^-24 each). AdamW divides by the gradient's own size, so a weight moves by at
+    most lr = 1e-3 per step and differs by about lr * 1e-6 per step: 1e-8 after ten, plus the rounding of weights of size
+    about 1, 1e-7. Where a gradient is itself near rounding a single weight may differ more. So: mean 1e-8, single value
+    1e-5, a hundredth of one step."""
+    import numpy
+    result = {}
+    for ranks in (1, 2, 3, 4):
+        b.ok(b.train(f"r{ranks}"), ranks)
+        result[ranks] = values(f"{b.folder}/r{ranks}/checkpoints/step_00000010")
+    for ranks in (2, 3, 4):
+        d = numpy.abs(result[ranks] - result[1])
+        print(ranks, "ranks: mean", d.mean(), "max", d.max())
+        assert d.mean() < 1e-8 and d.max() < 1e-5
+        one = [r["lm"] for r in b.log("r1") if r["kind"] == "train"]
+        many = [r["lm"] for r in b.log(f"r{ranks}") if r["kind"] == "train"]
+        assert max(abs(x - y) / x for x, y in zip(one, many)) < 1e-4
+        # The norm before clipping shows a wrong scale of the gradient, which AdamW would hide.
+        one, many = ([r["grad_norm"] for r in b.log(run) if r["kind"] == "train"] for run in ("r1", f"r{ranks}"))
+        assert max(abs(x - y) / x for x, y in zip(one, many)) < 1e-3, (one, many)
+    # A checkpoint of one world continues in another.
+    shutil.copytree(b.folder + "/r4", b.folder + "/r4to1")
+    out = b.ok(b.train("r4to1", ["train.steps=12"]))
+    assert "continuing from" in out and "step 12/12" in out, out
+
+
+def sigterm_saves_and_stops(b):
+    for ranks in (1, 2):
+        run = f"term{ranks}"
+        process = subprocess.Popen(b.command(b.train(run, ["train.steps=100000"]), ranks), env=ENV,
+                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        path = f"{b.folder}/{run}/log.jsonl"
+        wait_for(lambda: os.path.exists(path) and os.path.getsize(path) > 0, "first step")
+        if ranks == 1:
+            process.send_signal(signal.SIGTERM)
+        else:
+            process.send_signal(signal.SIGUSR1)  # mpirun forwards it to every rank
+        out = process.communicate(timeout=60)[0]
+        assert process.returncode == 75, (process.returncode, out)
+        step = b.log(run)[-1]["step"]
+        assert os.path.exists(f"{b.folder}/{run}/checkpoints/step_{step:08d}"), out
+        again = b.ok(b.train(run, [f"train.steps={step + 2}"]), ranks)
+        assert f"continuing from {b.folder}/{run}/checkpoints/step_{step:08d}" in again, again
+
+
+def dead_rank_ends_the_world(b):
+    """A rank that is killed, and one that fails by itself, end the others within seconds; never a hang."""
+    process = subprocess.Popen(b.command(b.train("dead", ["train.steps=100000"]), 2), env=ENV, stdout=subprocess.PIPE,
+                               stderr=subprocess.STDOUT, text=True)
+    path = f"{b.folder}/dead/log.jsonl"
+    wait_for(lambda: os.path.exists(path) and os.path.getsize(path) > 0, "first step")
+    pids = subprocess.run(["pgrep", "-f", f"{b.exe} train.*{b.folder}/dead"], stdout=subprocess.PIPE, text=True).stdout.split()
+    ranks = [int(p) for p in pids if int(p) != process.pid]
+    os.kill(ranks[-1], signal.SIGKILL)
+    process.communicate(timeout=30)
+    assert process.returncode != 0
+    # A damaged record that only one rank reads.
+    shard = glob.glob(b.folder + "/world/region-train/*.h5")[0]
+    with open(shard, "r+b") as f:
+        f.seek(os.path.getsize(shard) // 2)
+        byte = f.read(1)
+        f.seek(-1, 1)
+        f.write(bytes([byte[0] ^ 0xFF]))
+    begin = time.time()
+    r = b.run(b.train("damaged", ["train.steps=200"]), ranks=2)
+    assert r.returncode == 3, (r.returncode, r.stderr)
+    assert re.search(r"rank \d of 2: step \d+, load: .*record \d+", r.stderr), r.stderr
+    assert time.time() - begin < 60
+
+
+def bad_input_is_one_clear_error(b):
+    e = b.fails(b.train("x", ["train.stepz=3", "optimizer.lr=-1", "train.steps=many"]), 2,
+                "3 errors", "did you mean steps?", "optimizer.lr = -1 is out of range", "'many' is not a whole number")
+    assert "legal" in e
+    b.fails(["train", "--config", "/nonexistent"], 2, "/nonexistent")
+    b.fails(["train"], 2, "--config")
+    b.fails(["train", "--confg", "x"], 2, "--confg", "--config")
+    b.fails(["trian"], 2, "did you mean train?")
+    b.fails(b.train("x", ["data.tokenizer=/nonexistent.model"]), 3, "/nonexistent.model")
+    b.fails(b.train("x", ["data.sets.0.path=/nonexistent"]), 3, "/nonexistent")
+    b.fails(b.train("x", ["data.max_tokens=500"]), 3, "length index", "tpo_dist data index")
+    b.fails(b.train("x", ["model.language.heads=5"]), 2, "heads")
+    b.fails(b.train("x", ["train.freeze.0=nothing.*"]), 2, "nothing.*", "matches no parameter")
+    b.fails(["eval", "--checkpoint", b.folder], 3, b.folder)
+    b.fails(["predict", "--checkpoint", b.folder, "--prompt", "x", "--out", "y.png"], 2, "--image")
+    assert not os.path.exists(b.folder + "/x/checkpoints"), "an error must come before anything is made"
+    b.ok(b.train("first", ["train.steps=2"]))
+    b.fails(b.train("first", ["train.steps=4", "checkpoint.resume=never"]), 2, "checkpoint.resume")
+    b.fails(b.train("first", ["train.steps=4", "model.language.layers=3"]), 2, "layers: 3")
+    shard = glob.glob(b.folder + "/first/checkpoints/step_00000002/*.h5")[0]
+    with open(shard, "r+b") as f:
+        f.seek(os.path.getsize(shard) // 2)
+        byte = f.read(1)
+        f.seek(-1, 1)
+        f.write(bytes([byte[0] ^ 1]))
+    b.fails(b.train("first", ["train.steps=4"]), 3, "step_00000002")
+    assert b.run(["ckpt", "verify", b.folder + "/first/checkpoints/step_00000002"]).returncode == 3
+
+
+FLAGS = {
+    "train": {"config", "set", "help-config", "help"},
+    "eval": {"checkpoint", "dataset", "pictures", "set", "help"},
+    "predict": {"checkpoint", "image", "prompt", "box", "out", "max_new_tokens", "set", "help"},
+    "report": {"help"},
+    "ckpt ls": {"help"},
+    "ckpt verify": {"help"},
+}
+
+
+def help_and_flags_are_frozen(b):
+    top = b.ok(["--help"])
+    for command in ("train", "eval", "predict", "data", "ckpt", "report"):
+        assert f"  {command}" in top
+    for command, flags in FLAGS.items():
+        text = b.ok(command.split() + ["--help"])
+        assert "xample" in text, text
+        listed = set(re.findall(r"--([a-z_-]+)", text.split("xample")[0])) | {"help"}
+        assert listed == flags, (command, listed ^ flags)
+    assert "optimizer.lr  double" in b.ok(["train", "--help-config"])
+
+
+def predict_and_report(b):
+    out = b.ok(b.train("p"))
+    assert re.search(r"step 10/10  text [\d.]+  region [\d.]+ .*tokens/s .*images/s .*GFLOP/s .*loader wait .*exposed comm", out), out
+    run = b.folder + "/p"
+    for name in ("config.textproto", "log.jsonl", "report.html"):
+        assert os.path.getsize(f"{run}/{name}") > 0
+    assert glob.glob(run + "/pictures/*.png")
+    image = b.folder + "/one.png"
+    b.ok(["data", "inspect", b.folder + "/world/region-heldout", "--count", "1", "--draw", image])
+    out = b.ok(["predict", "--checkpoint", run, "--image", image, "--prompt", "Where is the red circle?", "--out",
+                b.folder + "/answer.png", "--max_new_tokens", "6"])
+    assert os.path.getsize(b.folder + "/answer.png") > 0 and "drawn to" in out
+    out = b.ok(["predict", "--checkpoint", run, "--image", image, "--prompt", "What is in <track_box>?", "--box",
+                "0.1,0.1,0.5,0.5"])
+    b.fails(["predict", "--checkpoint", run, "--image", image, "--prompt", "In <track_box>?", "--box", "2,0,1,1"], 2, "--box")
+    listing = b.ok(["ckpt", "ls", run])
+    assert "step 10" in listing and "(latest)" in listing, listing
+    assert "sound" in b.ok(["ckpt", "verify", run + "/checkpoints/step_00000010"])
+    one, two = b.ok(["eval", "--checkpoint", run]), b.ok(["eval", "--checkpoint", run], 2)
+    assert one == two and "best constant box" in one, (one, two)
+
+
+def real_photographs(b):
+    """Imports, trains on and predicts on real pictures, where the folder of real data is beside the source tree."""
+    shared = os.path.join(b.source, "..", "shared", "data")
+    real = shared + "/real-mini"
+    if not os.path.isdir(real):
+        print("no", real)
+        sys.exit(77)
+    index = ["--image_index", real + "/coco-image-index.json"]
+    coco = real + "/coco-mini/"
+    imports = {
+        "refcocos": ["refcocos", real + "/refcocos/refcocos_test.present.json", "--on_error", "skip"] + index,
+        "instances": ["coco-instances", coco + "annotations/instances_train2017.json", "--image_root", coco + "train2017",
+                      "--on_error", "skip"],
+        "captions": ["coco-captions", coco + "annotations/captions_train2017.json", "--image_root", coco + "train2017"],
+        "llava": ["llava", real + "/llama-factory-demo/mllm_demo.json"],
+        "reasoning": ["llava", real + "/videochat-llava-NC/llava_complex_reasoning_4k.present.json"] + index,
+    }
+    sets = [f"data.tokenizer={shared}/tokenizers/mistral-7b-instruct-v0.2.model", "train.steps=6",
+            "train.microbatches_per_step=5", f"data.eval_sets.0.path={b.folder}/refcocos"]
+    for i, (name, words) in enumerate(imports.items()):
+        print(b.ok(["data", "import"] + words + ["--out", f"{b.folder}/{name}"]).strip().splitlines()[-1])
+        sets.append(f"data.sets.{i}.path={b.folder}/{name}")
+    print(b.ok(["data", "verify"] + [f"{b.folder}/{name}" for name in imports]).strip().splitlines()[-1])
+    b.ok(["data", "index", "--config", b.config] + [w for s in sets for w in ("--set", s)])
+    b.ok(b.train("real", sets), 2)
+    losses = [r["lm"] for r in b.log("real") if r["kind"] == "train"]
+    assert losses[-1] < losses[0], losses
+    picture = sorted(glob.glob(coco + "val2017/*.jpg"))[0]
+    out = b.ok(["predict", "--checkpoint", b.folder + "/real", "--image", picture, "--prompt", "Where is the person?",
+                "--out", b.folder + "/drawn.png", "--max_new_tokens", "4"])
+    assert "drawn to" in out and os.path.getsize(b.folder + "/drawn.png") > 10000
+
+
+def main():
+    p = argparse.ArgumentParser()
+    p.add_argument("test")
+    p.add_argument("--tpo_dist", required=True)
+    p.add_argument("--source", required=True)
+    args = p.parse_args()
+    b = Bench(args)
+    try:
+        globals()[args.test](b)
+    finally:
+        b.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,108 @@
+#include "launcher/config.h"
+
+#include <gtest/gtest.h>
+
+#include "core/error.h"
+
+namespace tpo {
+namespace {
+
+const std::string kGood = R"(
+run { folder: "runs/x" seed: 7 }
+data { tokenizer: "t.model" sets { path: "a" weight: 2 } }
+train { steps: 100 }
+)";
+
+std::string error_of(const std::string& text, const std::vector<std::string>& sets = {}) {
+  try {
+    parse_config(text, "x.textproto", sets);
+  } catch (const ConfigError& e) {
+    return e.what();
+  }
+  return "";
+}
+
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+TEST(config, defaults_are_filled_and_given_values_kept) {
+  const auto c = parse_config(kGood, "x", {});
+  EXPECT_EQ(c.run().seed(), 7u);
+  EXPECT_EQ(c.train().steps(), 100);
+  EXPECT_EQ(c.optimizer().lr(), 2e-5);
+  EXPECT_TRUE(c.optimizer().has_lr()) << "the resolved text must show it";
+  EXPECT_GT(c.model().vision().width(), 0) << "resolved from the preset";
+  EXPECT_TRUE(has(resolved_text(c), "warmup_ratio: 0.2"));
+  const auto again = parse_config(resolved_text(c), "resolved", {});
+  EXPECT_EQ(resolved_text(again), resolved_text(c));
+}
+
+TEST(config, every_error_is_reported_at_once_with_place_and_legal_values) {
+  const std::string e = error_of(R"(
+run { folder: "runs/x" }
+data { tokenizer: "t.model" sets { path: "a" weight: 0 } }
+train {
+  stepz: 100
+  microbatches_per_step: lots
+}
+optimizer { lr: -1 }
+model { preset: "tiny" }
+)",
+                                 {"train.stepps=3", "checkpoint.keep=many"});
+  EXPECT_TRUE(has(e, "7 errors")) << e;
+  EXPECT_TRUE(has(e, "x.textproto:5: unknown field stepz in Train; did you mean steps?")) << e;
+  EXPECT_TRUE(has(e, "x.textproto:6")) << e;
+  EXPECT_TRUE(has(e, "data.sets.0.weight = 0 is out of range; legal: 1 to 10000")) << e;
+  EXPECT_TRUE(has(e, "optimizer.lr = -1 is out of range")) << e;
+  EXPECT_TRUE(has(e, "model.preset = \"tiny\" is not known; legal: nano, small")) << e;
+  EXPECT_TRUE(has(e, "--set train.stepps=3: unknown field stepps in Train; did you mean steps?")) << e;
+  EXPECT_TRUE(has(e, "--set checkpoint.keep=many: 'many' is not a whole number")) << e;
+}
+
+TEST(config, required_fields_and_empty_mixture_are_named) {
+  const std::string e = error_of("train { steps: 5 }");
+  EXPECT_TRUE(has(e, "data.tokenizer must be given")) << e;
+  EXPECT_TRUE(has(e, "data.sets is empty")) << e;
+}
+
+TEST(config, sets_reach_nested_and_repeated_fields) {
+  const auto c =
+      parse_config(kGood, "x",
+                   {"data.sets.0.weight=5", "data.sets.1.path=b", "model.vision.width=64", "model.vision.heads=4",
+                    "train.freeze.0=vision.*", "optimizer.lr=1e-3", "data.blind=true"});
+  EXPECT_EQ(c.data().sets(0).weight(), 5);
+  EXPECT_EQ(c.data().sets(1).path(), "b");
+  EXPECT_EQ(c.data().sets(1).weight(), 1);
+  EXPECT_EQ(c.model().vision().width(), 64);
+  EXPECT_EQ(c.train().freeze(0), "vision.*");
+  EXPECT_DOUBLE_EQ(c.optimizer().lr(), 1e-3);
+  EXPECT_TRUE(c.data().blind());
+}
+
+TEST(config, wrong_sets_say_what_would_be_right) {
+  EXPECT_TRUE(has(error_of(kGood, {"train.steps"}), "write path=value"));
+  EXPECT_TRUE(has(error_of(kGood, {"train=5"}), "choose one"));
+  EXPECT_TRUE(has(error_of(kGood, {"train.steps.x=5"}), "is a value and has no field x"));
+  EXPECT_TRUE(has(error_of(kGood, {"data.sets.7.path=b"}), "list of 1"));
+  EXPECT_TRUE(has(error_of(kGood, {"data.blind=yes"}), "not true or false"));
+  EXPECT_TRUE(has(error_of(kGood, {"train.steps=1e3"}), "not a whole number"));
+  EXPECT_TRUE(has(error_of(kGood, {"optimizer.lr=nan"}), "out of range"));
+}
+
+TEST(config, sizes_that_do_not_fit_together_or_with_the_preset_are_refused) {
+  EXPECT_TRUE(has(error_of(kGood + "model { vision { image_size: 60 } }"), "image_size"))
+      << "not a multiple of the preset's patch";
+  EXPECT_TRUE(has(error_of(kGood + "model { language { kv_heads: 3 } }"), "kv_heads"));
+  const std::string two = error_of(kGood + "model { language { kv_heads: 3 } }", {"train.steps=0"});
+  EXPECT_TRUE(has(two, "kv_heads") && has(two, "train.steps = 0")) << two;
+}
+
+TEST(config, a_missing_file_is_named) { EXPECT_THROW(load_config("/nonexistent/x.textproto", {}), ConfigError); }
+
+TEST(config, the_reference_lists_every_field_with_its_range) {
+  const std::string r = config_reference();
+  EXPECT_TRUE(has(r, "optimizer.warmup_ratio  double  default 0.2  range 0 to 1")) << r;
+  EXPECT_TRUE(has(r, "data.sets.N.path  string  must be given"));
+}
+
+}  // namespace
+}  // namespace tpo

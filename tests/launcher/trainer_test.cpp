@@ -1,0 +1,269 @@
+#include "launcher/trainer.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <limits>
+
+#include "launcher/evaluator.h"
+#include "parallel/comm/threads.h"
+#include "tests/launcher/tiny_run.h"
+
+namespace tpo {
+namespace {
+
+std::vector<float> all_values(Trainer& t) {
+  std::vector<float> v;
+  for (const auto& p : t.store().params()) {
+    const auto x = p->value.to_vector<float>();
+    v.insert(v.end(), x.begin(), x.end());
+  }
+  return v;
+}
+
+TEST(trainer, loss_falls_and_the_same_run_gives_the_same_bits) {
+  uint64_t hashes[2];
+  for (uint64_t& hash : hashes) {
+    const auto c = TinyRun::get().config({"train.steps=60", "optimizer.lr=3e-3", "optimizer.warmup_ratio=0.05"});
+    const TrainingData data = make_training_data(c);
+    const auto world = make_single();
+    Trainer t(c, data, *world);
+    double first = 0, last = 0;
+    for (int s = 0; s < 60; ++s) {
+      const StepStats stats = t.step();
+      EXPECT_TRUE(std::isfinite(stats.grad_norm));
+      EXPECT_EQ(stats.step, s + 1);
+      if (s < 10) first += stats.lm;
+      if (s >= 50) last += stats.lm;
+    }
+    EXPECT_LT(last, 0.7 * first);
+    hash = t.parameter_hash();
+  }
+  EXPECT_EQ(hashes[0], hashes[1]);
+}
+
+// Losses and gradient norms (before clipping) are compared too: AdamW hides a wrong scale of the gradient, they do not.
+// Gradients are sums over microbatches; another world size only changes the order of additions of fp32 values, so each
+// step differs by a few units in the last place of the gradient, and AdamW's normalised update turns a relative
+// gradient difference d into a weight difference of about lr * d. For parameters whose gradient is itself near rounding
+// level the update can differ by up to lr per step; hence the bound on single values is steps * lr, and on the mean far
+// lower.
+TEST(trainer, two_and_four_ranks_equal_one_within_rounding) {
+  const auto run = [](int ranks) {
+    std::vector<float> result;
+    std::vector<double> losses, norms;
+    const auto c = TinyRun::get().config({"train.steps=6", "model.language.lora_dropout=0.1"});
+    const TrainingData data = make_training_data(c);
+    run_ranks(ranks, [&](ProcessGroup& world) {
+      Trainer t(c, data, world);
+      for (int s = 0; s < 6; ++s) {
+        const StepStats stats = t.step();
+        if (world.rank() == 0) losses.push_back(stats.lm + stats.region), norms.push_back(stats.grad_norm);
+      }
+      const auto mine = all_values(t);
+      if (world.rank() == 0) result = mine;
+    });
+    losses.insert(losses.end(), norms.begin(), norms.end());
+    return std::make_pair(result, losses);
+  };
+  const auto one = run(1);
+  for (int ranks : {2, 4, 3}) {
+    const auto many = run(ranks);
+    ASSERT_EQ(one.first.size(), many.first.size());
+    double worst = 0, mean = 0;
+    for (size_t i = 0; i < one.first.size(); ++i) {
+      const double d = std::fabs(static_cast<double>(one.first[i]) - many.first[i]);
+      worst = std::max(worst, d), mean += d;
+    }
+    mean /= static_cast<double>(one.first.size());
+    EXPECT_LE(worst, 6 * 1e-3) << ranks;
+    EXPECT_LE(mean, 1e-6) << ranks;
+    for (size_t s = 0; s < one.second.size(); ++s)
+      EXPECT_NEAR(one.second[s], many.second[s], 2e-4 * one.second[s]) << s;
+  }
+}
+
+TEST(trainer, resume_is_bitwise_in_one_process_and_at_any_world_size) {
+  for (int ranks : {1, 2}) {
+    uint64_t straight = 0, resumed = 0;
+    const auto a = TinyRun::get().config(), b = TinyRun::get().config();
+    const TrainingData data = make_training_data(a);
+    run_ranks(ranks, [&](ProcessGroup& world) {
+      {
+        Trainer t(a, data, world);
+        for (int s = 0; s < 10; ++s) t.step();
+        if (world.rank() == 0) straight = t.parameter_hash();
+      }
+      std::string folder;
+      {
+        Trainer t(b, data, world);
+        for (int s = 0; s < 5; ++s) t.step();
+        folder = t.save();
+      }
+      Trainer t(b, data, world);
+      EXPECT_EQ(t.resume(folder), "");
+      EXPECT_EQ(t.steps_done(), 5);
+      for (int s = 0; s < 5; ++s) t.step();
+      if (world.rank() == 0) resumed = t.parameter_hash();
+    });
+    EXPECT_EQ(straight, resumed) << ranks;
+  }
+}
+
+TEST(trainer, a_checkpoint_of_four_ranks_continues_on_one) {
+  const auto a = TinyRun::get().config(), b = TinyRun::get().config();
+  const TrainingData data = make_training_data(a);
+  const auto alone = make_single();
+  Trainer straight(a, data, *alone);
+  std::vector<StepStats> want;
+  for (int s = 0; s < 10; ++s) want.push_back(straight.step());
+  std::string folder;
+  run_ranks(4, [&](ProcessGroup& world) {
+    Trainer t(b, data, world);
+    for (int s = 0; s < 5; ++s) t.step();
+    const std::string saved = t.save();
+    if (world.rank() == 0) folder = saved;
+  });
+  Trainer t(b, data, *alone);
+  EXPECT_EQ(t.resume(folder), "");
+  for (int s = 5; s < 10; ++s) {
+    const StepStats got = t.step();
+    // Wrong moments or step counts would change the weights, and with them loss and gradient, from the first step on.
+    EXPECT_NEAR(got.lm, want[static_cast<size_t>(s)].lm, 2e-4 * got.lm);
+    EXPECT_NEAR(got.grad_norm, want[static_cast<size_t>(s)].grad_norm, 2e-3 * got.grad_norm);
+  }
+}
+
+TEST(trainer, a_loss_that_is_not_finite_stops_before_the_update_and_names_the_samples) {
+  const auto c = TinyRun::get().config();
+  const TrainingData data = make_training_data(c);
+  run_ranks(2, [&](ProcessGroup& world) {
+    Trainer t(c, data, world);
+    t.step();
+    Param* bad = t.store().find("language.norm.weight");
+    ASSERT_NE(bad, nullptr) << "first: " << t.store().params().front()->name
+                            << " last: " << t.store().params().back()->name;
+    bad->value.data<float>()[0] = std::numeric_limits<float>::quiet_NaN();
+    const auto before = t.parameter_hash();
+    try {
+      t.step();
+      FAIL() << "the step must throw";
+    } catch (const NonFiniteGradient& e) {
+      const std::string text = e.what();
+      EXPECT_NE(text.find("not finite"), std::string::npos) << text;
+      EXPECT_NE(text.find("samples "), std::string::npos) << text;
+    }
+    EXPECT_EQ(t.parameter_hash(), before);
+    EXPECT_EQ(t.steps_done(), 1);
+  });
+}
+
+TEST(trainer, meta_predicts_peak_bytes_launches_and_flops_of_a_real_step) {
+  for (const char* recompute : {"none", "full"}) {
+    struct Seen {
+      int64_t peak, launches, flops;
+      std::map<std::string, int64_t, std::less<>> kernels;
+    };
+    const auto run = [&](const std::string& device) {
+      const auto c = TinyRun::get().config({"run.device=" + device, std::string("model.recompute=") + recompute});
+      const TrainingData data = make_training_data(c);
+      const auto world = make_single();
+      Trainer t(c, data, *world);
+      for (int s = 0; s < 3; ++s) t.step();
+      return Seen{t.stream().allocator()->stats().peak_bytes, t.stream().counters().launches,
+                  t.stream().counters().flops, t.stream().launches_by_kernel()};
+    };
+    const Seen cpu = run("cpu"), meta = run("meta");
+    EXPECT_EQ(cpu.peak, meta.peak) << recompute;
+    EXPECT_EQ(cpu.launches, meta.launches) << recompute;
+    EXPECT_EQ(cpu.flops, meta.flops) << recompute;
+    EXPECT_EQ(cpu.kernels, meta.kernels) << recompute;
+    EXPECT_GT(cpu.peak, 0);
+  }
+}
+
+TEST(trainer, frozen_patterns_hold_and_a_pattern_without_a_match_is_an_error) {
+  const auto c = TinyRun::get().config({"train.freeze.0=*", "train.train.0=heads.region.*", "train.train.1=*lora*"});
+  const TrainingData data = make_training_data(c);
+  const auto world = make_single();
+  Trainer t(c, data, *world);
+  std::map<std::string, std::vector<float>> before;
+  for (const auto& p : t.store().params()) before[p->name] = p->value.to_vector<float>();
+  for (int s = 0; s < 4; ++s) t.step();
+  int moved = 0;
+  for (const auto& p : t.store().params()) {
+    const bool trains = p->name.starts_with("heads.region.") || p->name.find("lora") != std::string::npos;
+    if (trains) {
+      moved += p->value.to_vector<float>() != before[p->name];
+    } else {
+      EXPECT_EQ(p->value.to_vector<float>(), before[p->name]) << p->name;
+    }
+  }
+  EXPECT_GT(moved, 4);
+  // A pattern for everything does not reach a detached embedding, which never gets a gradient.
+  const auto detached = TinyRun::get().config({"model.language.detach_embeddings=true", "train.train.0=*"});
+  Trainer d(detached, data, *world);
+  EXPECT_NO_THROW(d.step());
+  const auto wrong = TinyRun::get().config({"train.freeze.0=visoin.*"});
+  EXPECT_THROW(Trainer(wrong, data, *world), ConfigError);
+}
+
+TEST(trainer, a_checkpoint_of_another_model_is_refused_and_changes_nothing) {
+  const auto small = TinyRun::get().config(), other = TinyRun::get().config({"model.language.layers=3"});
+  // The same shapes, another function: positions turn at another speed.
+  const auto turned = TinyRun::get().config({"model.language.rope_theta=500"});
+  const TrainingData data = make_training_data(small);
+  const auto world = make_single();
+  std::string folder;
+  {
+    Trainer t(other, data, *world);
+    folder = t.save();
+  }
+  Trainer t(small, data, *world);
+  const auto before = t.parameter_hash();
+  try {
+    t.resume(folder);
+    FAIL();
+  } catch (const ConfigError& e) {
+    EXPECT_NE(std::string(e.what()).find("layers: 3"), std::string::npos) << e.what();
+  }
+  {
+    Trainer other_theta(turned, data, *world);
+    folder = other_theta.save();
+  }
+  EXPECT_THROW(t.resume(folder), ConfigError);
+  EXPECT_EQ(t.parameter_hash(), before);
+}
+
+TEST(evaluator, scores_are_the_same_for_any_number_of_ranks_and_pictures_are_drawn) {
+  const auto c = TinyRun::get().config();
+  const TrainingData data = make_training_data(c);
+  const std::string pictures = c.run().folder() + "/pictures";
+  std::vector<EvalResult> results;
+  for (int ranks : {1, 3}) {
+    run_ranks(ranks, [&](ProcessGroup& world) {
+      Trainer t(c, data, world);
+      for (const auto& folder : data.folders) {
+        EvalOptions options;
+        options.samples = 7;
+        options.max_new_tokens = 12;
+        options.pictures = 2;
+        options.picture_folder = pictures;
+        const EvalResult r = evaluate(t.model(), *folder, *data.templates, make_collate_options(c), options, world);
+        if (world.rank() == 0) results.push_back(r);
+      }
+    });
+  }
+  ASSERT_EQ(results.size(), 4u);
+  EXPECT_GT(results[0].boxes, 0);
+  EXPECT_GT(results[1].answers, 0);
+  EXPECT_EQ(results[0].boxes, results[2].boxes);
+  EXPECT_EQ(results[0].mean_iou, results[2].mean_iou);
+  EXPECT_EQ(results[1].exact, results[3].exact);
+  EXPECT_EQ(results[1].most_frequent, results[3].most_frequent);
+  EXPECT_TRUE(std::filesystem::exists(pictures + "/" + results[0].dataset + "_0.png"));
+}
+
+}  // namespace
+}  // namespace tpo
