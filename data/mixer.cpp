@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 #include <queue>
+#include <set>
 
 #include "core/error.h"
 #include "data/bytes.h"
@@ -54,39 +55,77 @@ Mixer::Mixer(uint64_t seed, std::vector<MixtureDataset> datasets, int64_t microb
   check<ConfigError>(!datasets_.empty() && datasets_.size() <= 32767, "a mixture needs 1..32767 datasets, got ",
                      datasets_.size());
   check<ConfigError>(per_step_ >= 1, "microbatches_per_step is ", per_step_, ", expected 1 or more");
-  int64_t divisor = 0;
+  std::set<int64_t> starts{0};
+  uint64_t hash = xxh3(cat("mixer ", seed_, " ", per_step_));
   for (const MixtureDataset& d : datasets_) {
     check<ConfigError>(!d.lengths.empty(), "dataset '", d.name, "' is empty");
     check<ConfigError>(d.weight >= 1 && d.samples_per_microbatch >= 1, "dataset '", d.name, "' has weight ", d.weight,
                        " and samples_per_microbatch ", d.samples_per_microbatch, ", expected 1 or more");
-    divisor = std::gcd(divisor, d.weight);
+    check<ConfigError>(d.first_step >= 0 && (d.end_step == 0 || d.end_step > d.first_step), "dataset '", d.name,
+                       "' takes part from step ", d.first_step, " to before step ", d.end_step, "; that is no step");
+    starts.insert(d.first_step);
+    if (d.end_step > 0) starts.insert(d.end_step);
+    hash = mix64(hash ^ xxh3(std::as_bytes(std::span(d.lengths)))) ^ xxh3(cat(d.name, " ", d.samples_per_microbatch));
   }
-  uint64_t hash = xxh3(cat("mixer ", seed_, " ", per_step_));
-  for (size_t d = 0; d < datasets_.size(); ++d) {
-    const int64_t share = datasets_[d].weight / divisor;
-    check<ConfigError>(static_cast<int64_t>(cycle_.size()) + share <= kMaxCycle, "weights add up to more than ",
-                       kMaxCycle, " (divided by ", divisor, "); use smaller numbers of the same ratio");
-    cycle_.insert(cycle_.end(), static_cast<size_t>(share), static_cast<int32_t>(d));
-    hash = mix64(hash ^ xxh3(std::as_bytes(std::span(datasets_[d].lengths)))) ^
-           xxh3(cat(datasets_[d].name, " ", share, " ", datasets_[d].samples_per_microbatch));
+  for (int64_t step : starts) {
+    Section section = make_section(step);
+    if (!sections_.empty()) {  // what the section before it drew
+      const Section& last = sections_.back();
+      const int64_t length = section.first - last.first, width = static_cast<int64_t>(last.cycle.size());
+      section.before = last.before;
+      for (size_t d = 0; d < datasets_.size(); ++d) section.before[d] += length / width * last.share[d];
+      std::vector<Draw> rest;
+      walk(last, section.first - length % width, section.first, rest);
+      for (const Draw& r : rest) ++section.before[static_cast<size_t>(r.dataset)];
+    }
+    hash = mix64(hash ^ static_cast<uint64_t>(section.first)) ^ xxh3(std::as_bytes(std::span(section.cycle)));
+    sections_.push_back(std::move(section));
   }
   fingerprint_ = hash;
 }
 
-// In cycle c a dataset has c * share microbatches before it, plus those before it within the cycle.
+Mixer::Section Mixer::make_section(int64_t step) const {
+  std::vector<size_t> active;
+  int64_t divisor = 0;
+  for (size_t d = 0; d < datasets_.size(); ++d) {
+    if (step < datasets_[d].first_step || (datasets_[d].end_step > 0 && step >= datasets_[d].end_step)) continue;
+    active.push_back(d);
+    divisor = std::gcd(divisor, datasets_[d].weight);
+  }
+  check<ConfigError>(!active.empty(), "no dataset takes part from step ", step,
+                     " on; let one begin earlier or end later");
+  Section s{step * per_step_, {}, std::vector<int64_t>(datasets_.size()), std::vector<int64_t>(datasets_.size())};
+  for (size_t d : active) {
+    s.share[d] = datasets_[d].weight / divisor;
+    check<ConfigError>(static_cast<int64_t>(s.cycle.size()) + s.share[d] <= kMaxCycle, "weights add up to more than ",
+                       kMaxCycle, " (divided by ", divisor, "); use smaller numbers of the same ratio");
+    s.cycle.insert(s.cycle.end(), static_cast<size_t>(s.share[d]), static_cast<int32_t>(d));
+  }
+  return s;
+}
+
+// In cycle c of a section a dataset has c * share microbatches before it, plus those before it within the cycle.
+void Mixer::walk(const Section& s, int64_t first, int64_t end, std::vector<Draw>& out) const {
+  const int64_t width = static_cast<int64_t>(s.cycle.size());
+  for (int64_t c = (first - s.first) / width; s.first + c * width < end; ++c) {
+    // Numbers of cycles never meet between sections, since a section starts after more microbatches than cycles.
+    const Permutation order(RngKey(seed_).with("mixer.cycle").with(static_cast<uint64_t>(s.first + c)), width);
+    std::vector<int64_t> seen(datasets_.size());
+    for (int64_t i = 0; i < width && s.first + c * width + i < end; ++i) {
+      const int32_t dataset = s.cycle[static_cast<size_t>(order(i))];
+      const size_t d = static_cast<size_t>(dataset);
+      const int64_t earlier = s.before[d] + c * s.share[d] + seen[d]++;
+      if (s.first + c * width + i >= first) out.push_back({dataset, earlier});
+    }
+  }
+}
+
 std::vector<Mixer::Draw> Mixer::draws(int64_t first, int64_t count) const {
   std::vector<Draw> out;
-  const int64_t width = static_cast<int64_t>(cycle_.size()), end = first + count;
-  std::vector<int64_t> share(datasets_.size());
-  for (int32_t d : cycle_) ++share[static_cast<size_t>(d)];
-  for (int64_t c = first / width; c * width < end; ++c) {
-    const Permutation order(RngKey(seed_).with("mixer.cycle").with(static_cast<uint64_t>(c)), width);
-    std::vector<int64_t> seen(datasets_.size());
-    for (int64_t m = c * width; m < std::min(end, (c + 1) * width); ++m) {
-      const int32_t d = cycle_[static_cast<size_t>(order(m - c * width))];
-      const int64_t earlier = c * share[static_cast<size_t>(d)] + seen[static_cast<size_t>(d)]++;
-      if (m >= first) out.push_back({d, earlier});
-    }
+  for (size_t k = 0; k < sections_.size(); ++k) {
+    const int64_t begin = std::max(first, sections_[k].first);
+    const int64_t end = k + 1 < sections_.size() ? std::min(first + count, sections_[k + 1].first) : first + count;
+    if (begin < end) walk(sections_[k], begin, end, out);
   }
   return out;
 }

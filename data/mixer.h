@@ -3,6 +3,7 @@
 // ranks.
 //   - Weights are integers. One cycle of sum(weights) microbatches holds each dataset exactly `weight` times, in keyed
 //   order.
+//   - A dataset may take part in some steps only (a curriculum): cycles are made of the datasets of that section.
 //   - A microbatch holds samples of one dataset. A dataset's samples are drawn in keyed order, each once per epoch.
 //   - Within a step the samples of one dataset are spread over its microbatches so that token counts are even.
 #include <cstdint>
@@ -58,12 +59,14 @@ struct MixtureDataset {
   int64_t weight = 1;                // >= 1
   std::vector<LengthEntry> lengths;  // one per sample
   int64_t samples_per_microbatch = 1;
+  // Takes part in steps first_step .. end_step - 1; end_step 0: to the end of training.
+  int64_t first_step = 0, end_step = 0;
 };
 
 class Mixer {
  public:
   // Throws ConfigError: no dataset, an empty dataset, weight < 1, weights over 4096 in sum (after division by their
-  // common divisor), sizes < 1.
+  // common divisor), sizes < 1, steps in which no dataset takes part.
   Mixer(uint64_t seed, std::vector<MixtureDataset> datasets, int64_t microbatches_per_step);
 
   StepPlan plan(int64_t step) const;  // step >= 0; pure and thread-safe
@@ -79,13 +82,22 @@ class Mixer {
   uint64_t fingerprint() const { return fingerprint_; }
 
  private:
+  // Steps with the same datasets. Microbatches are counted over all steps.
+  struct Section {
+    int64_t first;                // its first microbatch
+    std::vector<int32_t> cycle;   // dataset per unshuffled position of a cycle
+    std::vector<int64_t> share;   // by dataset: how often in a cycle
+    std::vector<int64_t> before;  // by dataset: its microbatches before the section
+  };
+  Section make_section(int64_t step) const;
+  void walk(const Section& section, int64_t first, int64_t end, std::vector<Draw>& out) const;
   std::vector<Draw> draws(int64_t first, int64_t count) const;
   std::vector<Slot> samples_of(int dataset, int64_t first_draw, int64_t count) const;
 
   uint64_t seed_;
   std::vector<MixtureDataset> datasets_;
   int64_t per_step_;
-  std::vector<int32_t> cycle_;  // dataset per unshuffled position of a cycle
+  std::vector<Section> sections_;  // by first microbatch; the last one has no end
   uint64_t fingerprint_ = 0;
 };
 

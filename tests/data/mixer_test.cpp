@@ -83,6 +83,38 @@ TEST(Mixer, each_cycle_holds_every_dataset_by_its_weight) {
   }
 }
 
+TEST(Mixer, a_dataset_takes_part_in_its_steps_only_and_goes_on_where_it_stood) {
+  // a: steps 0 to 9; b: from step 4; c: 6 to 7. Three microbatches a step, so that sections cut cycles.
+  const Mixer m(
+      7, {{"a", 3, lengths(17, 1), 2, 0, 10}, {"b", 1, lengths(5, 2), 3, 4, 0}, {"c", 2, lengths(1, 3), 1, 6, 8}}, 3);
+  std::vector<int64_t> seen(3);
+  std::map<int64_t, std::vector<int64_t>> of_step;
+  for (int64_t i = 0; i < 300; ++i) {
+    const Mixer::Draw d = m.draw(i);
+    const int64_t step = i / 3;
+    EXPECT_EQ(d.earlier, seen[static_cast<size_t>(d.dataset)]++) << i;
+    EXPECT_TRUE(d.dataset != 0 || step < 10) << step;
+    EXPECT_TRUE(d.dataset != 1 || step >= 4) << step;
+    EXPECT_TRUE(d.dataset != 2 || step == 6 || step == 7) << step;
+    EXPECT_EQ(m.plan(step).microbatches[static_cast<size_t>(i % 3)].dataset, d.dataset);
+  }
+  // Steps 6 and 7 are one cycle of a, a, a, b, c, c; steps 4 and 5, 8 and 9 one and a half of a, a, a, b.
+  EXPECT_EQ(seen[2], 2);
+  EXPECT_GE(seen[0], 12 + 4 + 3 + 4);
+  const auto refuses = [](std::vector<MixtureDataset> sets, const std::string& part) {
+    try {
+      const Mixer bad(7, std::move(sets), 2);
+      ADD_FAILURE() << part;
+    } catch (const ConfigError& e) {
+      EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+    }
+  };
+  refuses({{"a", 1, lengths(4, 1), 1, 3, 0}}, "no dataset takes part from step 0 on");
+  refuses({{"a", 1, lengths(4, 1), 1, 0, 5}, {"b", 1, lengths(4, 1), 1, 6, 0}}, "no dataset takes part from step 5 on");
+  refuses({{"a", 1, lengths(4, 1), 1, 0, 5}}, "no dataset takes part from step 5 on");
+  refuses({{"a", 1, lengths(4, 1), 1, 5, 5}}, "that is no step");
+}
+
 TEST(Mixer, every_sample_comes_once_in_every_epoch_and_in_another_order) {
   const Mixer m = small_mixer();
   std::map<int, std::map<int64_t, std::vector<int64_t>>> epochs;  // dataset, epoch -> samples by draw
