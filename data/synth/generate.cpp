@@ -29,31 +29,30 @@ Pair expression(const WorldConfig& world, const Scene& scene, int object, Draws&
   box.set_x2(static_cast<float>(r.x2));
   box.set_y2(static_cast<float>(r.y2));
   box.set_phrase(referring_phrase(world, scene, object, draws));
-  // The answer repeats the phrase and says the place in words before it gives the box: words are easier to learn than
-  // four numbers, they stand at fixed distances from each other, and the head reads them all.
-  std::string answer = cat(box.phrase(), " is at the ", place_of(scene.objects[object]), ": <box>.");
+  // The answer repeats the phrase and says the place in a word before it gives the box: a word is easier to learn than
+  // four numbers, and right behind the phrase a model has to look for nothing but the object.
+  std::string answer = cat(box.phrase(), " ", place_of(scene.objects[object]), ": <box>.");
   answer[0] = 'T';
   return {fill_prompt(region_prompts(), draws.below(1 << 30), box.phrase()), answer, sample.boxes_size() - 1};
-}
-
-template <class T>
-void shuffle(std::vector<T>& items, Draws& draws) {
-  for (size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[draws.below(static_cast<int>(i))]);
 }
 
 // Turns of a sample: phrases of targets (region only), then different questions up to world.turns, in random order.
 void add_turns(const WorldConfig& world, const Scene& scene, const std::string& dataset, data::Sample& sample) {
   Draws draws(scene.key.with("text"));
   std::vector<Pair> pairs;
-  if (dataset == "region") {
+  if (dataset == "caption") {
+    const auto& prompts = caption_prompts();
+    pairs.push_back({prompts[draws.below(static_cast<int>(prompts.size()))], caption(world, scene, draws)});
+  } else if (dataset == "region") {
     std::vector<int> targets = scene.targets;
     shuffle(targets, draws);
     targets.resize(std::min<size_t>(targets.size(), world.turns - world.region_questions));
     for (int target : targets) pairs.push_back(expression(world, scene, target, draws, sample));
   }
+  const int wanted = dataset == "caption" ? 1 : world.turns;
   std::set<std::string> asked;
   // A few scenes have so little to ask that they get fewer turns.
-  for (int tries = 0; tries < 8 * world.turns && static_cast<int>(pairs.size()) < world.turns; ++tries) {
+  for (int tries = 0; tries < 8 * wanted && static_cast<int>(pairs.size()) < wanted; ++tries) {
     const Question q = ask(world, scene, draws);
     if (asked.insert(q.text).second) pairs.push_back({q.text, q.answer, -1});
   }
@@ -71,12 +70,16 @@ void add_turns(const WorldConfig& world, const Scene& scene, const std::string& 
 
 }  // namespace
 
+const std::vector<std::string>& world_datasets() {
+  static const std::vector<std::string> kNames{"region", "conversation", "caption"};
+  return kNames;
+}
+
 RawSample make_world_sample(const SynthOptions& options, const std::string& split, const std::string& dataset,
                             int64_t index) {
-  check<ConfigError>(dataset == "region" || dataset == "conversation",
-                     "the world has the datasets region and "
-                     "conversation, not ",
-                     dataset);
+  const auto& known = world_datasets();
+  check<ConfigError>(std::find(known.begin(), known.end(), dataset) != known.end(),
+                     "the world has the datasets region, conversation and caption, not ", dataset);
   const WorldConfig& world = options.world;
   const Scene scene = make_scene(world, scene_key(options.seed, split, dataset, index));
   RawSample out;
@@ -104,7 +107,7 @@ void write_world_dataset(const SynthOptions& options, const std::string& split, 
                          int64_t count, const std::string& folder, const std::string& source,
                          const std::function<void(int64_t, int64_t)>& progress) {
   options.world.validate();
-  StagedDataset staged(folder, dataset, source);
+  StagedDataset staged(folder, dataset == "region" ? "region" : "conversation", source);
   for (int64_t i = 0; i < count; ++i) {
     const RawSample raw = make_world_sample(options, split, dataset, i);
     staged.writer().add(raw.sample, raw.media.view());
@@ -123,7 +126,7 @@ std::vector<std::string> world_text(const SynthOptions& options) {
   }
   constexpr int64_t kSamples = 300;  // word frequencies as in training
   for (int64_t i = 0; i < kSamples; ++i) {
-    for (const char* dataset : {"region", "conversation"}) {
+    for (const std::string& dataset : world_datasets()) {
       const Scene scene = make_scene(options.world, scene_key(options.seed, "train", dataset, i));
       data::Sample sample;
       add_turns(options.world, scene, dataset, sample);

@@ -19,9 +19,11 @@ struct SynthOptions {
   PictureFormat format = PictureFormat::kJpeg;
 };
 
-// Sample `index` of dataset "region" or "conversation" of a split; pure in its arguments. Region samples ask for boxes
-// of scene targets (each phrase fits one object, no single attribute does); conversation samples ask questions with the
-// answers of answer_vocabulary().
+// The datasets: region asks for boxes of scene targets (each phrase fits one object, no single attribute does);
+// conversation asks questions with the answers of answer_vocabulary(); caption asks for a list of what is there.
+const std::vector<std::string>& world_datasets();
+
+// Sample `index` of a dataset of a split; pure in its arguments.
 RawSample make_world_sample(const SynthOptions& options, const std::string& split, const std::string& dataset,
                             int64_t index);
 

@@ -85,11 +85,11 @@ Question ask_place(const WorldConfig& config, const Scene& scene, Draws& draws) 
   const std::string& place = place_of(o);
   switch (what) {
     case 0:
-      return {cat("What color is the object at the ", place, "?"), colour_names()[o.colour]};
+      return {cat("What color is the object in the ", place, "?"), colour_names()[o.colour]};
     case 1:
-      return {cat("What shape is the object at the ", place, "?"), shape_names()[o.shape]};
+      return {cat("What shape is the object in the ", place, "?"), shape_names()[o.shape]};
     default:
-      return {cat("What size is the object at the ", place, "?"), size_names()[o.size]};
+      return {cat("What size is the object in the ", place, "?"), size_names()[o.size]};
   }
 }
 
@@ -141,8 +141,8 @@ Question ask_side(const WorldConfig& config, const Scene& scene, Draws& draws) {
 }  // namespace
 
 const std::vector<std::string>& place_names() {
-  static const std::vector<std::string> kNames{"top left", "top",         "top right", "left",        "middle",
-                                               "right",    "bottom left", "bottom",    "bottom right"};
+  static const std::vector<std::string> kNames{"northwest", "north",     "northeast", "west",     "center",
+                                               "east",      "southwest", "south",     "southeast"};
   return kNames;
 }
 
@@ -155,9 +155,30 @@ std::string phrase_of(const SceneObject& o, const Description& d) { return "the 
 
 std::string referring_phrase(const WorldConfig& config, const Scene& scene, int object, Draws& draws) {
   const SceneObject& o = scene.objects[object];
+  if (config.unique == WorldConfig::Unique::kColour) return phrase_of(o, {.colour = true});
+  if (config.unique == WorldConfig::Unique::kShape) return phrase_of(o, {.shape = true});
   if (draws.chance(config.full_description)) return phrase_of(o, everything(config));
   const auto choices = sufficient(scene, o, everything(config));
   return phrase_of(o, choices[draws.below(static_cast<int>(choices.size()))]);
+}
+
+const std::vector<std::string>& caption_prompts() {
+  static const std::vector<std::string> kPrompts{"Describe the picture.", "What is in the picture?",
+                                                 "What do you see?"};
+  return kPrompts;
+}
+
+std::string caption(const WorldConfig& config, const Scene& scene, Draws& draws) {
+  std::vector<const SceneObject*> objects;
+  for (const SceneObject& o : scene.objects) objects.push_back(&o);
+  shuffle(objects, draws);
+  std::string out;
+  for (const SceneObject* o : objects) {
+    const std::string name = noun(*o, everything(config), false);
+    const bool vowel = std::string_view("aeiou").find(name[0]) != std::string_view::npos;
+    out += cat(out.empty() ? "A" : ", a", vowel ? "n " : " ", name, " ", place_of(*o));
+  }
+  return out + ".";
 }
 
 Question ask(const WorldConfig& config, const Scene& scene, Draws& draws) {
@@ -202,10 +223,11 @@ std::vector<std::string> answer_vocabulary(const WorldConfig& config) {
 
 std::vector<std::string> all_lines(const WorldConfig& config) {
   std::vector<std::string> lines = answer_vocabulary(config);
+  lines.insert(lines.end(), caption_prompts().begin(), caption_prompts().end());
   for (const std::string& place : place_names()) {
-    lines.push_back(cat("is at the ", place, ": "));
+    lines.push_back(cat(place, ": "));
     for (const char* word : {"color", "shape", "size"})
-      lines.push_back(cat("What ", word, " is the object at the ", place, "?"));
+      lines.push_back(cat("What ", word, " is the object in the ", place, "?"));
   }
   for (int bits = 1; bits < 8; ++bits) {
     const Description d{(bits & 1) != 0, (bits & 2) != 0, (bits & 4) != 0};
@@ -217,7 +239,8 @@ std::vector<std::string> all_lines(const WorldConfig& config) {
           o.colour = c, o.shape = s, o.size = z;
           const std::string phrase = phrase_of(o, d);
           lines.push_back(phrase);
-          lines.push_back(cat("T", phrase.substr(1), " is at the"));
+          lines.push_back(cat("T", phrase.substr(1), " north: "));
+          lines.push_back(cat("A", phrase.substr(3), " north, a", phrase.substr(3), " south"));
           for (const char* word : {"color", "shape", "size"}) lines.push_back(cat("What ", word, " is ", phrase, "?"));
           lines.push_back(cat("How many ", noun(o, d, true), " are there?"));
           lines.push_back(cat("Is there a ", noun(o, d, false), "?"));

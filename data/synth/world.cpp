@@ -12,7 +12,7 @@ const std::vector<std::string>& colour_names() {
   return kNames;
 }
 const std::vector<std::string>& shape_names() {
-  static const std::vector<std::string> kNames{"circle", "square", "triangle", "diamond", "cross"};
+  static const std::vector<std::string> kNames{"circle", "triangle", "cross", "square", "diamond"};
   return kNames;
 }
 const std::vector<std::string>& size_names() {
@@ -39,6 +39,10 @@ void WorldConfig::validate() const {
   in("small_high", small_high, small_low, 0.45);
   in("large_low", large_low, small_high, large_high);
   in("large_high", large_high, large_low, 0.45);
+  in("grid", grid, 0, 4);
+  check<ConfigError>(grid == 0 || max_objects <= grid * grid, "world: ", max_objects, " objects do not fit into ", grid,
+                     " x ", grid, " cells");
+  in("place_margin", place_margin, 0, 0.1);
   in("gap", gap, 0, 0.1);
   in("copy_attribute", copy_attribute, 0, 0.9);
   in("full_description", full_description, 0, 1);
@@ -64,13 +68,13 @@ bool SceneObject::covers(double px, double py, double time_s) const {
     case 0:
       return u * u + v * v <= 1;
     case 1:
-      return true;
-    case 2:
       return std::abs(u) <= (v + 1) / 2;  // apex on top, fills its box
-    case 3:
-      return std::abs(u) + std::abs(v) <= 1;
-    default:
+    case 2:
       return std::abs(u) <= 0.36 || std::abs(v) <= 0.36;
+    case 3:
+      return true;
+    default:
+      return std::abs(u) + std::abs(v) <= 1;
   }
 }
 
@@ -124,6 +128,16 @@ bool apart(const Rect& a, const Rect& b, double gap) {
   return a.x2 + gap <= b.x1 || b.x2 + gap <= a.x1 || a.y2 + gap <= b.y1 || b.y2 + gap <= a.y1;
 }
 
+// A side and a random cell; the caller looks whether the cell is free.
+void place_in_cell(const WorldConfig& config, SceneObject& o, Draws& draws) {
+  const double cell = 1.0 / config.grid;
+  const double low = config.sizes > 1 && o.size == 1 ? 0.75 : 0.55, high = config.sizes > 1 && o.size == 0 ? 0.65 : 0.9;
+  o.side = cell * draws.uniform(low, high);
+  const double room = (cell - o.side - config.gap) / 2;
+  o.x = (draws.below(config.grid) + 0.5) * cell + draws.uniform(-room, room);
+  o.y = (draws.below(config.grid) + 0.5) * cell + draws.uniform(-room, room);
+}
+
 // Finds a free place for objects[i] among the objects in `placed`; false when none was found.
 bool place(const WorldConfig& config, std::vector<SceneObject>& objects, size_t i, const std::vector<size_t>& placed,
            Draws& draws) {
@@ -137,6 +151,11 @@ bool place(const WorldConfig& config, std::vector<SceneObject>& objects, size_t 
   for (int t = 0; t < kTries; ++t) {
     o.x = draws.uniform(margin, 1 - margin);
     o.y = draws.uniform(margin, 1 - margin);
+    if (config.grid > 0) place_in_cell(config, o, draws);
+    const auto clear = [&](double v) {
+      return std::abs(v - 1.0 / 3) >= config.place_margin && std::abs(v - 2.0 / 3) >= config.place_margin;
+    };
+    if (!clear(o.x) || !clear(o.y)) continue;
     if (std::all_of(placed.begin(), placed.end(),
                     [&](size_t j) { return apart(o.box(0), objects[j].box(0), config.gap); })) {
       return true;

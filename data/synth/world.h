@@ -25,7 +25,13 @@ struct WorldConfig {
   enum class Unique { kNothing, kColour, kShape } unique = Unique::kNothing;
   double small_low = 13.0 / 64, small_high = 16.0 / 64;  // side of a small object's box
   double large_low = 20.0 / 64, large_high = 26.0 / 64;  // side of a large object's box; apart, so that size is seen
-  double gap = 1.5 / 64;                                 // least distance of two boxes, and of a box from the border
+  // 0: objects stand anywhere. n: one in each cell of n x n at most, off its centre by chance but inside, with a side
+  // of 0.55 to 0.9 of the cell: a vision encoder whose tokens are cells then sees one object a token.
+  int grid = 0;
+  // Centres keep this distance from the lines between places (thirds of the picture): nearer, whether something is at
+  // the top left or at the top would be a matter of opinion.
+  double place_margin = 3.0 / 64;
+  double gap = 1.5 / 64;          // least distance of two boxes, and of a box from the border
   double copy_attribute = 0.6;    // chance that a distractor takes an attribute from an earlier object
   double full_description = 0.5;  // chance that a phrase names all attributes although fewer would do
   double ground_texture = 0.10;   // contrast of the ground's pattern, 0 to 1
@@ -75,6 +81,11 @@ class Draws {
   RngKey key_;
   uint64_t counter_ = 0;
 };
+
+template <class T>
+void shuffle(std::vector<T>& items, Draws& draws) {
+  for (size_t i = items.size(); i > 1; --i) std::swap(items[i - 1], items[draws.below(static_cast<int>(i))]);
+}
 
 // The key of one scene. Split and dataset are names ("train", "region"), so held-out scenes never meet training scenes.
 RngKey scene_key(uint64_t seed, const std::string& split, const std::string& dataset, int64_t index);

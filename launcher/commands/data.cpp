@@ -46,6 +46,7 @@ SynthOptions synth_options(const Args& args) {
   whole("size", w.picture_px);
   whole("turns", w.turns);
   whole("region_questions", w.region_questions);
+  whole("grid", w.grid);
   whole("colours", w.colours);
   whole("shapes", w.shapes);
   whole("sizes", w.sizes);
@@ -81,10 +82,12 @@ const CommandHelp kSynthHelp{
      {"size", "side of the pictures in pixels, 16 to 1024", "64", Flag::Kind::kText},
      {"turns", "question-answer pairs of a sample, at most", "4", Flag::Kind::kText},
      {"region_questions", "of these in region samples are plain questions", "0", Flag::Kind::kText},
+     {"grid", "cells a side, each with one object at most; 0: objects stand anywhere", "0", Flag::Kind::kText},
      {"colours", "how many colours, 2 to 8", "6", Flag::Kind::kText},
      {"shapes", "how many shapes, 2 to 5", "3", Flag::Kind::kText},
      {"sizes", "1 or 2 (small and large)", "2", Flag::Kind::kText},
-     {"only_region", "no conversation datasets", "", Flag::Kind::kSwitch},
+     {"dataset", "region (boxes), conversation (questions) or caption (what is where)", "region and conversation",
+      Flag::Kind::kList},
      {"unique", "warm-up world: no two objects share their colour, or shape; min_objects may be 1", "",
       Flag::Kind::kText},
      {"min_objects", "objects of a scene, at least; 3 or more", "3", Flag::Kind::kText},
@@ -127,11 +130,17 @@ int data_synth(std::span<const std::string> words) {
   std::string source = "data synth";
   for (const std::string& word : words) source += " " + word;
 
+  std::vector<std::string> datasets = args.list("dataset");
+  if (datasets.empty()) datasets = {"region", "conversation"};
   for (const std::string& split : splits) parse_split(split);  // all errors before the first write
+  for (const std::string& dataset : datasets) {
+    const auto& known = world_datasets();
+    check<ConfigError>(std::find(known.begin(), known.end(), dataset) != known.end(), "data synth: --dataset ", dataset,
+                       " must be region, conversation or caption");
+  }
   for (const std::string& split : splits) {
     const auto [name, count] = parse_split(split);
-    for (const char* dataset : {"region", "conversation"}) {
-      if (args.is_on("only_region") && dataset != std::string("region")) continue;
+    for (const std::string& dataset : datasets) {
       const std::string folder = cat(out, "/", dataset, "-", name);
       write_world_dataset(options, name, dataset, count, folder, source, progress_printer(folder));
       std::cout << folder << ": " << count << " samples\n";
