@@ -192,14 +192,25 @@ TokenizedSample Templates::encode(const data::Sample& sample) const {
   return out;
 }
 
-TokenizedSample Templates::encode_prompt(const data::Sample& sample, int turn) const {
+TokenizedSample Templates::whole_prompt(const data::Sample& sample, int turn) const {
   check<DataError>(turn >= 0 && turn < sample.turns_size() && sample.turns(turn).role() == data::Turn::USER, "sample '",
                    sample.id(), "': turn ", turn, " is not a question");
   TokenizedSample out = Builder(sample, tokenizer_, options_).run(turn);
+  out.targets.assign(out.tokens.size(), kNoLabel);
+  return out;
+}
+
+TokenizedSample Templates::encode_prompt(const data::Sample& sample, int turn) const {
+  TokenizedSample out = whole_prompt(sample, turn);
   check<DataError>(static_cast<int64_t>(out.tokens.size()) <= options_.max_tokens, "sample '", sample.id(),
                    "': the prompt has ", out.tokens.size(), " tokens, at most max_tokens = ", options_.max_tokens,
                    " fit");
-  out.targets.assign(out.tokens.size(), kNoLabel);
+  return out;
+}
+
+std::optional<TokenizedSample> Templates::encode_prompt_if_it_fits(const data::Sample& sample, int turn) const {
+  TokenizedSample out = whole_prompt(sample, turn);
+  if (static_cast<int64_t>(out.tokens.size()) > options_.max_tokens) return std::nullopt;
   return out;
 }
 

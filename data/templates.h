@@ -7,6 +7,7 @@
 // questions say that media belong to the sample; they are taken out of the text, since media stand in front.
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <span>
 #include <string>
 #include <string_view>
@@ -55,12 +56,15 @@ class Templates {
   // For generation: everything up to and including user turn `turn` (index into Sample.turns), earlier answers
   // included; ends where the answer begins, no labels. Never cut: DataError if longer than max_tokens.
   TokenizedSample encode_prompt(const data::Sample& sample, int turn) const;
+  // The same, or nothing if it is longer than max_tokens.
+  std::optional<TokenizedSample> encode_prompt_if_it_fits(const data::Sample& sample, int turn) const;
 
   const Tokenizer& tokenizer() const { return tokenizer_; }
   const TemplateOptions& options() const { return options_; }
   uint64_t fingerprint() const;  // of tokenizer, template version and options
 
  private:
+  TokenizedSample whole_prompt(const data::Sample& sample, int turn) const;
   const Tokenizer& tokenizer_;
   TemplateOptions options_;
 };

@@ -18,7 +18,7 @@ namespace {
 struct Found {
   std::vector<Box> truth, given;
   std::vector<std::string> answers, expected;
-  int64_t boxes_given = 0;
+  int64_t boxes_given = 0, too_long = 0;
 };
 
 void put(std::ostringstream& out, const Box& b) {
@@ -28,7 +28,7 @@ void put(std::ostringstream& out, const Box& b) {
 std::string serialise(const Found& f) {
   std::ostringstream out;
   out.precision(9);
-  out << f.boxes_given << '\n';
+  out << f.boxes_given << ' ' << f.too_long << '\n';
   for (size_t i = 0; i < f.truth.size(); ++i) {
     out << "B ";
     put(out, f.truth[i]);
@@ -42,8 +42,11 @@ std::string serialise(const Found& f) {
 void merge(const std::string& text, Found& into) {
   std::istringstream in(text);
   std::string line;
-  std::getline(in, line);
-  into.boxes_given += std::stoll(line);
+  int64_t boxes_given = 0, too_long = 0;
+  in >> boxes_given >> too_long;
+  std::getline(in, line);  // the rest of the first line
+  into.boxes_given += boxes_given;
+  into.too_long += too_long;
   while (std::getline(in, line)) {
     if (line.starts_with("B ")) {
       std::istringstream values(line.substr(2));
@@ -85,7 +88,12 @@ class SampleRun {
       GenerateOptions g;
       g.max_new_tokens = options_.max_new_tokens;
       g.eos_id = templates_.tokenizer().eos();
-      const Generation out = generate(model_, make_prompt(raw, user, templates_, collate_), g);
+      const auto prompt = templates_.encode_prompt_if_it_fits(raw.sample, user);
+      if (!prompt) {
+        ++found.too_long;
+        continue;
+      }
+      const Generation out = generate(model_, make_prompt(raw, *prompt, collate_), g);
       if (turn.boxes_size() > 0) {
         const size_t before = found.truth.size();
         add_boxes(raw, turn, out, found);
@@ -127,6 +135,7 @@ EvalResult score(const std::string& dataset, int64_t samples, const Found& f) {
   r.samples = samples;
   r.boxes = static_cast<int64_t>(f.truth.size());
   r.boxes_given = f.boxes_given;
+  r.too_long = f.too_long;
   if (r.boxes > 0) {
     r.acc50 = box_accuracy(f.given, f.truth, 0.5);
     r.mean_iou = box_mean_iou(f.given, f.truth);
@@ -144,8 +153,7 @@ EvalResult score(const std::string& dataset, int64_t samples, const Found& f) {
 
 }  // namespace
 
-Batch make_prompt(const RawSample& raw, int user_turn, const Templates& templates, const CollateOptions& collate) {
-  const TokenizedSample t = templates.encode_prompt(raw.sample, user_turn);
+Batch make_prompt(const RawSample& raw, const TokenizedSample& t, const CollateOptions& collate) {
   const int64_t n = static_cast<int64_t>(t.tokens.size());
   std::vector<int32_t> positions(t.tokens.size());
   for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i);
@@ -224,6 +232,7 @@ std::string describe(const EvalResult& r) {
         << r.boxes_given << " were given; best constant box Acc@0.5 " << r.constant_acc50 << (r.answers > 0 ? ";" : "");
   if (r.answers > 0)
     out << " exact answers " << r.exact << " of " << r.answers << "; most frequent answer " << r.most_frequent;
+  if (r.too_long > 0) out << "; " << r.too_long << " questions are longer than data.max_tokens and were not asked";
   return out.str();
 }
 

@@ -30,6 +30,8 @@ struct EvalResult {
   int64_t answers = 0;
   double exact = 0;          // share equal after normalisation
   double most_frequent = 0;  // share of the most frequent answer here
+  // Turns not asked, since their prompt is longer than data.max_tokens; they are in none of the counts above.
+  int64_t too_long = 0;
 };
 
 // Greedy answers to every assistant turn, earlier turns given as they are in the data. Collective over world.
@@ -39,8 +41,9 @@ EvalResult evaluate(const TpoModel& model, const DatasetFolder& folder, const Te
 // One line for people.
 std::string describe(const EvalResult& result);
 
-// The prompt of one turn as a Batch for generate(). Throws DataError for a broken picture.
-Batch make_prompt(const RawSample& raw, int user_turn, const Templates& templates, const CollateOptions& collate);
+// The prompt of one turn, tokenized by Templates::encode_prompt, as a Batch for generate(). Throws DataError for a
+// broken picture.
+Batch make_prompt(const RawSample& raw, const TokenizedSample& prompt, const CollateOptions& collate);
 
 // The first picture of a sample with boxes drawn on it: `truth` green, `given` red. Returns PNG bytes.
 std::vector<std::byte> draw_boxes(const RawSample& raw, const std::vector<Box>& truth, const std::vector<Box>& given,

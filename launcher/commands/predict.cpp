@@ -85,7 +85,8 @@ int run_predict(std::span<const std::string> words) {
   GenerateOptions options;
   options.max_new_tokens = args.integer("max_new_tokens", 1, 65536);
   options.eos_id = loaded.tokenizer().eos();
-  const Batch batch = make_prompt(raw, 0, loaded.templates(), make_collate_options(loaded.config()));
+  const Batch batch =
+      make_prompt(raw, loaded.templates().encode_prompt(raw.sample, 0), make_collate_options(loaded.config()));
   const Generation answer = generate(loaded.model(), batch, options);
 
   std::cout << decode_with_task_tokens(loaded.tokenizer(), answer.tokens) << "\n";

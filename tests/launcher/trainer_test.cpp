@@ -205,8 +205,7 @@ TEST(trainer, frozen_patterns_hold_and_a_pattern_without_a_match_is_an_error) {
   const auto detached = TinyRun::get().config({"model.language.detach_embeddings=true", "train.train.0=*"});
   Trainer d(detached, data, *world);
   EXPECT_NO_THROW(d.step());
-  const auto wrong = TinyRun::get().config({"train.freeze.0=visoin.*"});
-  EXPECT_THROW(Trainer(wrong, data, *world), ConfigError);
+  EXPECT_THROW(TinyRun::get().config({"train.freeze.0=visoin.*"}), ConfigError);
 }
 
 TEST(trainer, a_checkpoint_of_another_model_is_refused_and_changes_nothing) {
@@ -236,14 +235,26 @@ TEST(trainer, a_checkpoint_of_another_model_is_refused_and_changes_nothing) {
   EXPECT_EQ(t.parameter_hash(), before);
 }
 
+// The scores mean nothing; that ranks share the samples, and that every answer and box is counted once, is shown by a
+// model that has learned to answer with boxes.
 TEST(evaluator, scores_are_the_same_for_any_number_of_ranks_and_pictures_are_drawn) {
-  const auto c = TinyRun::get().config();
+  const auto c = TinyRun::get().config({"train.steps=120", "optimizer.lr=5e-3", "optimizer.warmup_ratio=0.02",
+                                        "model.language.train_new_rows=true", "model.language.detach_embeddings=false",
+                                        "model.language.lora_dropout=0"});
   const TrainingData data = make_training_data(c);
+  std::string checkpoint;
+  {
+    const auto alone = make_single();
+    Trainer t(c, data, *alone);
+    while (t.steps_done() < c.train().steps()) t.step();
+    checkpoint = t.save();
+  }
   const std::string pictures = c.run().folder() + "/pictures";
   std::vector<EvalResult> results;
   for (int ranks : {1, 3}) {
     run_ranks(ranks, [&](ProcessGroup& world) {
       Trainer t(c, data, world);
+      t.resume(checkpoint);
       for (const auto& folder : data.folders) {
         EvalOptions options;
         options.samples = 7;
@@ -256,13 +267,40 @@ TEST(evaluator, scores_are_the_same_for_any_number_of_ranks_and_pictures_are_dra
     });
   }
   ASSERT_EQ(results.size(), 4u);
-  EXPECT_GT(results[0].boxes, 0);
+  EXPECT_GT(results[0].boxes_given, 0) << "the model was to learn the trigger";
+  EXPECT_GT(results[0].mean_iou, 0);
   EXPECT_GT(results[1].answers, 0);
-  EXPECT_EQ(results[0].boxes, results[2].boxes);
-  EXPECT_EQ(results[0].mean_iou, results[2].mean_iou);
-  EXPECT_EQ(results[1].exact, results[3].exact);
-  EXPECT_EQ(results[1].most_frequent, results[3].most_frequent);
+  EXPECT_GT(results[1].exact, 0);
+  for (size_t i : {0, 1}) {
+    EXPECT_EQ(results[i].boxes, results[i + 2].boxes);
+    EXPECT_EQ(results[i].boxes_given, results[i + 2].boxes_given);
+    EXPECT_EQ(results[i].mean_iou, results[i + 2].mean_iou);
+    EXPECT_EQ(results[i].exact, results[i + 2].exact);
+    EXPECT_EQ(results[i].most_frequent, results[i + 2].most_frequent);
+  }
   EXPECT_TRUE(std::filesystem::exists(pictures + "/" + results[0].dataset + "_0.png"));
+}
+
+TEST(evaluator, questions_longer_than_the_model_takes_are_counted_and_left_out) {
+  const auto c = TinyRun::get().config();
+  const TrainingData data = make_training_data(c);
+  const auto alone = make_single();
+  Trainer t(c, data, *alone);
+  const DatasetFolder& folder = *data.folders[1];
+  TemplateOptions options = data.templates->options();
+  EvalOptions eval;
+  eval.samples = 4;
+  eval.max_new_tokens = 1;
+  const EvalResult whole = evaluate(t.model(), folder, *data.templates, make_collate_options(c), eval, *alone);
+  EXPECT_EQ(whole.too_long, 0);
+  // The first question of a sample fits, later ones do not.
+  options.max_tokens = data.templates->encode_prompt(folder.read(0).sample, 0).tokens.size() + 4;
+  const Templates narrow(*data.tokenizer, options);
+  const EvalResult r = evaluate(t.model(), folder, narrow, make_collate_options(c), eval, *alone);
+  EXPECT_GT(r.answers, 0);
+  EXPECT_GT(r.too_long, 0);
+  EXPECT_EQ(r.answers + r.too_long, whole.answers);
+  EXPECT_NE(describe(r).find("were not asked"), std::string::npos) << describe(r);
 }
 
 }  // namespace
