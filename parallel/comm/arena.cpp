@@ -28,7 +28,8 @@ std::unique_ptr<SharedMemory> SharedMemory::create(const std::string& name, size
 std::unique_ptr<SharedMemory> SharedMemory::open(const std::string& name, size_t bytes) {
   const int fd = shm_open(name.c_str(), O_RDWR, 0600);
   check<IoError>(fd >= 0, "cannot open shared memory ", name, ": ", std::strerror(errno));
-  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+  // Populated at once: what a process holds is then known before the first step.
+  void* data = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
   close(fd);
   check<IoError>(data != MAP_FAILED, "cannot map ", bytes, " bytes of shared memory ", name, ": ",
                  std::strerror(errno));
@@ -81,6 +82,24 @@ std::byte* Arena::slot(int rank, uint64_t piece) const {
 
 std::byte* Arena::result(uint64_t piece) const { return slot(size(), piece); }
 
+void Arena::add_shared(const std::shared_ptr<SharedMemory>& memory, size_t part_bytes) {
+  shared_.push_back({memory, part_bytes, next_shared_++});
+}
+
+Arena::Place Arena::find_shared(const std::byte* p, int64_t bytes) {
+  std::erase_if(shared_, [](const Shared& s) { return s.memory.expired(); });
+  for (const Shared& s : shared_) {
+    const auto memory = s.memory.lock();
+    if (!memory) continue;
+    const std::byte* part = memory->data() + static_cast<size_t>(rank_) * s.part_bytes;
+    if (p < part || p + bytes > part + s.part_bytes) continue;
+    const auto offset = static_cast<size_t>(p - part);
+    constexpr int kOffsetBits = 40;  // parts below 1 TiB
+    return {s.number << kOffsetBits | offset, memory->data() + offset, s.part_bytes};
+  }
+  return {};
+}
+
 void Arena::ring_others() const {
   for (int r = 0; r < size(); ++r) {
     if (r != rank_) bells_[static_cast<size_t>(r)]->ring();
@@ -107,7 +126,9 @@ class ArenaTask final : public EngineTask {
       moved = true;
       a_.ring_others();
     }
-    if (out_ < end_) return moved ? Progress::kSome : Progress::kNone;
+    // In place, the others read this rank's share until they have copied it.
+    const bool left = out_ == end_ && (!in_place() || all_reached(&Arena::Control::out, end_));
+    if (!left) return moved ? Progress::kSome : Progress::kNone;
     a_.next_piece_ = end_;
     return Progress::kDone;
   }
@@ -116,10 +137,15 @@ class ArenaTask final : public EngineTask {
   void start() {
     started_ = true;
     first_ = in_ = reduced_ = out_ = a_.next_piece_;
+    if (r_.op == CommOp::kAllReduce) place_ = a_.find_shared(r_.out, r_.bytes());
+    if (in_place()) piece_ = std::max<int64_t>(1, r_.count);
     end_ = first_ + static_cast<uint64_t>(std::max<int64_t>(1, (r_.count + piece_ - 1) / piece_));
     if (r_.op != CommOp::kAllReduce) reduced_ = end_;
-    a_.control(a_.rank_).header[r_.seq % 2] = make_header(r_);
+    WireHeader& header = a_.control(a_.rank_).header[r_.seq % 2];
+    header = make_header(r_);
+    header.place = place_.number;
   }
+  bool in_place() const { return place_.number != 0; }
 
   // True if every rank's counter has reached n.
   bool all_reached(std::atomic<uint64_t> Arena::Control::*counter, uint64_t n) const {
@@ -157,7 +183,11 @@ class ArenaTask final : public EngineTask {
     if (begun_s == 0) {
       begun_s = steady_seconds();
       for (int r = 0; r < a_.size(); ++r) {
-        const std::string why = header_mismatch(r_, a_.control(r).header[r_.seq % 2], r);
+        const WireHeader& theirs = a_.control(r).header[r_.seq % 2];
+        std::string why = header_mismatch(r_, theirs, r);
+        if (why.empty() && theirs.place != place_.number)
+          why = cat(describe(r_), ": rank ", r,
+                    " gave another part of a shared buffer, or none; all ranks must give the same");
         if (why.empty()) continue;
         a_.broken_ = why;
         throw CommError(why);
@@ -173,6 +203,7 @@ class ArenaTask final : public EngineTask {
   }
 
   void copy_in(uint64_t p) {
+    if (in_place()) return;
     std::byte* slot = a_.slot(a_.rank_, p);
     const int64_t begin = offset(p), n = length(p);
     if (r_.op == CommOp::kReduceScatter) {
@@ -185,23 +216,37 @@ class ArenaTask final : public EngineTask {
 
   std::vector<const std::byte*> sources(uint64_t p, int64_t begin) const {
     std::vector<const std::byte*> s;
-    for (int r = 0; r < a_.size(); ++r) s.push_back(a_.slot(r, p) + begin * width_);
+    for (int r = 0; r < a_.size(); ++r) s.push_back((in_place() ? buffer(r) : a_.slot(r, p)) + begin * width_);
     return s;
   }
+  // The shared buffer of a rank.
+  std::byte* buffer(int rank) const { return place_.of_rank0 + static_cast<size_t>(rank) * place_.stride; }
+
+  // Where the share of a rank begins among n elements: at cache lines, so that no two ranks write one.
+  int64_t cut(int64_t n, int64_t rank) const { return rank == a_.size() ? n : n * rank / a_.size() / 64 * 64; }
 
   void reduce_share(uint64_t p) {
-    // Shares begin at cache lines, so that no two ranks write one.
-    const int64_t n = length(p), ranks = a_.size();
-    const auto cut = [&](int64_t r) { return r == ranks ? n : n * r / ranks / 64 * 64; };
-    const int64_t begin = cut(a_.rank_), end = cut(a_.rank_ + 1);
-    if (end > begin) reduce_buffers(a_.result(p) + begin * width_, sources(p, begin), end - begin, r_.dtype, r_.reduce);
+    const int64_t begin = cut(length(p), a_.rank_), end = cut(length(p), a_.rank_ + 1);
+    std::byte* result = in_place() ? buffer(a_.rank_) : a_.result(p);
+    if (end > begin) reduce_buffers(result + begin * width_, sources(p, begin), end - begin, r_.dtype, r_.reduce);
+  }
+
+  void collect_shares(int64_t n) {
+    for (int r = 0; r < a_.size(); ++r) {
+      const int64_t begin = cut(n, r);
+      if (r != a_.rank_) move(buffer(a_.rank_) + begin * width_, buffer(r) + begin * width_, cut(n, r + 1) - begin);
+    }
   }
 
   void copy_out(uint64_t p) {
     const int64_t begin = offset(p), n = length(p);
     switch (r_.op) {
       case CommOp::kAllReduce:
-        move(r_.out + begin * width_, a_.result(p), n);
+        if (in_place()) {
+          collect_shares(n);
+        } else {
+          move(r_.out + begin * width_, a_.result(p), n);
+        }
         break;
       case CommOp::kBroadcast:
         if (r_.peer != a_.rank_) move(r_.out + begin * width_, a_.slot(r_.peer, p), n);
@@ -223,6 +268,7 @@ class ArenaTask final : public EngineTask {
   const CommRequest& r_;
   int64_t width_ = 1, piece_ = 1;  // bytes of an element; elements of a piece (reduce_scatter: of each rank's part)
   bool started_ = false;
+  Arena::Place place_;
   uint64_t first_ = 0, end_ = 0, in_ = 0, reduced_ = 0, out_ = 0;
 };
 

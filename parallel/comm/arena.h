@@ -1,6 +1,8 @@
 #pragma once
 // Arena: collectives of ranks that share memory, without a library. Each rank copies a piece of its buffer into its
 // slot, reduces its share of everybody's slots in rank order, and copies the result out; slots are double-buffered.
+// An all-reduce of a buffer that is shared itself needs no slots: each rank reduces its share of everybody's buffers
+// into its own and then copies the other shares, 2.5 passes over the buffer instead of 5.5.
 // Compared with MPI's all-reduce of large buffers this is 4x faster, deterministic, and a rank that waits sleeps.
 // Thread rule: one Arena object per rank; after construction only that rank's engine thread touches it.
 #include <memory>
@@ -38,6 +40,10 @@ class Arena {
   // this object, as does the memory.
   Arena(std::byte* memory, int rank, std::vector<Doorbell*> bells);
 
+  // `memory` is made of one part of part_bytes per rank, in rank order; tensors in it are reduced in place. Called for
+  // the same memory in the same order on every rank, on the engine thread. Kept track of as long as `memory` lives.
+  void add_shared(const std::shared_ptr<SharedMemory>& memory, size_t part_bytes);
+
   // A collective as a task of this rank's engine. Tasks of one arena must run one after the other.
   static std::unique_ptr<EngineTask> make_task(std::shared_ptr<Arena> arena,
                                                std::shared_ptr<const CommRequest> request);
@@ -45,6 +51,19 @@ class Arena {
  private:
   friend class ArenaTask;
   struct Control;
+  struct Shared {
+    std::weak_ptr<SharedMemory> memory;
+    size_t part_bytes;
+    uint64_t number;
+  };
+  // Of [p, p + bytes) if it lies in this rank's part of shared memory: its place, which is the same number on every
+  // rank for the same offset, and its address in the part of rank 0. Zero and null if not.
+  struct Place {
+    uint64_t number = 0;
+    std::byte* of_rank0 = nullptr;
+    size_t stride = 0;
+  };
+  Place find_shared(const std::byte* p, int64_t bytes);
   int size() const { return static_cast<int>(bells_.size()); }
   Control& control(int rank) const;
   std::byte* slot(int rank, uint64_t piece) const;
@@ -57,6 +76,8 @@ class Arena {
   int64_t piece_bytes_;
   uint64_t next_piece_ = 0;  // pieces of finished tasks
   std::string broken_;       // why no further collective can run
+  std::vector<Shared> shared_;
+  uint64_t next_shared_ = 1;
 };
 
 }  // namespace tpo

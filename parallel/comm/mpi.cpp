@@ -242,6 +242,26 @@ class MpiMessage final : public EngineTask {
   std::vector<MPI_Request> pending_;
 };
 
+// This rank's part of a shared segment, as one block.
+class PartAllocator final : public Allocator {
+ public:
+  PartAllocator(std::shared_ptr<SharedMemory> memory, std::byte* part, size_t bytes)
+      : memory_(std::move(memory)), part_(part), bytes_(bytes) {}
+  void* allocate(size_t bytes) override {
+    check<DeviceError>(bytes <= bytes_, "a shared buffer of ", bytes_, " bytes was asked for ", bytes);
+    return part_;
+  }
+  void free(void*, size_t) override {}
+  AllocatorStats stats() const override { return {}; }
+  void reset_peak() override {}
+  Device device() const override { return Device::kCpu; }
+
+ private:
+  std::shared_ptr<SharedMemory> memory_;
+  std::byte* part_;
+  size_t bytes_;
+};
+
 // On the engine thread, or before it exists. Collective over comm.
 std::shared_ptr<GroupState> make_state(Context& context, MPI_Comm comm, int world_rank) {
   auto state = std::make_shared<GroupState>();
@@ -271,6 +291,23 @@ class MpiGroup final : public ProcessGroup {
         context_(std::move(context)),
         state_(std::move(state)),
         queue_(context_->engine->add_queue()) {}
+
+  Tensor shared_buffer(const Shape& shape, DType dtype) override {
+    constexpr size_t kPage = 4096;
+    const size_t bytes = static_cast<size_t>(shape.numel()) * size_of(dtype);
+    const size_t part = (bytes + kPage - 1) / kPage * kPage;
+    std::shared_ptr<SharedMemory> memory;
+    if (state_->arena && part > 0) {
+      context_->engine->call([&] {
+        memory = share_memory(state_->comm, context_->names++, part * static_cast<size_t>(size()));
+        if (memory) state_->arena->add_shared(memory, part);
+      });
+    }
+    if (!memory) return ProcessGroup::shared_buffer(shape, dtype);
+    std::byte* mine = memory->data() + part * static_cast<size_t>(rank());
+    Stream stream(Device::kCpu, std::make_shared<PartAllocator>(std::move(memory), mine, part));
+    return Tensor::zeros(shape, dtype, stream);
+  }
 
  protected:
   std::shared_ptr<WorkState> issue(std::shared_ptr<const CommRequest> r) override {

@@ -13,7 +13,9 @@ struct WireHeader {
   int64_t count = 0;
   int32_t peer = -1;
   uint8_t op = 0, reduce = 0, dtype = 0, pad = 0;
-  char what[96] = {};  // for messages, cut; the hash covers all of it
+  uint64_t place =
+      0;  // where in memory shared by the ranks the tensor lies, the same number on all of them; 0: private
+  char what[88] = {};  // for messages, cut; the hash covers all of it
 };
 static_assert(std::is_trivially_copyable_v<WireHeader> && sizeof(WireHeader) == 128);
 

@@ -80,8 +80,9 @@ std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& o
   return closed;
 }
 
-void materialise(Bucket& b) {
-  for (Tensor* t : {&b.value, &b.grad, &b.m, &b.v}) *t = Tensor::zeros({b.numel});
+void materialise(Bucket& b, ProcessGroup& comm) {
+  for (Tensor* t : {&b.value, &b.m, &b.v}) *t = Tensor::zeros({b.numel});
+  b.grad = comm.shared_buffer({b.numel});
   for (const Bucket::Entry& e : b.entries) {
     Param& p = *e.param;
     check_shape(p.value.dtype() == DType::kF32, "[bucket] parameter '", p.name, "' is ", p.value.dtype(),

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/param.h"
+#include "parallel/comm/process_group.h"
 
 namespace tpo {
 
@@ -50,8 +51,9 @@ struct Bucket {
 // arrives. Parameters with frozen rows never decay.
 std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& options);
 
-// Allocates the four buffers on the current stream, copies the values in and points Param::value and grad at them.
-void materialise(Bucket& bucket);
+// Allocates the four buffers on the current stream, the gradient as a shared buffer of comm, copies the values in and
+// points Param::value and grad at them. Collective over comm.
+void materialise(Bucket& bucket, ProcessGroup& comm);
 
 // Fills with zeros; nothing on meta.
 void zero_fill(const Tensor& t);

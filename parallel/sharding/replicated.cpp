@@ -38,7 +38,7 @@ ReplicatedSync::ReplicatedSync(ParamStore& store, ProcessGroup& data, Options op
   for (const auto& p : store.params()) params_.emplace(p.get(), ParamState{});
   for (size_t i = 0; i < buckets_.size(); ++i) {
     Bucket& b = buckets_[i];
-    materialise(b);
+    materialise(b, *comm_);
     for (size_t k = 0; k < b.entries.size(); ++k) {
       params_.at(b.entries[k].param) = {static_cast<int>(i), static_cast<int>(k), 0};
     }

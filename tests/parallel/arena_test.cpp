@@ -2,6 +2,9 @@
 #include "parallel/comm/arena.h"
 
 #include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <mutex>
 
 #include "core/error.h"
 #include "parallel/comm/threads.h"
@@ -14,19 +17,55 @@ namespace {
 struct Shared {
   explicit Shared(int n) : bells(static_cast<size_t>(n)), memory(Arena::bytes_needed(n) + 64) {}
   std::byte* aligned() { return memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64; }
+  // Shared buffer number k, made by the first rank that asks.
+  std::shared_ptr<SharedMemory> buffer(size_t k, size_t bytes) {
+    std::scoped_lock lock(mutex);
+    if (buffers.size() <= k) {
+      const std::string name = cat("/tpo_arena_test.", getpid(), ".", k);
+      buffers.push_back(SharedMemory::create(name, bytes));
+      SharedMemory::unlink(name);
+    }
+    return buffers[k];
+  }
   std::vector<Doorbell> bells;
   std::vector<std::byte> memory;
+  std::mutex mutex;
+  std::vector<std::shared_ptr<SharedMemory>> buffers;
+};
+
+class Part final : public Allocator {
+ public:
+  Part(std::shared_ptr<SharedMemory> memory, size_t begin) : memory_(std::move(memory)), begin_(begin) {}
+  void* allocate(size_t) override { return memory_->data() + begin_; }
+  void free(void*, size_t) override {}
+  AllocatorStats stats() const override { return {}; }
+  void reset_peak() override {}
+  Device device() const override { return Device::kCpu; }
+
+ private:
+  std::shared_ptr<SharedMemory> memory_;
+  size_t begin_;
 };
 
 // Collectives through an arena; splits and messages are not its business.
 class ArenaGroup final : public ProcessGroup {
  public:
   ArenaGroup(ProcessGroup& threads, Shared& shared)
-      : ProcessGroup(threads.rank(), threads.size(), "arena"), engine_(shared.bells[static_cast<size_t>(rank())]) {
+      : ProcessGroup(threads.rank(), threads.size(), "arena"),
+        shared_(shared),
+        engine_(shared.bells[static_cast<size_t>(rank())]) {
     std::vector<Doorbell*> bells;
     for (Doorbell& b : shared.bells) bells.push_back(&b);
     arena_ = std::make_shared<Arena>(shared.aligned(), rank(), std::move(bells));
     queue_ = engine_.add_queue();
+  }
+
+  Tensor shared_buffer(const Shape& shape, DType dtype) override {
+    const size_t part = (static_cast<size_t>(shape.numel()) * size_of(dtype) + 63) / 64 * 64;
+    const auto memory = shared_.buffer(buffers_++, part * static_cast<size_t>(size()));
+    engine_.call([&] { arena_->add_shared(memory, part); });
+    Stream stream(Device::kCpu, std::make_shared<Part>(memory, part * static_cast<size_t>(rank())));
+    return Tensor::zeros(shape, dtype, stream);
   }
 
  protected:
@@ -37,6 +76,8 @@ class ArenaGroup final : public ProcessGroup {
   std::unique_ptr<ProcessGroup> do_split(int, int, std::string) override { throw CommError("an arena is not split"); }
 
  private:
+  Shared& shared_;
+  size_t buffers_ = 0;
   Engine engine_;
   std::shared_ptr<Arena> arena_;
   int queue_ = 0;
@@ -66,6 +107,18 @@ TEST_P(ArenaConformance, sums_follow_rank_order) { on_arena(GetParam(), conforma
 
 TEST_P(ArenaConformance, ranks_that_diverge_learn_from_whom) {
   on_arena(GetParam(), conformance::ranks_that_diverge_learn_from_whom);
+}
+
+TEST_P(ArenaConformance, a_shared_buffer_on_some_ranks_only_is_refused) {
+  on_arena(GetParam(), [](ProcessGroup& g) {
+    const Tensor shared = g.shared_buffer({64}, DType::kF32), own = Tensor::zeros({64});
+    try {
+      g.all_reduce(g.rank() == 1 ? own : shared, ReduceOp::kSum, "bucket").wait_host();
+      throw std::runtime_error("nothing was thrown");
+    } catch (const CommError& e) {
+      EXPECT_NE(std::string(e.what()).find("another part of a shared buffer"), std::string::npos) << e.what();
+    }
+  });
 }
 
 INSTANTIATE_TEST_SUITE_P(threads, ArenaConformance, testing::Values(2, 3, 4));

@@ -52,7 +52,8 @@ TEST(bucket, values_move_in_and_padding_is_zero) {
   Param& b = store.create("b", {7, 1}, Init::constant(3), 0);
   auto buckets = plan_buckets(store, {});
   ASSERT_EQ(buckets.size(), 1u);
-  materialise(buckets[0]);
+  const auto alone = make_single();
+  materialise(buckets[0], *alone);
   std::vector<float> expected(32, 0.0f);
   std::fill_n(expected.begin(), 7, 3.0f);
   std::fill_n(expected.begin() + 16, 15, 2.0f);

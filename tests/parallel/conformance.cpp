@@ -225,6 +225,37 @@ void sums_have_the_same_bits_everywhere_and_always(ProcessGroup& g) {
   expect(std::memcmp(a.raw(), of_root.raw(), static_cast<size_t>(a.nbytes())) == 0, "rank 0 has other bits");
 }
 
+// Whole and in part, between ordinary collectives, and refilled at once: whoever is late must still read the old
+// values.
+void shared_buffers_are_reduced_in_place(ProcessGroup& g) {
+  for (const int64_t n : {int64_t{1}, int64_t{7919}, int64_t{600011}}) {
+    const Tensor shared = g.shared_buffer({n}), other = g.shared_buffer({5}, DType::kI64);
+    expect_values<float>(shared, "a new shared buffer", [](int64_t) { return 0.0f; });
+    for (int round = 0; round < 4; ++round) {
+      for (int64_t i = 0; i < n; ++i) shared.data<float>()[i] = value<float>(g.rank() + round, i);
+      for (int64_t i = 0; i < 5; ++i) other.data<int64_t>()[i] = value<int64_t>(g.rank(), i);
+      const Tensor ordinary = filled<float>(g.rank(), n);
+      const int64_t begin = n / 3, end = n - n / 5;  // only this part is reduced in odd rounds
+      const Tensor part = round % 2 == 1 ? shared.rows(begin, end) : shared;
+      Work a = g.all_reduce(part, ReduceOp::kSum, "shared");
+      Work b = g.all_reduce(ordinary, ReduceOp::kSum, "ordinary");
+      Work c = g.all_reduce(other, ReduceOp::kMax, "other");
+      a.wait_host(), b.wait_host(), c.wait_host();
+      const bool whole = round % 2 == 0;
+      expect_values<float>(shared, "a shared buffer", [&](int64_t i) {
+        if (!whole && (i < begin || i >= end)) return value<float>(g.rank() + round, i);
+        float sum = 0;
+        for (int r = 0; r < g.size(); ++r) sum += value<float>(r + round, i);
+        return sum;
+      });
+      expect_values<float>(ordinary, "beside it",
+                           [&](int64_t i) { return reduced<float>(g.size(), i, ReduceOp::kSum); });
+      expect_values<int64_t>(other, "another",
+                             [&](int64_t i) { return reduced<int64_t>(g.size(), i, ReduceOp::kMax); });
+    }
+  }
+}
+
 void bad_arguments_are_refused_before_anything_is_sent(ProcessGroup& g) {
   const Tensor t = Tensor::zeros({6}), bf = Tensor::zeros({6}, DType::kBF16);
   expect_throws<CommError>([&] { static_cast<void>(g.all_reduce(bf, ReduceOp::kSum, "weights")); }, "bf16 cannot be");
@@ -288,6 +319,7 @@ const std::vector<Case>& cases() {
       {"groups_do_not_block_each_other", groups_do_not_block_each_other},
       {"many_works_in_flight_finish_in_any_order", many_works_in_flight_finish_in_any_order},
       {"sums_have_the_same_bits_everywhere_and_always", sums_have_the_same_bits_everywhere_and_always},
+      {"shared_buffers_are_reduced_in_place", shared_buffers_are_reduced_in_place},
       {"bad_arguments_are_refused_before_anything_is_sent", bad_arguments_are_refused_before_anything_is_sent},
   };
   return all;
