@@ -54,16 +54,19 @@ class ThreadsWork final : public WorkState {
     if (!finished_) {
       world_->waiting[world_rank_] = this;
       world_->check_deadlock();
-      world_->changed.wait(lock, [&] { return finished_ || !world_->failure.empty(); });
+      // A failure elsewhere ends the wait, but not while another rank's thread copies from or into our buffers.
+      world_->changed.wait(lock, [&] { return finished_ || (!moving_ && !world_->failure.empty()); });
       world_->waiting[world_rank_] = nullptr;
     }
     if (!finished_) throw CommError(cat(describe(request()), " was abandoned: ", world_->failure));
     if (!error_.empty()) throw CommError(error_);
   }
   bool finished() const { return finished_; }
-  // With the mutex held.
+  // With the mutex held, like finish(): from here on until then the buffers are in use.
+  void begin_move() { moving_ = true; }
   void finish(const std::string& error = "") {
     error_ = error;
+    moving_ = false;
     times.done_s = steady_seconds();
     finished_ = true;
   }
@@ -71,7 +74,7 @@ class ThreadsWork final : public WorkState {
  private:
   std::shared_ptr<World> world_;
   int world_rank_;
-  bool finished_ = false;
+  bool finished_ = false, moving_ = false;
   std::string error_;
 };
 
@@ -190,6 +193,7 @@ class ThreadsGroup final : public ProcessGroup {
     }
     const auto works = std::move(arrived);
     meeting_->collectives.erase(work->request().seq);
+    for (const auto& w : works) w->begin_move();
     lock.unlock();
     const double begun = steady_seconds();
     carry_out(works);
@@ -218,6 +222,7 @@ class ThreadsGroup final : public ProcessGroup {
     if (from.count != to.count || from.dtype != to.dtype) {
       error = cat("sizes differ: ", describe(from), " meets ", describe(to));
     }
+    work->begin_move(), partner->begin_move();
     lock.unlock();
     const double begun = steady_seconds();
     if (error.empty()) copy_bytes(to.out, from.in, from.bytes());
