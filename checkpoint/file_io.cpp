@@ -69,13 +69,20 @@ void File::read(std::span<std::byte> out, int64_t offset) const {
 }
 
 void File::write(std::span<const std::byte> bytes, int64_t offset) {
+  if (!try_write(bytes, offset))
+    throw IoError(io_message(cat("cannot write ", bytes.size(), " bytes at ", offset, " of"), path_));
+}
+
+bool File::try_write(std::span<const std::byte> bytes, int64_t offset) {
   size_t done = 0;
   while (done < bytes.size()) {
     const ssize_t n = ::pwrite(fd_, bytes.data() + done, bytes.size() - done, offset + static_cast<int64_t>(done));
     if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EINVAL) return false;
     if (n <= 0) throw IoError(io_message(cat("cannot write ", bytes.size(), " bytes at ", offset, " of"), path_));
     done += static_cast<size_t>(n);
   }
+  return true;
 }
 
 void File::reserve(int64_t bytes) {
@@ -115,7 +122,10 @@ uint64_t PieceWriter::write(std::span<const std::byte> bytes, int64_t offset) {
     const std::span<const std::byte> copy(b.bytes.get(), part.size());
     sum.add(copy);
     if (whole > 0) {
-      b.written = std::async(std::launch::async, [=, this] { direct_.write(copy.first(whole), offset + at); });
+      b.written = std::async(std::launch::async, [=, this] {
+        // Some file systems (FUSE, network) take O_DIRECT at open and refuse it at write.
+        if (!direct_.try_write(copy.first(whole), offset + at)) buffered_.write(copy.first(whole), offset + at);
+      });
     }
     buffered_.write(copy.subspan(whole), offset + at + whole);
   }
@@ -161,7 +171,14 @@ void rename_path(const std::string& from, const std::string& to) {
 
 void exchange_paths(const std::string& a, const std::string& b) {
   if (::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0) return;
-  throw IoError(io_message(cat("cannot exchange ", a, " with"), b) + "; delete the existing one first");
+  // NFS and some other file systems cannot exchange. Then three renames: for a moment neither stands under `b`; a crash
+  // in that moment leaves the old one, whole, as b.old.
+  check<IoError>(errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP,
+                 io_message(cat("cannot exchange ", a, " with"), b));
+  const std::string aside = b + ".old";
+  rename_path(b, aside);
+  rename_path(a, b);
+  rename_path(aside, a);
 }
 
 int64_t free_bytes(const std::string& folder) {

@@ -25,7 +25,9 @@ class File {
   int64_t size() const;
   void read(std::span<std::byte> out, int64_t offset) const;  // all of it; IoError if the file ends before
   void write(std::span<const std::byte> bytes, int64_t offset);
-  void reserve(int64_t bytes);  // allocates the blocks of [0, bytes), where the file system can
+  bool try_write(std::span<const std::byte> bytes,
+                 int64_t offset);  // false: EINVAL, as O_DIRECT gives where unsupported
+  void reserve(int64_t bytes);     // allocates the blocks of [0, bytes), where the file system can
   void resize(int64_t bytes);
   void sync();
 
