@@ -1,5 +1,6 @@
 #include "data/loader.h"
 
+#include <algorithm>
 #include <chrono>
 #include <condition_variable>
 #include <exception>
@@ -162,6 +163,19 @@ Loader::Loader(const Mixer& mixer, std::vector<LoaderDataset> datasets, const Lo
 }
 
 Loader::~Loader() = default;
+
+void Loader::wait_full() {
+  Impl& m = *impl_;
+  std::unique_lock lock(m.mutex);
+  m.step_ready.wait(lock, [&] {
+    const int64_t window = m.next_step + m.options.prefetch_steps;
+    const int64_t last = m.options.end_step < 0 ? window : std::min(window, m.options.end_step);
+    const auto failed = [](const auto& entry) { return entry.second.error != nullptr; };
+    const auto ready = [](const auto& entry) { return entry.second.ready(); };
+    return m.failed != nullptr || std::any_of(m.steps.begin(), m.steps.end(), failed) ||
+           (m.planned >= last && std::all_of(m.steps.begin(), m.steps.end(), ready));
+  });
+}
 
 LocalStep Loader::next() {
   Impl& m = *impl_;

@@ -41,6 +41,8 @@ class Loader {
   // record in its text and the type of the original (DataError, IoError); later calls throw it again.
   // One thread only. Throws ConfigError past end_step.
   LocalStep next();
+  // Blocks until everything that may be prefetched is there, or a worker failed (which next() then tells).
+  void wait_full();
 
  private:
   struct Impl;

@@ -36,10 +36,16 @@ void override_language(const config::Language& l, LanguageConfig& out) {
   if (l.has_train_new_rows()) out.train_new_rows = l.train_new_rows();
 }
 
-int64_t slots_of(const TpoConfig& c, int64_t frames) {
-  const int64_t side = c.vision.image_size / c.vision.patch / c.connector.merge;
-  return frames / c.vision.tubelet * side * side;
-}
+// The model without memory, for questions about names and shapes.
+struct MetaModel {
+  explicit MetaModel(const config::RunConfig& config)
+      : store(config.run().seed()), model(store, make_model_config(config, 1 << 15), *alone) {}
+  std::unique_ptr<Stream> stream = Stream::make_meta();
+  StreamScope scope{*stream};
+  std::unique_ptr<ProcessGroup> alone = make_single("meta");
+  ParamStore store;
+  TpoModel model;
+};
 
 }  // namespace
 
@@ -115,11 +121,12 @@ std::unique_ptr<Tokenizer> make_tokenizer(const config::RunConfig& config) {
 }
 
 std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const Tokenizer& tokenizer) {
-  const TpoConfig model = make_model_config(config, tokenizer.vocab_size());
+  const MetaModel meta(config);
+  const VisionConfig& vision = meta.model.config().vision;
   TemplateOptions options;
   options.max_tokens = config.data().max_tokens();
-  options.image_slots = static_cast<int32_t>(slots_of(model, model.vision.tubelet));
-  options.clip_slots = static_cast<int32_t>(slots_of(model, std::max(model.vision.frames, model.vision.tubelet)));
+  options.image_slots = static_cast<int32_t>(meta.model.visual_slots_per_media(vision.tubelet));
+  options.clip_slots = static_cast<int32_t>(meta.model.visual_slots_per_media(std::max(vision.frames, vision.tubelet)));
   options.bos_per_segment = config.data().bos_per_segment();
   return std::make_unique<Templates>(tokenizer, options);
 }
@@ -161,6 +168,17 @@ void apply_training_rules(const config::RunConfig& config, ParamStore& store) {
   check<ConfigError>(store.numel(true) > 0, "train.freeze leaves no parameter to train");
 }
 
+void check_training_rules(const config::RunConfig& config) {
+  MetaModel model(config);
+  apply_training_rules(config, model.store);
+}
+
+MeshShape make_mesh_shape(const config::RunConfig& config, int ranks) {
+  const auto& l = config.layout();
+  const int rest = l.pipe() * l.tensor();
+  return {l.pipe(), l.data() > 0 ? l.data() : std::max(1, ranks / rest), l.tensor()};
+}
+
 std::vector<LoaderDataset> TrainingData::loader_sets() const {
   std::vector<LoaderDataset> sets;
   for (const auto& f : folders) sets.push_back({f.get(), templates.get()});
@@ -179,7 +197,7 @@ TrainingData make_training_data(const config::RunConfig& config) {
                        ": its task is ", folder.task(),
                        ", which this version stores but cannot train; legal: region, conversation");
     mixture.push_back({folder.name(), set.weight(), load_length_index(folder, *data.templates),
-                       config.train().samples_per_microbatch()});
+                       config.train().samples_per_microbatch(), set.first_step(), set.end_step()});
   }
   data.mixer = std::make_unique<Mixer>(config.run().seed(), std::move(mixture), config.train().microbatches_per_step());
   return data;

@@ -12,6 +12,7 @@
 #include "data/tokenizer/tokenizer.h"
 #include "launcher/config.h"
 #include "model/tpo_model.h"
+#include "parallel/mesh.h"
 
 namespace tpo {
 
@@ -35,6 +36,11 @@ LrSchedule make_lr_schedule(const config::RunConfig& config);
 // Sets trainable and lr_scale of every parameter by the patterns of the configuration.
 // Throws ConfigError for a pattern that matches no parameter.
 void apply_training_rules(const config::RunConfig& config, ParamStore& store);
+// The same on a model without memory: every pattern that matches nothing is a ConfigError.
+void check_training_rules(const config::RunConfig& config);
+
+// Axes of the ranks; layout.data 0 takes what pipe and tensor leave.
+MeshShape make_mesh_shape(const config::RunConfig& config, int ranks);
 
 // Everything that training reads: one open folder, its lengths and the mixture.
 // Throws DataError that says how to rebuild a missing or stale length index.

@@ -282,17 +282,23 @@ void check_ranges(const pb::Message& m, const std::string& prefix, Errors& error
 }
 
 // Contradictions between values; what the preset gives counts like what the user wrote.
-void check_together(const config::RunConfig& c, Errors& errors) {
+void check_together(const config::RunConfig& c, int ranks, Errors& errors) {
   if (c.run().device() == "cuda" && !kHasCuda)
     errors.push_back("run.device is \"cuda\", but this build has no CUDA backend; legal: cpu");
   if (c.data().sets_size() == 0) errors.push_back("data.sets is empty; give at least one { path: \"...\" weight: 1 }");
   const bool sizes_legal =
       std::none_of(errors.begin(), errors.end(), [](const std::string& e) { return e.starts_with("model."); });
-  try {
-    if (sizes_legal) make_model_config(c, 1 << 15);
-  } catch (const ConfigError& e) {
-    errors.push_back(e.what());
-  }
+  const auto collect = [&](const auto& check_one) {
+    try {
+      check_one();
+    } catch (const ConfigError& e) {
+      errors.push_back(e.what());
+    }
+  };
+  const size_t before = errors.size();
+  if (sizes_legal) collect([&] { make_model_config(c, 1 << 15); });
+  if (sizes_legal && errors.size() == before) collect([&] { check_training_rules(c); });
+  if (ranks > 0) collect([&] { check_mesh(make_mesh_shape(c, ranks), ranks); });
 }
 
 void fill_defaults(pb::Message* m) {
@@ -384,8 +390,8 @@ std::string nearest(const std::string& name, const std::vector<std::string>& leg
   return best;
 }
 
-config::RunConfig parse_config(const std::string& text, const std::string& origin,
-                               const std::vector<std::string>& sets) {
+config::RunConfig parse_config(const std::string& text, const std::string& origin, const std::vector<std::string>& sets,
+                               int ranks) {
   config::RunConfig c;
   Errors errors;
   parse_text(text, origin, c, errors);
@@ -393,7 +399,7 @@ config::RunConfig parse_config(const std::string& text, const std::string& origi
     if (const std::string error = apply_set(&c, s); !error.empty()) errors.push_back(error);
   check_ranges(c, "", errors);
   if (errors.empty()) fill_defaults(&c);  // else the sizes may not even make sense
-  check_together(c, errors);
+  check_together(c, ranks, errors);
   if (!errors.empty())
     throw ConfigError(cat(errors.size(), errors.size() == 1 ? " error" : " errors", " in the configuration:\n  ",
                           join(errors, "\n  ")));
@@ -401,13 +407,13 @@ config::RunConfig parse_config(const std::string& text, const std::string& origi
   return c;
 }
 
-config::RunConfig load_config(const std::string& path, const std::vector<std::string>& sets) {
+config::RunConfig load_config(const std::string& path, const std::vector<std::string>& sets, int ranks) {
   std::ifstream in(path);
   check<ConfigError>(in.good(), "--config ", path,
                      ": the file cannot be opened; give a RunConfig text file such as examples/quickstart.textproto");
   std::ostringstream text;
   text << in.rdbuf();
-  return parse_config(text.str(), path, sets);
+  return parse_config(text.str(), path, sets, ranks);
 }
 
 std::string config_reference() {

@@ -9,12 +9,13 @@
 namespace tpo {
 
 // Parses the text file `path`, applies `sets` ("path.to.field=value", repeated fields by index: data.sets.0.weight=3;
-// an index equal to the count appends) in order and validates. Throws ConfigError with one line per error.
-config::RunConfig load_config(const std::string& path, const std::vector<std::string>& sets);
+// an index equal to the count appends) in order and validates, the layout against `ranks` too when that is not 0.
+// Throws ConfigError with one line per error.
+config::RunConfig load_config(const std::string& path, const std::vector<std::string>& sets, int ranks = 0);
 
 // The same from text; `origin` stands in messages for the file.
-config::RunConfig parse_config(const std::string& text, const std::string& origin,
-                               const std::vector<std::string>& sets);
+config::RunConfig parse_config(const std::string& text, const std::string& origin, const std::vector<std::string>& sets,
+                               int ranks = 0);
 
 // Everything a user may write, with defaults and comments' ranges: `tpo_dist train --help-config`.
 std::string config_reference();

@@ -1,5 +1,6 @@
 // tpo_dist: one binary, subcommands. See launcher/README.md.
 #include <glog/logging.h>
+#include <sys/resource.h>
 
 #include <iostream>
 #include <string>
@@ -42,7 +43,16 @@ int dispatch(const std::string& command, std::span<const std::string> args, tpo:
 
 }  // namespace
 
+// Every shard is one open file; the usual soft limit of 1,024 is no limit of the machine.
+static void raise_open_files() {
+  rlimit limit{};
+  if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
+  limit.rlim_cur = limit.rlim_max;
+  setrlimit(RLIMIT_NOFILE, &limit);
+}
+
 int main(int argc, char** argv) {
+  raise_open_files();
   FLAGS_logtostderr = true;
   google::InitGoogleLogging(argv[0]);
   const std::vector<std::string> words(argv + 1, argv + argc);

@@ -7,6 +7,7 @@
 #include <set>
 #include <sstream>
 
+#include "core/ops/matmul.h"
 #include "core/parallel_for.h"
 #include "launcher/world.h"
 
@@ -67,6 +68,19 @@ std::vector<std::vector<double>> gather_doubles(ProcessGroup& world, const std::
   return all;
 }
 
+MicrobatchSize size_of(const HostBatch& host, const Counts& counts) {
+  MicrobatchSize size;
+  const auto ends = host.arrays.at("cu_seqlens").as<int32_t>();
+  for (size_t i = 1; i < ends.size(); ++i) size.sequences.push_back(ends[i] - ends[i - 1]);
+  size.media = counts.media;
+  if (const auto images = host.arrays.find("images"); images != host.arrays.end())
+    size.frames = images->second.shape[1];
+  size.regions = counts.regions;
+  size.box_inputs = counts.box_inputs;
+  size.loss_rows = counts.loss_tokens;
+  return size;
+}
+
 }  // namespace
 
 // What this rank's microbatches of one step added up to.
@@ -87,10 +101,7 @@ Trainer::Trainer(const config::RunConfig& config, const TrainingData& data, Proc
       lr_(make_lr_schedule(config)) {
   set_num_threads(config.run().threads());
   const auto& layout = config.layout();
-  const MeshShape shape{layout.pipe(),
-                        layout.data() > 0 ? layout.data() : world.size() / (layout.pipe() * layout.tensor()),
-                        layout.tensor()};
-  mesh_ = std::make_unique<Mesh>(world, shape);
+  mesh_ = std::make_unique<Mesh>(world, make_mesh_shape(config, world.size()));
   store_ = std::make_unique<ParamStore>(config.run().seed());
   model_ =
       std::make_unique<TpoModel>(*store_, make_model_config(config, data.tokenizer->vocab_size()), mesh_->tensor());
@@ -116,6 +127,15 @@ void Trainer::start_loader() {
   options.end_step = config_.train().steps();
   options.collate = make_collate_options(config_);
   loader_ = std::make_unique<Loader>(*data_.mixer, data_.loader_sets(), options);
+}
+
+void Trainer::warm_up() {
+  if (!loader_) start_loader();
+  loader_->wait_full();
+  constexpr int64_t kSide = 256;  // large enough for the blocked path of the library
+  const NoGradScope no_grad;
+  const Tensor a = Tensor::zeros({kSide, kSide});
+  matmul_nn(a, a);
 }
 
 StepUse Trainer::use_of(const StepPlan& plan) const {
@@ -168,12 +188,15 @@ StepStats Trainer::step() {
                                 scale(config_.loss().region(), total.regions)};
   Sums sums;
   sums.lm_of_set.assign(data_.folders.size(), 0);
-  const int64_t flops_before = stream_->counters().flops;
   sync_->begin_step(use_of(local.plan));
-  for (const HostBatch& host : local.batches) run_microbatch(host, scales, sums);
+  const int first = local.plan.local(mesh_->data_rank(), mesh_->shape().data).first;
+  for (size_t i = 0; i < local.batches.size(); ++i) {
+    run_microbatch(local.batches[i], scales, sums);
+    sums.flops +=
+        model_->flops(size_of(local.batches[i], local.plan.microbatches[static_cast<size_t>(first) + i].counts));
+  }
   activity().phase = "reduce";
   sync_->finish_grads(*stream_);
-  sums.flops = stream_->counters().flops - flops_before;
   // The whole of the step before this one, whose end is known; of the first step, what has passed so far.
   const StepStats s = finish(local, sums, last_step_s_ > 0 ? last_step_s_ : seconds_since(begin));
   last_step_s_ = seconds_since(begin);

@@ -22,7 +22,7 @@ struct StepStats {
   std::vector<double> lm_of_set;  // per dataset: mean per answer token; NaN when the step had none of it
   double grad_norm = 0, lr = 0;
   Counts counts;         // of the whole step
-  int64_t flops = 0;     // executed, all ranks
+  int64_t flops = 0;     // executed in matrix products and attention, all ranks; only rows with a label are projected
   double step_s = 0;     // wall time of the slowest rank
   double wait_s = 0;     // longest wait for the loader on any rank
   double exposed_s = 0;  // longest wait for gradients on any rank
@@ -38,6 +38,10 @@ class Trainer {
   // Runs one step. Throws NonFiniteGradient naming the samples if loss or gradient is not finite, before any parameter
   // changed.
   StepStats step();
+
+  // Fills the loader's queue and lets the matrix library take its workspace, as the first step would: what the process
+  // holds afterwards is its baseline. Not needed for anything else.
+  void warm_up();
 
   int64_t steps_done() const { return steps_done_; }
   // Saves under <run.folder>/checkpoints; returns the folder. Collective.

@@ -9,9 +9,7 @@
 
 namespace tpo {
 
-namespace {
-
-std::string resolve(const std::string& path) {
+std::string resolve_checkpoint(const std::string& path) {
   for (const std::string& dir : {path + "/checkpoints", path})
     if (const std::string newest = latest(dir); !newest.empty()) return newest;
   check<DataError>(std::filesystem::exists(path + "/" + kManifestName), path,
@@ -19,10 +17,8 @@ std::string resolve(const std::string& path) {
   return path;
 }
 
-}  // namespace
-
 CheckpointModel::CheckpointModel(const std::string& path, const std::vector<std::string>& sets, ProcessGroup& world)
-    : folder_(resolve(path)) {
+    : folder_(resolve_checkpoint(path)) {
   config_ =
       parse_config(read_checkpoint_manifest(folder_).config(), folder_ + " (configuration of the checkpoint)", sets);
   set_num_threads(config_.run().threads());

@@ -8,6 +8,9 @@
 
 namespace tpo {
 
+// The checkpoint folder that `path` means: itself, or of a run folder or its checkpoints/ the newest. Throws DataError.
+std::string resolve_checkpoint(const std::string& path);
+
 class CheckpointModel {
  public:
   // `path` is a checkpoint folder or a run folder (its newest checkpoint is taken). `sets` override the configuration

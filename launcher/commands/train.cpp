@@ -1,4 +1,5 @@
 #include <glog/logging.h>
+#include <sched.h>
 
 #include <chrono>
 #include <cmath>
@@ -8,6 +9,7 @@
 #include <iostream>
 
 #include "launcher/commands/args.h"
+#include "launcher/commands/checkpoint_model.h"
 #include "launcher/commands/commands.h"
 #include "launcher/evaluator.h"
 #include "launcher/exit_codes.h"
@@ -118,9 +120,11 @@ class Run {
 
   int go() {
     prepare();
+    warn_of_few_processors();
+    const double peak = config_.log().peak_gflops() > 0 ? config_.log().peak_gflops() : measure_peak_gflops();
+    trainer_.warm_up();
     const AllocatorStats now = trainer_.stream().allocator()->stats();
     baseline_bytes_ = process_bytes("VmRSS") - now.live_bytes - now.cached_bytes;
-    const double peak = config_.log().peak_gflops() > 0 ? config_.log().peak_gflops() : measure_peak_gflops();
     Progress progress(config_, world_.size(), peak);
     int64_t saved_at = -1;
     while (trainer_.steps_done() < config_.train().steps()) {
@@ -163,7 +167,7 @@ class Run {
       allow.allow_missing.assign(k.allow_missing().begin(), k.allow_missing().end());
       allow.allow_unexpected.assign(k.allow_unexpected().begin(), k.allow_unexpected().end());
       allow.allow_shape.assign(k.allow_shape().begin(), k.allow_shape().end());
-      trainer_.init_from(k.init_from(), allow);
+      trainer_.init_from(resolve_checkpoint(k.init_from()), allow);
     }
     if (world_.rank() == 0) {
       std::error_code error;
@@ -177,6 +181,17 @@ class Run {
                 << trainer_.store().numel() << " parameters (" << trainer_.store().numel(true) << " train), " << samples
                 << " samples in " << data_.folders.size() << " datasets, run folder " << folder << std::endl;
     }
+  }
+
+  // mpirun binds each rank to one core unless told otherwise.
+  void warn_of_few_processors() const {
+    cpu_set_t allowed;
+    CPU_ZERO(&allowed);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) != 0) return;
+    const int have = CPU_COUNT(&allowed), want = config_.run().threads();
+    if (have < want)
+      LOG(WARNING) << "rank " << world_.rank() << " may use " << have << " processors but run.threads is " << want
+                   << "; start with mpirun --bind-to none, or --map-by slot:PE=" << want;
   }
 
   void save() {
@@ -248,7 +263,9 @@ class Run {
   Trainer trainer_;
   std::vector<std::unique_ptr<DatasetFolder>> eval_folders_;
   std::unique_ptr<RunLog> log_;  // on rank 0
-  int64_t baseline_bytes_ = 0;   // resident before the first step, without tensors: code, libraries, tables
+  // Resident before the first step, without the allocator's part: code, libraries, tables, prefetched batches, the
+  // matrix library's workspace, shared gradient buffers.
+  int64_t baseline_bytes_ = 0;
 };
 
 }  // namespace
@@ -260,7 +277,7 @@ int run_train(std::span<const std::string> words, ProcessGroup& world) {
     return kExitDone;
   }
   args.words(0);
-  const config::RunConfig config = load_config(args.required("config"), args.list("set"));
+  const config::RunConfig config = load_config(args.required("config"), args.list("set"), world.size());
   check<ConfigError>(config.run().device() != "meta", "run.device is meta, which computes nothing; train needs cpu");
   catch_stop_signals();
   return Run(config, world).go();

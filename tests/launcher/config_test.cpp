@@ -96,6 +96,20 @@ TEST(config, sizes_that_do_not_fit_together_or_with_the_preset_are_refused) {
   EXPECT_TRUE(has(two, "kv_heads") && has(two, "train.steps = 0")) << two;
 }
 
+TEST(config, patterns_and_layout_are_checked_with_everything_else) {
+  const std::string two = error_of(kGood, {"train.freeze.0=visoin.*", "optimizer.lr_scale.0.pattern=heds.*"});
+  EXPECT_TRUE(has(two, "train.freeze: pattern \"visoin.*\" matches no parameter")) << two;
+  EXPECT_TRUE(has(two, "optimizer.lr_scale: pattern \"heds.*\" matches no parameter")) << two;
+  EXPECT_TRUE(has(error_of(kGood, {"train.freeze.0=*"}), "leaves no parameter to train"));
+  EXPECT_NO_THROW(parse_config(kGood, "x", {"layout.data=3"}, 3));
+  try {
+    parse_config(kGood, "x", {"layout.data=3", "train.freeze.0=visoin.*"}, 2);
+    ADD_FAILURE() << "3 ranks wanted, 2 started";
+  } catch (const ConfigError& e) {
+    EXPECT_TRUE(has(e.what(), "2 errors") && has(e.what(), "data 3") && has(e.what(), "visoin")) << e.what();
+  }
+}
+
 TEST(config, a_missing_file_is_named) { EXPECT_THROW(load_config("/nonexistent/x.textproto", {}), ConfigError); }
 
 TEST(config, the_reference_lists_every_field_with_its_range) {
