@@ -222,7 +222,7 @@ TEST(Checkpointer, h5py_reads_the_values) {
   TempFolder dir;
   save_ranks(2, dir.path(), 1, 3);
   const std::string command =
-      cat("/usr/bin/python3 " TPO_SOURCE_DIR "/tests/checkpoint/read_h5py.py ", dir.path(), "/step_00000001 3");
+      cat(TPO_PYTHON " " TPO_SOURCE_DIR "/tests/checkpoint/read_h5py.py ", dir.path(), "/step_00000001 3");
   EXPECT_EQ(std::system(command.c_str()), 0) << command;
   EXPECT_NE(std::system((command + "1").c_str()), 0) << "the script must notice other values";
 }

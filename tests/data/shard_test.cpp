@@ -79,8 +79,7 @@ TEST(Shard, reads_from_several_threads) {
 }
 
 TEST(Shard, the_h5py_example_of_the_format_page_reads_it) {
-  if (std::system("/usr/bin/python3 -c 'import h5py' 2>/dev/null") != 0)
-    GTEST_SKIP() << "python3-h5py is not installed";
+  if (std::system(TPO_PYTHON " -c 'import h5py' 2>/dev/null") != 0) GTEST_SKIP() << "python3-h5py is not installed";
   const testing::ScratchFolder dir;
   ShardWriter w(dir / "s.h5");
   w.add(bytes_of("\n\x01"
@@ -94,8 +93,7 @@ TEST(Shard, the_h5py_example_of_the_format_page_reads_it) {
   const size_t begin = page.find("```python\n") + 10, end = page.find("```", begin);
   ASSERT_NE(end, std::string::npos);
   testing::write_text(dir / "example.py", page.substr(begin, end - begin));
-  ASSERT_EQ(std::system(cat("/usr/bin/python3 ", dir / "example.py", " ", dir / "s.h5", " > ", dir / "out").c_str()),
-            0);
+  ASSERT_EQ(std::system(cat(TPO_PYTHON " ", dir / "example.py", " ", dir / "s.h5", " > ", dir / "out").c_str()), 0);
   char hash[20];
   std::snprintf(hash, sizeof hash, "%016llx",
                 static_cast<unsigned long long>(xxh3(std::string_view("\n\x02"
