@@ -15,14 +15,28 @@ tpo_dist=build/launcher/tpo_dist
 world=runs/quickstart-data
 if [ ! -f $world/.complete ]; then
   rm -rf $world
-  synth() { $tpo_dist data synth --out "$1" --sizes 1 "${@:2}" 2> synth.log || { cat synth.log; exit 1; }; rm -f synth.log; }
-  synth $world --split train=12000 --split heldout=500 --turns 2 --vocab 640 --seed 1
+  mkdir -p $world
+  # synth FOLDER FLAGS...: pictures of 3 x 3 cells; what it prints is shown only if it fails.
+  synth() {
+    local log=$world/synth-$(basename "$1").log
+    $tpo_dist data synth --out "$1" --sizes 1 --size 72 --grid 3 "${@:2}" > "$log" 2>&1 || { cat "$log" >&2; return 1; }
+    rm -f "$log"
+  }
+  echo "making the generated world"
+  synth $world --split train=12000 --split heldout=500 --turns 2 --vocab 640 --seed 1 \
+    --dataset region --dataset conversation --dataset caption &
+  main=$!
   # Warm-up scenes, where one word finds the object.
-  warm_up="--only_region --vocab 0"
-  synth $world/one-or-two $warm_up --split train=5000 --unique colour --min_objects 1 --max_objects 2 --turns 1 --seed 2
-  synth $world/colours $warm_up --split train=7000 --unique colour --min_objects 2 --max_objects 4 --turns 2 --seed 3
-  synth $world/shapes $warm_up --split train=7000 --unique shape --min_objects 2 --max_objects 3 --turns 2 --seed 4
-  $tpo_dist data index --config examples/quickstart.textproto
+  warm_up="--vocab 0 --unique colour"
+  synth $world/single $warm_up --split train=8000 --min_objects 1 --max_objects 1 --dataset caption --seed 5
+  synth $world/two $warm_up --split train=6000 --min_objects 2 --max_objects 2 --turns 2 --seed 6 \
+    --dataset region --dataset caption
+  synth $world/colours $warm_up --split train=8000 --min_objects 2 --max_objects 5 --turns 2 --seed 3 \
+    --dataset region --dataset caption
+  synth $world/shapes --vocab 0 --unique shape --split train=6000 --min_objects 2 --max_objects 3 --turns 2 --seed 4 \
+    --dataset region
+  wait $main
+  $tpo_dist data index --config examples/quickstart.textproto 2> /dev/null
   touch $world/.complete
 fi
 # One compute thread per rank: two ranks then fill two cores.
