@@ -1,4 +1,5 @@
 // tpo_dist: one binary, subcommands. See launcher/README.md.
+#include <gflags/gflags.h>
 #include <glog/logging.h>
 #include <sys/resource.h>
 
@@ -16,7 +17,7 @@ namespace {
 
 constexpr const char* kUsage =
     "tpo_dist trains MLLM-TPO models.\n"
-    "usage: [mpirun -n N] tpo_dist <command> [--help] ...\n"
+    "usage: [mpirun -n N] tpo_dist [--v=1 --minloglevel=1 --log_dir=...] <command> [--help] ...\n"
     "  train    train from a configuration; resumes by itself\n"
     "  eval     score a checkpoint on held-out datasets\n"
     "  predict  ask a checkpoint about one picture; draws boxes\n"
@@ -41,21 +42,48 @@ int dispatch(const std::string& command, std::span<const std::string> args, tpo:
                                   "; legal: train, eval, predict, data, ckpt, report"));
 }
 
-}  // namespace
-
 // Every shard is one open file; the usual soft limit of 1,024 is no limit of the machine.
-static void raise_open_files() {
+void raise_open_files() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
   limit.rlim_cur = limit.rlim_max;
   setrlimit(RLIMIT_NOFILE, &limit);
 }
 
+// Flags before the command belong to the process and are kept by gflags: those of glog. Commands have flags of their
+// own (commands/args.h): they repeat, differ from command to command and are checked together with the configuration,
+// while gflags keeps one flat list. Returns how many words were taken.
+size_t take_process_flags(const std::vector<std::string>& words) {
+  size_t taken = 0;
+  for (; taken < words.size() && words[taken].starts_with("--") && words[taken] != "--help"; ++taken) {
+    const std::string& word = words[taken];
+    const size_t equals = word.find('=');
+    const std::string name = word.substr(2, equals == std::string::npos ? std::string::npos : equals - 2);
+    gflags::CommandLineFlagInfo info;
+    tpo::check<tpo::ConfigError>(
+        gflags::GetCommandLineFlagInfo(name.c_str(), &info), "unknown flag --", name,
+        " before the command; legal are glog's, such as --v=1, --minloglevel=1, --log_dir=DIR");
+    const std::string value = equals == std::string::npos ? "true" : word.substr(equals + 1);
+    tpo::check<tpo::ConfigError>(!gflags::SetCommandLineOption(name.c_str(), value.c_str()).empty(), "--", name, "=",
+                                 value, ": the value must be of type ", info.type);
+  }
+  return taken;
+}
+
+}  // namespace
+
 int main(int argc, char** argv) {
   raise_open_files();
   FLAGS_logtostderr = true;
+  std::vector<std::string> words(argv + 1, argv + argc);
+  try {
+    words.erase(words.begin(), words.begin() + static_cast<int64_t>(take_process_flags(words)));
+  } catch (const tpo::ConfigError& e) {
+    std::cerr << "tpo_dist: " << e.what() << "\n";
+    return tpo::kExitFixConfig;
+  }
+  if (!FLAGS_log_dir.empty()) FLAGS_logtostderr = false;
   google::InitGoogleLogging(argv[0]);
-  const std::vector<std::string> words(argv + 1, argv + argc);
   if (words.empty() || words[0] == "--help" || words[0] == "help") {
     std::cout << kUsage;
     return words.empty() ? tpo::kExitFixConfig : tpo::kExitDone;

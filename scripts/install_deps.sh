@@ -11,7 +11,7 @@ build=(
   libopenblas-openmp-dev                  # matrix products
   libhdf5-dev libxxhash-dev               # shards, checkpoints, checksums
   libprotobuf-dev protobuf-compiler       # configuration, records, manifests
-  libgoogle-glog-dev                      # logs
+  libgoogle-glog-dev libgflags-dev        # logs, and their flags
   libsentencepiece-dev                    # tokenizer
   libturbojpeg0-dev libpng-dev            # pictures
   nlohmann-json3-dev                      # annotation files
