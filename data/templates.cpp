@@ -12,15 +12,6 @@ constexpr int32_t kNoLabel = -100;
 
 Box4 box4(const data::Box& b) { return {b.x1(), b.y1(), b.x2(), b.y2()}; }
 
-// Without <image> and <video> marks and the white space at both ends.
-std::string without_media_marks(std::string text) {
-  for (std::string_view mark : {"<image>", "<video>"}) {
-    for (size_t at = text.find(mark); at != std::string::npos; at = text.find(mark, at)) text.erase(at, mark.size());
-  }
-  const size_t first = text.find_first_not_of(" \n\t"), last = text.find_last_not_of(" \n\t");
-  return first == std::string::npos ? "" : text.substr(first, last - first + 1);
-}
-
 // Builds one document. Labels are kept per token and shifted at the end.
 class Builder {
  public:
@@ -212,6 +203,14 @@ std::optional<TokenizedSample> Templates::encode_prompt_if_it_fits(const data::S
   TokenizedSample out = whole_prompt(sample, turn);
   if (static_cast<int64_t>(out.tokens.size()) > options_.max_tokens) return std::nullopt;
   return out;
+}
+
+std::string without_media_marks(std::string text) {
+  for (std::string_view mark : {"<image>", "<video>"}) {
+    for (size_t at = text.find(mark); at != std::string::npos; at = text.find(mark, at)) text.erase(at, mark.size());
+  }
+  const size_t first = text.find_first_not_of(" \n\t"), last = text.find_last_not_of(" \n\t");
+  return first == std::string::npos ? "" : text.substr(first, last - first + 1);
 }
 
 uint64_t Templates::fingerprint() const {

@@ -69,6 +69,9 @@ class Templates {
   TemplateOptions options_;
 };
 
+// The text of a question without its <image> and <video> marks and the white space at both ends.
+std::string without_media_marks(std::string text);
+
 // Prompts for importers, own wording. {} stands for the phrase; tracking prompts hold <track_box> instead.
 std::span<const std::string_view> region_prompts();
 std::span<const std::string_view> temporal_prompts();

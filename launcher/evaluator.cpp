@@ -101,7 +101,7 @@ class SampleRun {
           truth.assign(found.truth.begin() + static_cast<int64_t>(before), found.truth.end());
           given.clear();
           for (const auto& b : out.boxes) given.push_back(b.box);
-          caption = raw.sample.turns(user).text();
+          caption = without_media_marks(raw.sample.turns(user).text());
           drawn = true;
         }
       } else {
