@@ -244,6 +244,8 @@ FLAGS = {
     "train": {"config", "set", "help-config", "help"},
     "eval": {"checkpoint", "dataset", "pictures", "set", "help"},
     "predict": {"checkpoint", "image", "prompt", "box", "out", "max_new_tokens", "set", "help"},
+    "data synth": {"out", "split", "seed", "format", "vocab", "size", "turns", "region_questions", "grid", "colours", "shapes",
+                   "sizes", "dataset", "unique", "min_objects", "max_objects", "help"},
     "report": {"help"},
     "ckpt ls": {"help"},
     "ckpt verify": {"help"},
@@ -260,6 +262,9 @@ def help_and_flags_are_frozen(b):
         listed = set(re.findall(r"--([a-z_-]+)", text.split("xample")[0])) | {"help"}
         assert listed == flags, (command, listed ^ flags)
     assert "optimizer.lr  double" in b.ok(["train", "--help-config"])
+    assert "inspect" in b.ok(["--minloglevel=1", "--v=1", "data", "--help"])
+    b.fails(["--minloglevle=1", "data", "--help"], 2, "unknown flag --minloglevle")
+    b.fails(["--minloglevel=loud", "data", "--help"], 2, "must be of type int32")
 
 
 def predict_and_report(b):
@@ -269,6 +274,10 @@ def predict_and_report(b):
     for name in ("config.textproto", "log.jsonl", "report.html"):
         assert os.path.getsize(f"{run}/{name}") > 0
     assert glob.glob(run + "/pictures/*.png")
+    end = [json.loads(line) for line in open(run + "/log.jsonl")][-1]
+    known = end["allocator_held_peak_bytes"] + end["baseline_bytes"]
+    # Nothing large is held that nobody accounts for. A run this small has 2 MiB of evaluation and report on top.
+    assert end["process_peak_bytes"] <= max(1.05 * known, known + (4 << 20)), end
     image = b.folder + "/one.png"
     b.ok(["data", "inspect", b.folder + "/world/region-heldout", "--count", "1", "--draw", image])
     out = b.ok(["predict", "--checkpoint", run, "--image", image, "--prompt", "Where is the red circle?", "--out",

@@ -5,7 +5,7 @@ mpiexec=$1; ranks=$2; expected=$3
 shift 3
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=1
 flags=
-if "$mpiexec" --version 2>&1 | grep -q 'Open MPI'; then flags="--oversubscribe --bind-to none"; fi
+if "$mpiexec" --version 2>&1 | grep -qE 'Open MPI|OpenRTE'; then flags="--oversubscribe --bind-to none"; fi
 timeout 120 "$mpiexec" $flags -n "$ranks" "$@"
 code=$?
 if [ "$code" -ne "$expected" ]; then
