@@ -47,7 +47,8 @@ class ProcessGroup {
 
   // Collective: zeros for a tensor that will be reduced again and again, such as a gradient bucket. Where ranks share
   // memory an all_reduce of it, or of a part of it that is the same on all ranks, works in place and copies half as
-  // much; elsewhere it is an ordinary tensor. Shared bytes are not in the statistics of the stream's allocator.
+  // much; elsewhere it is an ordinary tensor. Like split, with no Work of this rank in flight. Shared bytes are not in
+  // the statistics of the stream's allocator.
   virtual Tensor shared_buffer(const Shape& shape, DType dtype = DType::kF32) { return Tensor::zeros(shape, dtype); }
 
   // Collective: ranks with the same color form a ProcessGroup, ordered by (key, rank). Every Work of this group must
