@@ -39,6 +39,10 @@ class Handle {
 class Quiet {
  public:
   Quiet() {
+    // Everything is closed here. The library's own handler at exit follows dangling pointers to what a full disk kept
+    // it from closing, and crashes.
+    static const herr_t ignored = H5dont_atexit();
+    static_cast<void>(ignored);
     H5Eget_auto2(H5E_DEFAULT, &function_, &data_);
     H5Eset_auto2(H5E_DEFAULT, nullptr, nullptr);
   }

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <atomic>
 #include <chrono>
+#include <mutex>
 #include <thread>
 
 #include "tests/checkpoint/checkpoint_support.h"
@@ -178,11 +179,16 @@ class FullDisk : public testing::Test {
     return text;
   }
   void fill(int64_t leave) {
-    const auto space = fs::space(dir_.path()).available;
-    spit(dir_.path() + "/filler", std::string(static_cast<size_t>(space) - leave, 'x'));
+    const auto space = static_cast<int64_t>(fs::space(dir_.path()).available);
+    if (space > leave)
+      spit(cat(dir_.path(), "/filler", fillers_++), std::string(static_cast<size_t>(space - leave), 'x'));
+  }
+  void remove_fillers() {
+    for (; fillers_ > 0; --fillers_) fs::remove(cat(dir_.path(), "/filler", fillers_ - 1));
   }
   TempFolder dir_;
   bool mounted_ = false;
+  int fillers_ = 0;
 };
 
 TEST_F(FullDisk, known_beforehand) {
@@ -191,7 +197,7 @@ TEST_F(FullDisk, known_beforehand) {
   const std::string text = try_save({});
   EXPECT_NE(text.find("ckpt/step_00000020: it needs "), std::string::npos) << text;
   EXPECT_EQ(list_checkpoints(dir_.path() + "/ckpt").size(), 1u);
-  fs::remove(dir_.path() + "/filler");
+  remove_fillers();
   expect_intact(dir_.path() + "/ckpt", {1});
 }
 
@@ -202,15 +208,18 @@ TEST_F(FullDisk, runs_full_while_saving) {
     fs::remove_all(ckpt);
     save_ranks(1, ckpt, 10, 1);
     SaveOptions o;
-    std::atomic<bool> filled{false};
+    std::mutex mutex;
+    bool full = false;
+    // Space that the save gives back meanwhile is taken too.
     o.at_point = [&](std::string_view name) {
-      if (name == point && !filled.exchange(true)) fill(0);
+      const std::scoped_lock lock(mutex);
+      full = full || name == point;
+      if (full) fill(0);
     };
-    // Once its shards are reserved and the pointer is written, a save may also go through on a disk filled meanwhile.
     const std::string text = try_save(o);
     EXPECT_NE(text.find("No space left on device"), std::string::npos) << text;
     EXPECT_NE(text.find("/.tmp_"), std::string::npos) << text;
-    fs::remove(dir_.path() + "/filler");
+    remove_fillers();
     EXPECT_EQ(list_checkpoints(ckpt).size(), 1u);
     EXPECT_TRUE(leftovers(ckpt).empty() || leftovers(ckpt) == std::vector<std::string>{".tmp_latest"});
     expect_intact(ckpt, {1});
