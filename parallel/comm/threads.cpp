@@ -97,6 +97,8 @@ struct Meeting {
   std::vector<int> world_ranks;
   std::map<uint64_t, std::vector<std::shared_ptr<ThreadsWork>>> collectives;  // by number; null: not arrived
   std::map<std::tuple<int, int, int>, std::deque<std::shared_ptr<ThreadsWork>>> sends, recvs;  // by (from, to, tag)
+  // What never met keeps its world, and the world its meetings: at the end someone must let go.
+  void forget() { collectives.clear(), sends.clear(), recvs.clear(); }
 };
 
 void copy_bytes(std::byte* to, const std::byte* from, int64_t bytes) {
@@ -297,6 +299,8 @@ void run_ranks(int n, const std::function<void(ProcessGroup& world)>& fn) {
   std::vector<std::thread> threads;
   for (int r = 0; r < n; ++r) threads.emplace_back(rank_main, r);
   for (auto& t : threads) t.join();
+  meeting->forget();
+  for (const auto& [key, split] : world->splits) split->forget();
   if (world->culprit_error) rethrow_with_rank(world->culprit, world->culprit_error);
   if (world->first_error) rethrow_with_rank(world->first_rank, world->first_error);
 }

