@@ -173,6 +173,12 @@ void check_training_rules(const config::RunConfig& config) {
   apply_training_rules(config, model.store);
 }
 
+Precision make_precision(const config::RunConfig& config) {
+  check<ConfigError>(config.run().precision() == "fp32", "run.precision is ", config.run().precision(),
+                     "; legal: fp32");
+  return {};
+}
+
 MeshShape make_mesh_shape(const config::RunConfig& config, int ranks) {
   const auto& l = config.layout();
   const int rest = l.pipe() * l.tensor();

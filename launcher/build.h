@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "core/optim/lr_schedule.h"
+#include "core/precision.h"
 #include "data/dataset.h"
 #include "data/loader.h"
 #include "data/mixer.h"
@@ -38,6 +39,8 @@ LrSchedule make_lr_schedule(const config::RunConfig& config);
 void apply_training_rules(const config::RunConfig& config, ParamStore& store);
 // The same on a model without memory: every pattern that matches nothing is a ConfigError.
 void check_training_rules(const config::RunConfig& config);
+
+Precision make_precision(const config::RunConfig& config);
 
 // Axes of the ranks; layout.data 0 takes what pipe and tensor leave.
 MeshShape make_mesh_shape(const config::RunConfig& config, int ranks);

@@ -110,6 +110,7 @@ Trainer::Trainer(const config::RunConfig& config, const TrainingData& data, Proc
   if (model_->config().language.detach_embeddings) store_->set_trainable("language.embed_tokens.*", false);
   BucketOptions buckets;
   buckets.bucket_bytes = layout.bucket_bytes();
+  buckets.precision = make_precision(config);
   sync_ = std::make_unique<ReplicatedSync>(*store_, mesh_->data(), buckets);
 }
 

@@ -44,6 +44,8 @@ std::string bucket_name(const Bucket& b) {
 
 std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& options) {
   check<ConfigError>(options.bucket_bytes >= 4096, "bucket_bytes = ", options.bucket_bytes, " must be >= 4096");
+  check_precision(options.precision);
+  const auto element = static_cast<int64_t>(size_of(options.precision.gradients));
   const auto position = forward_positions(store, options);
   std::vector<Param*> order;
   for (const auto& p : store.params()) {
@@ -60,7 +62,7 @@ std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& o
     const Key key{p->group, decay, p->lr_scale};
     Bucket& b = open[key];
     const int64_t numel = p->value.numel();
-    if (!b.entries.empty() && (b.numel + padded(numel)) * 4 > options.bucket_bytes) {
+    if (!b.entries.empty() && (b.numel + padded(numel)) * element > options.bucket_bytes) {
       closed.push_back(std::move(b));
       b = Bucket{};
     }
@@ -75,18 +77,19 @@ std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& o
   });
   for (size_t i = 0; i < closed.size(); ++i) {
     closed[i].index = static_cast<int>(i);
+    closed[i].precision = options.precision;
     closed[i].what = bucket_name(closed[i]);
   }
   return closed;
 }
 
 void materialise(Bucket& b, ProcessGroup& comm) {
-  for (Tensor* t : {&b.value, &b.m, &b.v}) *t = Tensor::zeros({b.numel});
-  b.grad = comm.shared_buffer({b.numel});
+  for (Tensor* t : {&b.value, &b.m, &b.v}) *t = Tensor::zeros({b.numel}, b.precision.master);
+  b.grad = comm.shared_buffer({b.numel}, b.precision.gradients);
   for (const Bucket::Entry& e : b.entries) {
     Param& p = *e.param;
-    check_shape(p.value.dtype() == DType::kF32, "[bucket] parameter '", p.name, "' is ", p.value.dtype(),
-                " but trainable parameters are f32");
+    check_shape(p.value.dtype() == b.precision.master, "[bucket] parameter '", p.name, "' is ", p.value.dtype(),
+                " but trainable parameters are ", b.precision.master);
     const Tensor home = b.value_of(e);
     if (home.device() == Device::kCpu && e.numel > 0) {
       std::memcpy(home.raw(), p.value.raw(), static_cast<size_t>(home.nbytes()));

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "core/param.h"
+#include "core/precision.h"
 #include "parallel/comm/process_group.h"
 
 namespace tpo {
@@ -17,6 +18,7 @@ struct BucketOptions {
   // Names in the order of first use in forward; parameters not named follow in creation order. Empty: creation order.
   // Gradients become complete in the reverse of it, which is the order in which buckets are reduced.
   std::vector<std::string> forward_order = {};
+  Precision precision = {};
 };
 
 struct Bucket {
@@ -32,11 +34,12 @@ struct Bucket {
   bool decay = true;
   float lr_scale = 1;
   std::vector<Entry> entries;
-  Tensor value, grad, m, v;  // (numel) f32; the padding between entries is and stays zero
+  Precision precision;
+  Tensor value, grad, m, v;  // (numel); the padding between entries is and stays zero
   int64_t numel = 0;
   std::string what;  // "bucket 3 [heads.region.fc2.bias .. heads.region.fc1.weight]"
 
-  int64_t bytes() const { return numel * 4; }
+  int64_t bytes() const { return numel * static_cast<int64_t>(size_of(precision.gradients)); }  // on the wire
   Tensor value_of(const Entry& e) const { return slice(value, e); }
   Tensor grad_of(const Entry& e) const { return slice(grad, e); }
   Tensor m_of(const Entry& e) const { return slice(m, e); }

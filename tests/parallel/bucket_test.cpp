@@ -46,6 +46,19 @@ TEST(bucket, never_mixes_groups_decay_or_learning_rates_and_skips_frozen_paramet
   EXPECT_EQ(plan_text(store, {}), "head.w | slow | table b0 | w1 w0");
 }
 
+TEST(bucket, a_precision_that_nothing_computes_with_is_refused_by_name) {
+  ParamStore store(1);
+  store.create("a", {3, 5}, Init::constant(2), 0);
+  BucketOptions options;
+  options.precision.gradients = DType::kBF16;
+  try {
+    plan_buckets(store, options);
+    ADD_FAILURE() << "bf16 gradients";
+  } catch (const ConfigError& e) {
+    EXPECT_STREQ(e.what(), "precision of gradients is bf16; legal: f32");
+  }
+}
+
 TEST(bucket, values_move_in_and_padding_is_zero) {
   ParamStore store(1);
   Param& a = store.create("a", {3, 5}, Init::constant(2), 0);
