@@ -5,6 +5,8 @@
 #include <cstdint>
 #include <ostream>
 
+#include "core/inline.h"
+
 namespace tpo {
 
 enum class DType : uint8_t { kF32 = 0, kBF16 = 1, kI32 = 2, kI64 = 3, kU8 = 4 };
@@ -25,6 +27,9 @@ constexpr size_t size_of(DType t) {
   return 0;
 }
 
+// The same as a signed number, for costs.
+constexpr int64_t width_of(DType t) { return static_cast<int64_t>(size_of(t)); }
+
 constexpr const char* name_of(DType t) {
   switch (t) {
     case DType::kF32:
@@ -43,19 +48,20 @@ constexpr const char* name_of(DType t) {
 
 inline std::ostream& operator<<(std::ostream& out, DType t) { return out << name_of(t); }
 
+// Storages of floating-point values.
+constexpr bool is_float(DType t) { return t == DType::kF32 || t == DType::kBF16; }
+
 // 16-bit brain float: the upper half of an fp32. Conversion rounds to nearest even; NaN stays NaN.
 struct BF16 {
   uint16_t bits = 0;
   BF16() = default;
-  explicit BF16(float f) {
-    const uint32_t u = std::bit_cast<uint32_t>(f);
-    if ((u & 0x7fffffffu) > 0x7f800000u) {
-      bits = static_cast<uint16_t>((u >> 16) | 0x40u);
-    } else {
-      bits = static_cast<uint16_t>((u + 0x7fffu + ((u >> 16) & 1u)) >> 16);
-    }
+  // Both without branches, so that loops over them are vector code.
+  TPO_INLINE explicit BF16(float f) {
+    const auto u = std::bit_cast<uint32_t>(f);
+    const uint32_t nan = (u >> 16) | 0x40u, rounded = (u + 0x7fffu + ((u >> 16) & 1u)) >> 16;
+    bits = static_cast<uint16_t>((u & 0x7fffffffu) > 0x7f800000u ? nan : rounded);
   }
-  explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+  TPO_INLINE explicit operator float() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
 };
 
 template <class T>

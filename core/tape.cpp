@@ -3,6 +3,7 @@
 #include <atomic>
 
 #include "core/kernels/basic.h"
+#include "core/kernels/cast.h"
 #include "core/launch.h"
 
 namespace tpo {
@@ -16,10 +17,13 @@ uint64_t next_tape_id() {
   return ++id;
 }
 
-void copy_into(const Tensor& dst, const Tensor& src) { launch(CopyBytes{dst.raw(), src.raw(), dst.nbytes()}); }
+void copy_into(const Tensor& dst, const Tensor& src) {
+  if (dst.dtype() != src.dtype()) return launch(Cast{src.raw(), dst.raw(), dst.numel(), src.dtype(), dst.dtype()});
+  launch(CopyBytes{dst.raw(), src.raw(), dst.nbytes()});
+}
 
 void add_into(const Tensor& dst, const Tensor& src) {
-  launch(AddInto{static_cast<float*>(dst.raw()), static_cast<const float*>(src.raw()), dst.numel()});
+  launch(Cast{src.raw(), dst.raw(), dst.numel(), src.dtype(), dst.dtype(), true});
 }
 
 Tensor clone(const Tensor& t) {
@@ -60,14 +64,14 @@ Tape::~Tape() = default;
 
 Tape* Tape::current() { return t_tape; }
 
-int32_t Tape::new_slot(const Shape& shape, LeafSink* leaf) {
-  slots_.push_back({shape, {}, leaf, false});
+int32_t Tape::new_slot(const Tensor& value, LeafSink* leaf) {
+  slots_.push_back({value.shape(), value.dtype(), {}, leaf, false});
   return static_cast<int32_t>(slots_.size()) - 1;
 }
 
 Tensor Tape::watch(const Tensor& t) {
   Tensor marked = t.detach();
-  marked.set_slot(id_, new_slot(t.shape()));
+  marked.set_slot(id_, new_slot(t));
   slots_.back().keep = true;
   return marked;
 }
@@ -81,7 +85,7 @@ Tensor Tape::leaf(const Tensor& value, LeafSink& sink) {
     return value.detach();
   }
   Tensor t = value.detach();
-  const int32_t slot = new_slot(value.shape(), &sink);
+  const int32_t slot = new_slot(value, &sink);
   t.set_slot(id_, slot);
   Node node;
   node.name = "leaf";
@@ -93,7 +97,8 @@ Tensor Tape::leaf(const Tensor& value, LeafSink& sink) {
 void Tape::accumulate(int32_t slot, const Tensor& g) {
   Slot& s = slots_[static_cast<size_t>(slot)];
   check_shape(g.defined() && g.numel() == s.shape.numel(), "[tape] gradient ", g.shape(), " for a value ", s.shape);
-  check_shape(g.dtype() == DType::kF32, "[tape] gradient of dtype ", g.dtype(), ", must be f32");
+  check_shape(s.leaf != nullptr ? is_float(g.dtype()) : g.dtype() == s.dtype, "[tape] gradient of dtype ", g.dtype(),
+              " for a value of ", s.dtype);
   if (s.leaf != nullptr) {
     const GradDest dest = s.leaf->grad_destination();
     dest.accumulate ? add_into(dest.grad, g) : copy_into(dest.grad, g);
@@ -109,7 +114,7 @@ GradDest Tape::destination(int32_t slot) {
   Slot& s = slots_[static_cast<size_t>(slot)];
   if (s.leaf != nullptr) return s.leaf->grad_destination();
   if (!s.grad.defined()) {
-    s.grad = Tensor::empty(s.shape);
+    s.grad = Tensor::empty(s.shape, s.dtype);
     return {s.grad, false};
   }
   if (!s.grad.unique()) s.grad = clone(s.grad);
@@ -217,7 +222,7 @@ void record(std::string_view name, std::span<const Tensor> in, std::span<Tensor*
   }
   if (!wanted) return;
   for (Tensor* t : out) {
-    node.out.push_back(tape->new_slot(t->shape()));
+    node.out.push_back(tape->new_slot(*t));
     t->set_slot(tape->id(), node.out.back());
   }
   node.backward = std::move(fn);
@@ -255,7 +260,7 @@ Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std
     node.in.push_back(tape->owns(t) ? t.slot() : -1);
     node.in_shapes.push_back(t.shape());
   }
-  node.out.push_back(tape->new_slot(y.shape()));
+  node.out.push_back(tape->new_slot(y));
   y.set_slot(tape->id(), node.out.back());
   node.backward = [block = std::move(block), plain = std::move(plain), uses = tape->uses_](std::span<const Tensor> dy,
                                                                                            GradSink& dx) {

@@ -23,7 +23,7 @@ namespace tpo {
 // Where a gradient is to be written. accumulate == false: the first writer overwrites (GEMM with beta 0);
 // true: it adds (beta 1).
 struct GradDest {
-  Tensor grad;  // fp32
+  Tensor grad;  // fp32 for a leaf (its bucket), else the dtype of the value
   bool accumulate = false;
 };
 
@@ -42,7 +42,7 @@ class GradSink {
  public:
   // False for frozen weights, data and undefined inputs: the op then skips that product.
   bool wants(int input) const;
-  // Adds g (same element count as the input). The sink may keep g; the op must not write it afterwards.
+  // Adds g (same element count as the input; f32 or bf16). The sink may keep g; the op must not write it afterwards.
   void add(int input, const Tensor& g);
   // For kernels that write or accumulate themselves; has the shape of the op's input. Requires: wants(input).
   GradDest destination(int input);
@@ -106,6 +106,7 @@ class Tape {
 
   struct Slot {
     Shape shape;
+    DType dtype;
     Tensor grad;
     LeafSink* leaf = nullptr;
     bool keep = false;  // watched: the gradient outlives the sweep
@@ -120,7 +121,7 @@ class Tape {
   };
   using UseCounts = std::unordered_map<LeafSink*, int>;
 
-  int32_t new_slot(const Shape& shape, LeafSink* leaf = nullptr);
+  int32_t new_slot(const Tensor& value, LeafSink* leaf = nullptr);
   bool owns(const Tensor& t) const { return t.slot() >= 0 && t.tape_id() == id_; }
   void accumulate(int32_t slot, const Tensor& g);
   GradDest destination(int32_t slot);

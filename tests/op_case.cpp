@@ -23,14 +23,26 @@ double max_abs(const std::vector<double>& v) {
   return m;
 }
 
-// A gradient for the output that depends on the number of elements only.
-std::vector<float> projection(int64_t n) {
+// A gradient for the output that depends on the number of elements and the storage only.
+std::vector<float> projection(int64_t n, DType storage) {
   std::vector<float> v(static_cast<size_t>(n));
   constexpr RngKey kKey = RngKey(7).with("dy");
   constexpr size_t kFresh = 1 << 16;
   for (size_t i = 0; i < v.size(); ++i) v[i] = i < kFresh ? 2 * uniform01(philox(kKey, i)[0]) - 1 : v[i - kFresh];
+  if (storage == DType::kBF16)
+    for (float& x : v) x = static_cast<float>(BF16(x));
   return v;
 }
+
+// `values` in a storage; on meta only the shape.
+Tensor stored(const std::vector<float>& values, const Shape& shape, DType storage) {
+  if (storage == DType::kF32) return Tensor::from(values, shape);
+  std::vector<BF16> v(values.size());
+  for (size_t i = 0; i < v.size(); ++i) v[i] = BF16(values[i]);
+  return Tensor::from(v, shape);
+}
+
+Tensor output_gradient(const Tensor& y) { return stored(projection(y.numel(), y.dtype()), y.shape(), y.dtype()); }
 
 struct Leaf final : LeafSink {
   GradDest dest;
@@ -58,7 +70,7 @@ std::vector<std::vector<float>> leaf_gradients(const OpCase& c, const std::vecto
     }
     y = c.run(in);
   }
-  const Tensor dy = Tensor::from(projection(y.numel()), y.shape());
+  const Tensor dy = output_gradient(y);
   tape.backward(std::span(&y, 1), std::span(&dy, 1));
   std::vector<std::vector<float>> grads;
   for (int i : wanted) {
@@ -68,7 +80,13 @@ std::vector<std::vector<float>> leaf_gradients(const OpCase& c, const std::vecto
   return grads;
 }
 
-std::vector<std::vector<double>> analytic(const OpCase& c) {
+// Gradients of the inputs in c.grads, and the gradient of the output they belong to.
+struct Analytic {
+  std::vector<std::vector<double>> grads;
+  std::vector<float> dy;
+};
+
+Analytic analytic(const OpCase& c) {
   Tape tape;
   std::vector<Tensor> in = c.in;
   Tensor y;
@@ -77,21 +95,21 @@ std::vector<std::vector<double>> analytic(const OpCase& c) {
     for (int i : c.grads) in[static_cast<size_t>(i)] = tape.watch(in[static_cast<size_t>(i)]);
     y = c.run(in);
   }
-  const Tensor dy = Tensor::from(projection(y.numel()), y.shape());
+  const Tensor dy = output_gradient(y);
   tape.backward(std::span(&y, 1), std::span(&dy, 1));
-  std::vector<std::vector<double>> grads;
-  for (int i : c.grads) grads.push_back(to_ref(tape.grad(in[static_cast<size_t>(i)])).v);
-  return grads;
+  Analytic result{{}, projection(y.numel(), y.dtype())};
+  for (int i : c.grads) result.grads.push_back(to_ref(tape.grad(in[static_cast<size_t>(i)])).v);
+  return result;
 }
 
-// sum of dy * reference at x + h u, for the projection above.
-double objective(const OpCase& c, std::vector<Ref>& in, int input, const std::vector<double>& u, double h) {
+// sum of dy * reference at x + h u, for the gradient dy of above.
+double objective(const OpCase& c, const std::vector<float>& dy, std::vector<Ref>& in, int input,
+                 const std::vector<double>& u, double h) {
   Ref& x = in[static_cast<size_t>(input)];
   const std::vector<double> saved = x.v;
   for (size_t i = 0; i < u.size(); ++i) x.v[i] += h * u[i];
   const Ref y = c.ref(in);
   x.v = saved;
-  const std::vector<float> dy = projection(static_cast<int64_t>(y.v.size()));
   double sum = 0;
   for (size_t i = 0; i < y.v.size(); ++i) sum += dy[i] * y.v[i];
   return sum;
@@ -121,9 +139,9 @@ struct Footprint {
   std::map<std::string, int64_t, std::less<>> launches;
 };
 
-Footprint footprint(const CaseEntry& e, std::unique_ptr<Stream> stream) {
+Footprint footprint(const CaseEntry& e, DType storage, std::unique_ptr<Stream> stream) {
   const StreamScope scope(*stream);
-  const OpCase c = e.build();
+  const OpCase c = storage == DType::kBF16 ? in_bf16(e.build()) : e.build();
   stream->allocator()->reset_peak();
   Tape tape;
   std::vector<Tensor> in = c.in;
@@ -134,7 +152,7 @@ Footprint footprint(const CaseEntry& e, std::unique_ptr<Stream> stream) {
     y = c.run(in);
   }
   if (!c.grads.empty()) {
-    const Tensor dy = Tensor::from(projection(y.numel()), y.shape());
+    const Tensor dy = output_gradient(y);
     tape.backward(std::span(&y, 1), std::span(&dy, 1));
   }
   return {y.shape(), stream->allocator()->stats(), stream->counters(), stream->launches_by_kernel()};
@@ -215,6 +233,20 @@ std::vector<Ref> to_refs(Inputs in) {
   return refs;
 }
 
+OpCase in_bf16(OpCase c) {
+  constexpr double kRounding = 1.0 / 256;  // half the distance of neighbours, 8 significant bits
+  for (size_t i = 0; i < c.in.size(); ++i) {
+    const Tensor& t = c.in[i];
+    if (!t.defined() || t.dtype() != DType::kF32 || chosen(c.f32_in, static_cast<int>(i))) continue;
+    c.in[i] = t.device() == Device::kMeta ? Tensor::empty(t.shape(), DType::kBF16)
+                                          : stored(t.to_vector<float>(), t.shape(), DType::kBF16);
+  }
+  c.tol += 1.01 * kRounding * c.bf16_stores;
+  // Roundings along a dense direction add like a random walk: 0.6 of the bound each, 4 deviations for the worst probe.
+  c.grad_tol += 2.4 * kRounding * c.bf16_grad_stores;
+  return c;
+}
+
 std::string check_reference(const OpCase& c) {
   const Ref y = to_ref(c.run(c.in)), want = c.ref(to_refs(c.in));
   if (!(y.shape == want.shape)) return cat("shape ", y.shape, ", reference ", want.shape);
@@ -230,7 +262,7 @@ std::string check_reference(const OpCase& c) {
 std::string check_gradients(const OpCase& c, Size size) {
   constexpr double kStep = 1e-5;  // error of the quotient: h^2 and 1e-16 / h, both near 1e-10
   if (c.grads.empty()) return "";
-  const auto grads = analytic(c);
+  const auto [grads, dy] = analytic(c);
   std::vector<Ref> in = to_refs(c.in);
   for (size_t k = 0; k < c.grads.size(); ++k) {
     const std::vector<double>& g = grads[k];
@@ -239,7 +271,8 @@ std::string check_gradients(const OpCase& c, Size size) {
     for (const auto& u : directions(static_cast<int64_t>(g.size()), size, c.grads[k])) {
       double along = 0, length = 0;
       for (size_t i = 0; i < g.size(); ++i) along += g[i] * u[i], length += u[i] * u[i];
-      const double plus = objective(c, in, c.grads[k], u, kStep), minus = objective(c, in, c.grads[k], u, -kStep);
+      const double plus = objective(c, dy, in, c.grads[k], u, kStep);
+      const double minus = objective(c, dy, in, c.grads[k], u, -kStep);
       const double quotient = (plus - minus) / (2 * kStep);
       // A dense direction sums g with random signs, of size norm; one element is held to the largest element.
       const double scale = std::max({length > 1.5 ? std::sqrt(norm) : max_abs(g), std::fabs(quotient), 1e-6});
@@ -271,8 +304,8 @@ std::string check_destinations(const OpCase& c) {
   return "";
 }
 
-std::string check_meta(const CaseEntry& e) {
-  const Footprint cpu = footprint(e, Stream::make_cpu()), meta = footprint(e, Stream::make_meta());
+std::string check_meta(const CaseEntry& e, DType storage) {
+  const Footprint cpu = footprint(e, storage, Stream::make_cpu()), meta = footprint(e, storage, Stream::make_meta());
   if (!(cpu.shape == meta.shape)) return cat("shape ", cpu.shape, " on cpu, ", meta.shape, " on meta");
   if (cpu.launches != meta.launches) return "other launches on meta";
   const auto differ = [](const char* what, int64_t a, int64_t b) {

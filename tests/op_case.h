@@ -59,7 +59,16 @@ struct OpCase {
   // Of a directional derivative, relative to the gradient's norm. The reference is double and its difference quotient
   // good to 1e-8, so this is room for fp32 sums only; a wrong term is far above it.
   double grad_tol = 1e-4;
+  // The same case with every f32 input rounded to bf16. The reference reads the rounded values, so what remains is
+  // rounding at stores: `bf16_stores` of the result and of intermediates on the way to it, each 2^-8 of its size;
+  // `bf16_grad_stores` likewise of a gradient, of what backward reads of the forward, and of gradients in between.
+  int bf16_stores = 1;
+  int bf16_grad_stores = 2;
+  std::vector<int> f32_in = {};  // inputs that stay f32: tables, keys of a sort, what is f32 in every storage
 };
+
+// The case in bf16: inputs rounded, tolerances widened as above.
+OpCase in_bf16(OpCase c);
 
 enum class Size { kSmall, kLarge, kBench };  // kLarge: few gradient probes; kBench: meta and benchmark only
 
@@ -67,6 +76,7 @@ struct CaseEntry {
   std::string name;  // "op/sizes"
   Size size;
   std::function<OpCase(Rand&)> make;
+  bool bf16 = true;  // false: the op has no floating-point operand, or f32 ones only
   OpCase build() const {
     Rand r(name);
     return make(r);
@@ -76,8 +86,8 @@ inline void PrintTo(const CaseEntry& e, std::ostream* out) { *out << e.name; }  
 
 class CaseList {
  public:
-  void add(const std::string& name, std::function<OpCase(Rand&)> make, Size size = Size::kSmall) {
-    entries.push_back({name, size, std::move(make)});
+  void add(const std::string& name, std::function<OpCase(Rand&)> make, Size size = Size::kSmall, bool bf16 = true) {
+    entries.push_back({name, size, std::move(make), bf16});
   }
   std::vector<CaseEntry> entries;
 };
@@ -97,7 +107,8 @@ std::string check_gradients(const OpCase& c, Size size);
 // Gradients written into a leaf's destination: over NaN when told to overwrite, added when told to accumulate, and the
 // same bits when only one input wants a gradient.
 std::string check_destinations(const OpCase& c);
-// Same output shape, launches, counted work and allocator statistics on meta and CPU, forward and backward.
-std::string check_meta(const CaseEntry& e);
+// Same output shape, launches, counted work and allocator statistics on meta and CPU, forward and backward, with inputs
+// in `storage`.
+std::string check_meta(const CaseEntry& e, DType storage = DType::kF32);
 
 }  // namespace tpo::optest

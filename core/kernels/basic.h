@@ -1,5 +1,5 @@
 #pragma once
-// Copies, fills and in-place sums that the tape itself needs. All memory-bound, one pass.
+// Copies and fills of bytes. Memory-bound, one pass.
 #include <cstdint>
 
 #include "core/cost.h"
@@ -8,17 +8,6 @@
 namespace tpo {
 
 class Stream;
-
-// dst[i] += src[i], fp32.
-struct AddInto {
-  static constexpr const char* kName = "add_into";
-  float* dst;        // (n)
-  const float* src;  // (n)
-  int64_t n;
-  Cost cost() const { return {n, 8 * n, 4 * n}; }
-};
-void run(const AddInto&, Cpu, Stream&);
-void run(const AddInto&, Cuda, Stream&);
 
 // dst[i] = src[i] for `bytes` bytes. The ranges must not overlap.
 struct CopyBytes {

@@ -4,52 +4,62 @@
 
 #include "core/kernels/embedding.h"
 #include "core/kernels/pointwise_loop.h"
+#include "core/kernels/storage.h"
 
 namespace tpo {
 
 namespace {
 
-void copy_row(float* dst, const float* src, int64_t cols) {
-  std::memcpy(dst, src, static_cast<size_t>(cols) * sizeof(float));
+// Calls body(n) for every row.
+template <class Body>
+void for_rows(int64_t rows, int64_t row_bytes, const Body& body) {
+  parallel_for(rows, row_grain(row_bytes / 4, kLightGrain), [&](int64_t begin, int64_t end) {
+    for (int64_t n = begin; n < end; ++n) body(n);
+  });
+}
+
+char* row_at(void* p, int64_t row, int64_t row_bytes) { return static_cast<char*>(p) + row * row_bytes; }
+const char* row_at(const void* p, int64_t row, int64_t row_bytes) {
+  return static_cast<const char*>(p) + row * row_bytes;
 }
 
 }  // namespace
 
 void run(const GatherRows& k, Cpu, Stream&) {
-  parallel_for(k.n, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) copy_row(k.y + n * k.cols, k.table + k.ids[n] * k.cols, k.cols);
-  });
+  const auto bytes = static_cast<size_t>(k.row_bytes);
+  for_rows(k.n, k.row_bytes,
+           [&](int64_t n) { std::memcpy(row_at(k.y, n, k.row_bytes), row_at(k.table, k.ids[n], k.row_bytes), bytes); });
 }
 
 void run(const ScatterAddRows& k, Cpu, Stream&) {
   const int64_t grain = std::max<int64_t>(64, kLightGrain * kLoopBlock / std::max<int64_t>(1, k.n));
-  parallel_for(k.cols, grain, [&](int64_t begin, int64_t end) {
-    for (int64_t n = 0; n < k.n; ++n) {
-      const float* src = k.dy + n * k.cols;
-      float* dst = k.out + k.ids[n] * k.cols;
+  with_storage(k.dtype, [&]<class T>() {
+    parallel_for(k.cols, grain, [&](int64_t begin, int64_t end) {
+      for (int64_t n = 0; n < k.n; ++n) {
+        const T* src = static_cast<const T*>(k.dy) + n * k.cols;
+        float* dst = k.out + k.ids[n] * k.cols;
 #pragma omp simd
-      for (int64_t c = begin; c < end; ++c) dst[c] += src[c];
-    }
+        for (int64_t c = begin; c < end; ++c) dst[c] += widen(src[c]);
+      }
+    });
   });
 }
 
 void run(const SetRows& k, Cpu, Stream&) {
-  parallel_for(k.n, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) {
-      float* dst = k.y + k.ids[n] * k.cols;
-      if (k.src != nullptr) {
-        copy_row(dst, k.src + n * k.cols, k.cols);
-      } else {
-        std::fill(dst, dst + k.cols, 0.0f);
-      }
+  const auto bytes = static_cast<size_t>(k.row_bytes);
+  for_rows(k.n, k.row_bytes, [&](int64_t n) {
+    char* dst = row_at(k.y, k.ids[n], k.row_bytes);
+    if (k.src != nullptr) {
+      std::memcpy(dst, row_at(k.src, n, k.row_bytes), bytes);
+    } else {
+      std::memset(dst, 0, bytes);
     }
   });
 }
 
 void run(const BroadcastRows& k, Cpu, Stream&) {
-  parallel_for(k.n, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
-    for (int64_t n = begin; n < end; ++n) copy_row(k.y + n * k.cols, k.row, k.cols);
-  });
+  const auto bytes = static_cast<size_t>(k.row_bytes);
+  for_rows(k.n, k.row_bytes, [&](int64_t n) { std::memcpy(row_at(k.y, n, k.row_bytes), k.row, bytes); });
 }
 
 }  // namespace tpo

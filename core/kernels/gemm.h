@@ -1,10 +1,12 @@
 #pragma once
 // Dense products, fp32 in BLAS, and the column sums that belong to a bias. Compute-bound: OpenBLAS reaches 85 % of the
-// FMA peak on transformer shapes with one thread; figures of the linear layer stand in bench/results.
+// FMA peak on transformer shapes with one thread; figures of the linear layer stand in bench/results. Operands stored
+// as bf16 are products of their fp32 values summed in fp32, rounded once if the result is bf16 too.
 #include <cstdint>
 
 #include "core/cost.h"
 #include "core/device.h"
+#include "core/dtype.h"
 
 namespace tpo {
 
@@ -16,14 +18,18 @@ void set_blas_threads(int n);
 // c = alpha * op(a) op(b) + beta * c; with beta 0 the old c is not read (NaN there does no harm).
 struct Gemm {
   static constexpr const char* kName = "gemm";
-  const float* a;  // (m, k), or (k, m) if trans_a
-  const float* b;  // (k, n), or (n, k) if trans_b
-  float* c;        // (m, n)
+  const void* a;  // (m, k), or (k, m) if trans_a; dtype
+  const void* b;  // (k, n), or (n, k) if trans_b; dtype
+  void* c;        // (m, n); out_dtype
   int64_t m, n, k;
   bool trans_a, trans_b;
   float alpha = 1;
   float beta = 0;
-  Cost cost() const { return {2 * m * n * k, 4 * (m * k + k * n + (beta != 0 ? m * n : 0)), 4 * m * n}; }
+  DType dtype = DType::kF32, out_dtype = DType::kF32;
+  Cost cost() const {
+    const int64_t result = width_of(out_dtype) * m * n;
+    return {2 * m * n * k, width_of(dtype) * (m * k + k * n) + (beta != 0 ? result : 0), result};
+  }
 };
 void run(const Gemm&, Cpu, Stream&);
 void run(const Gemm&, Cuda, Stream&);
@@ -31,11 +37,12 @@ void run(const Gemm&, Cuda, Stream&);
 // out[c] (+)= sum_r x[r,c], rows added in order: the result does not depend on threads.
 struct ColumnSums {
   static constexpr const char* kName = "column_sums";
-  const float* x;  // (rows, cols)
-  float* out;      // (cols)
+  const void* x;  // (rows, cols)
+  float* out;     // (cols)
   int64_t rows, cols;
   bool accumulate;
-  Cost cost() const { return {rows * cols, 4 * (rows * cols + (accumulate ? cols : 0)), 4 * cols}; }
+  DType dtype;
+  Cost cost() const { return {rows * cols, width_of(dtype) * rows * cols + (accumulate ? 4 * cols : 0), 4 * cols}; }
 };
 void run(const ColumnSums&, Cpu, Stream&);
 void run(const ColumnSums&, Cuda, Stream&);

@@ -1,10 +1,12 @@
 #pragma once
-// Elementwise kernels, fp32. All are memory-bound: one pass, each operand once. Outputs may be the same memory as an
-// input of the same extent (in place); partial overlap is not allowed.
+// Elementwise kernels. All operands of one are stored alike, as f32 or bf16. All are memory-bound: one pass, each
+// operand once. Outputs may be the same memory as an input of the same extent (in place); partial overlap is not
+// allowed.
 #include <cstdint>
 
 #include "core/cost.h"
 #include "core/device.h"
+#include "core/dtype.h"
 
 namespace tpo {
 
@@ -18,11 +20,12 @@ int64_t flops_of(UnaryKind kind);
 // y[i] = f(x[i])
 struct UnaryFwd {
   static constexpr const char* kName = "unary_fwd";
-  const float* x;  // (n)
-  float* y;        // (n)
+  const void* x;  // (n)
+  void* y;        // (n)
   int64_t n;
   UnaryKind kind;
-  Cost cost() const { return {flops_of(kind) * n, 4 * n, 4 * n}; }
+  DType dtype;
+  Cost cost() const { return {flops_of(kind) * n, width_of(dtype) * n, width_of(dtype) * n}; }
 };
 void run(const UnaryFwd&, Cpu, Stream&);
 void run(const UnaryFwd&, Cuda, Stream&);
@@ -30,12 +33,13 @@ void run(const UnaryFwd&, Cuda, Stream&);
 // dx[i] = f'(.) dy[i], with f' from `saved` as saves_output says
 struct UnaryBwd {
   static constexpr const char* kName = "unary_bwd";
-  const float* saved;  // (n)
-  const float* dy;     // (n)
-  float* dx;           // (n)
+  const void* saved;  // (n)
+  const void* dy;     // (n)
+  void* dx;           // (n)
   int64_t n;
   UnaryKind kind;
-  Cost cost() const { return {(flops_of(kind) + 3) * n, 8 * n, 4 * n}; }
+  DType dtype;
+  Cost cost() const { return {(flops_of(kind) + 3) * n, 2 * width_of(dtype) * n, width_of(dtype) * n}; }
 };
 void run(const UnaryBwd&, Cpu, Stream&);
 void run(const UnaryBwd&, Cuda, Stream&);
@@ -45,12 +49,13 @@ enum class BinaryKind : uint8_t { kAdd, kSub, kMul };
 // y[i] = a[i] op b[i]
 struct Binary {
   static constexpr const char* kName = "binary";
-  const float* a;  // (n)
-  const float* b;  // (n)
-  float* y;        // (n)
+  const void* a;  // (n)
+  const void* b;  // (n)
+  void* y;        // (n)
   int64_t n;
   BinaryKind kind;
-  Cost cost() const { return {n, 8 * n, 4 * n}; }
+  DType dtype;
+  Cost cost() const { return {n, 2 * width_of(dtype) * n, width_of(dtype) * n}; }
 };
 void run(const Binary&, Cpu, Stream&);
 void run(const Binary&, Cuda, Stream&);
@@ -58,11 +63,12 @@ void run(const Binary&, Cuda, Stream&);
 // y[i] = alpha x[i]
 struct Scale {
   static constexpr const char* kName = "scale";
-  const float* x;  // (n)
-  float* y;        // (n)
+  const void* x;  // (n)
+  void* y;        // (n)
   int64_t n;
   float alpha;
-  Cost cost() const { return {n, 4 * n, 4 * n}; }
+  DType dtype;
+  Cost cost() const { return {n, width_of(dtype) * n, width_of(dtype) * n}; }
 };
 void run(const Scale&, Cpu, Stream&);
 void run(const Scale&, Cuda, Stream&);
@@ -70,11 +76,12 @@ void run(const Scale&, Cuda, Stream&);
 // y[r,c] = x[r,c] + bias[c]
 struct AddBias {
   static constexpr const char* kName = "add_bias";
-  const float* x;     // (rows, cols)
-  const float* bias;  // (cols)
-  float* y;           // (rows, cols)
+  const void* x;     // (rows, cols)
+  const void* bias;  // (cols)
+  void* y;           // (rows, cols)
   int64_t rows, cols;
-  Cost cost() const { return {rows * cols, 4 * (rows + 1) * cols, 4 * rows * cols}; }
+  DType dtype;
+  Cost cost() const { return {rows * cols, width_of(dtype) * (rows + 1) * cols, width_of(dtype) * rows * cols}; }
 };
 void run(const AddBias&, Cpu, Stream&);
 void run(const AddBias&, Cuda, Stream&);
@@ -82,11 +89,12 @@ void run(const AddBias&, Cuda, Stream&);
 // y[i] = silu(gate[i]) up[i]
 struct SwigluFwd {
   static constexpr const char* kName = "swiglu_fwd";
-  const float* gate;  // (n)
-  const float* up;    // (n)
-  float* y;           // (n)
+  const void* gate;  // (n)
+  const void* up;    // (n)
+  void* y;           // (n)
   int64_t n;
-  Cost cost() const { return {26 * n, 8 * n, 4 * n}; }
+  DType dtype;
+  Cost cost() const { return {26 * n, 2 * width_of(dtype) * n, width_of(dtype) * n}; }
 };
 void run(const SwigluFwd&, Cpu, Stream&);
 void run(const SwigluFwd&, Cuda, Stream&);
@@ -94,13 +102,14 @@ void run(const SwigluFwd&, Cuda, Stream&);
 // dgate[i] = silu'(gate[i]) up[i] dy[i],  dup[i] = silu(gate[i]) dy[i]
 struct SwigluBwd {
   static constexpr const char* kName = "swiglu_bwd";
-  const float* gate;  // (n)
-  const float* up;    // (n)
-  const float* dy;    // (n)
-  float* dgate;       // (n)
-  float* dup;         // (n)
+  const void* gate;  // (n)
+  const void* up;    // (n)
+  const void* dy;    // (n)
+  void* dgate;       // (n)
+  void* dup;         // (n)
   int64_t n;
-  Cost cost() const { return {30 * n, 12 * n, 8 * n}; }
+  DType dtype;
+  Cost cost() const { return {30 * n, 3 * width_of(dtype) * n, 2 * width_of(dtype) * n}; }
 };
 void run(const SwigluBwd&, Cpu, Stream&);
 void run(const SwigluBwd&, Cuda, Stream&);

@@ -3,6 +3,7 @@
 #include "core/kernels/pointwise.h"
 #include "core/kernels/pointwise_loop.h"
 #include "core/kernels/pointwise_math.h"
+#include "core/kernels/storage.h"
 #include "core/stream.h"
 
 namespace tpo {
@@ -29,11 +30,13 @@ auto with_unary(UnaryKind kind, const Fn& fn) {
 
 template <class Op>
 void binary(const Binary& k, const Op& op) {
-  for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) {
-    const float *a = k.a, *b = k.b;
-    float* y = k.y;
+  with_storage(k.dtype, [&]<class T>() {
+    for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) {
+      const T *a = static_cast<const T*>(k.a), *b = static_cast<const T*>(k.b);
+      T* y = static_cast<T*>(k.y);
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) y[i] = op(a[i], b[i]);
+      for (int64_t i = begin; i < end; ++i) y[i] = narrow<T>(op(widen(a[i]), widen(b[i])));
+    });
   });
 }
 
@@ -49,22 +52,26 @@ int64_t flops_of(UnaryKind kind) {
 
 void run(const UnaryFwd& k, Cpu, Stream&) {
   with_unary(k.kind, [&](auto f) {
-    for_elements(k.n, kHeavyGrain, [&](int64_t begin, int64_t end) {
-      const float* x = k.x;
-      float* y = k.y;
+    with_storage(k.dtype, [&]<class T>() {
+      for_elements(k.n, kHeavyGrain, [&](int64_t begin, int64_t end) {
+        const T* x = static_cast<const T*>(k.x);
+        T* y = static_cast<T*>(k.y);
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) y[i] = f.f(x[i]);
+        for (int64_t i = begin; i < end; ++i) y[i] = narrow<T>(f.f(widen(x[i])));
+      });
     });
   });
 }
 
 void run(const UnaryBwd& k, Cpu, Stream&) {
   with_unary(k.kind, [&](auto f) {
-    for_elements(k.n, kHeavyGrain, [&](int64_t begin, int64_t end) {
-      const float *saved = k.saved, *dy = k.dy;
-      float* dx = k.dx;
+    with_storage(k.dtype, [&]<class T>() {
+      for_elements(k.n, kHeavyGrain, [&](int64_t begin, int64_t end) {
+        const T *saved = static_cast<const T*>(k.saved), *dy = static_cast<const T*>(k.dy);
+        T* dx = static_cast<T*>(k.dx);
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) dx[i] = f.d(saved[i]) * dy[i];
+        for (int64_t i = begin; i < end; ++i) dx[i] = narrow<T>(f.d(widen(saved[i])) * widen(dy[i]));
+      });
     });
   });
 }
@@ -81,45 +88,55 @@ void run(const Binary& k, Cpu, Stream&) {
 }
 
 void run(const Scale& k, Cpu, Stream&) {
-  for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) {
-    const float *x = k.x, alpha = k.alpha;
-    float* y = k.y;
+  with_storage(k.dtype, [&]<class T>() {
+    for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) {
+      const T* x = static_cast<const T*>(k.x);
+      T* y = static_cast<T*>(k.y);
+      const float alpha = k.alpha;
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) y[i] = alpha * x[i];
+      for (int64_t i = begin; i < end; ++i) y[i] = narrow<T>(alpha * widen(x[i]));
+    });
   });
 }
 
 void run(const AddBias& k, Cpu, Stream&) {
-  parallel_for(k.rows, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
-    const float* bias = k.bias;
-    for (int64_t r = begin; r < end; ++r) {
-      const float* x = k.x + r * k.cols;
-      float* y = k.y + r * k.cols;
+  with_storage(k.dtype, [&]<class T>() {
+    parallel_for(k.rows, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
+      const T* bias = static_cast<const T*>(k.bias);
+      for (int64_t r = begin; r < end; ++r) {
+        const T* x = static_cast<const T*>(k.x) + r * k.cols;
+        T* y = static_cast<T*>(k.y) + r * k.cols;
 #pragma omp simd
-      for (int64_t c = 0; c < k.cols; ++c) y[c] = x[c] + bias[c];
-    }
+        for (int64_t c = 0; c < k.cols; ++c) y[c] = narrow<T>(widen(x[c]) + widen(bias[c]));
+      }
+    });
   });
 }
 
 void run(const SwigluFwd& k, Cpu, Stream&) {
-  for_elements(k.n, kHeavyGrain, [&](int64_t begin, int64_t end) {
-    const float *gate = k.gate, *up = k.up;
-    float* y = k.y;
+  with_storage(k.dtype, [&]<class T>() {
+    for_elements(k.n, kHeavyGrain, [&](int64_t begin, int64_t end) {
+      const T *gate = static_cast<const T*>(k.gate), *up = static_cast<const T*>(k.up);
+      T* y = static_cast<T*>(k.y);
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) y[i] = math::Silu::f(gate[i]) * up[i];
+      for (int64_t i = begin; i < end; ++i) y[i] = narrow<T>(math::Silu::f(widen(gate[i])) * widen(up[i]));
+    });
   });
 }
 
 void run(const SwigluBwd& k, Cpu, Stream&) {
-  for_elements(k.n, kHeavyGrain, [&](int64_t begin, int64_t end) {
-    const float *gate = k.gate, *up = k.up, *dy = k.dy;
-    float *dgate = k.dgate, *dup = k.dup;
+  with_storage(k.dtype, [&]<class T>() {
+    for_elements(k.n, kHeavyGrain, [&](int64_t begin, int64_t end) {
+      const T *gate = static_cast<const T*>(k.gate), *up = static_cast<const T*>(k.up);
+      const T* dy = static_cast<const T*>(k.dy);
+      T *dgate = static_cast<T*>(k.dgate), *dup = static_cast<T*>(k.dup);
 #pragma omp simd
-    for (int64_t i = begin; i < end; ++i) {
-      const float g = gate[i], d = dy[i], u = up[i], s = math::sigmoid(g), y = g * s;
-      dgate[i] = d * u * (s + y * (1.0f - s));
-      dup[i] = d * y;
-    }
+      for (int64_t i = begin; i < end; ++i) {
+        const float g = widen(gate[i]), d = widen(dy[i]), u = widen(up[i]), s = math::sigmoid(g), y = g * s;
+        dgate[i] = narrow<T>(d * u * (s + y * (1.0f - s)));
+        dup[i] = narrow<T>(d * y);
+      }
+    });
   });
 }
 

@@ -4,11 +4,7 @@
 #include <bit>
 #include <cstdint>
 
-#ifdef __CUDACC__
-#define TPO_INLINE __host__ __device__ __forceinline__
-#else
-#define TPO_INLINE [[gnu::always_inline]] inline
-#endif
+#include "core/inline.h"
 
 namespace tpo::math {
 

@@ -22,17 +22,18 @@ void check_rows(const char* op, const Tensor& ids, int64_t rows, const char* wha
 
 // table[ids], with the gradient scattered back.
 Tensor gather(const char* op, const Tensor& table, const Tensor& ids, const char* what) {
-  check_f32(op, table, "table");
+  check_float(op, table, "table");
   check_i32_vector(op, ids, what);
   check_shape(table.rank() == 2, "[", op, "] table ", table.shape(), " must be a matrix; ", what, " is ", ids.shape());
   check_rows(op, ids, table.dim(0), what);
   const int64_t N = ids.dim(0), C = table.dim(1);
-  Tensor y = Tensor::empty({N, C});
-  launch(GatherRows{f32(table), i32(ids), f32(y), N, C});
+  Tensor y = Tensor::empty({N, C}, table.dtype());
+  launch(GatherRows{raw(table), i32(ids), raw(y), N, C * width_of(y.dtype())});
   record(op, {table}, {&y}, [ids = ids.detach(), N, C](std::span<const Tensor> dy, GradSink& dx) {
-    const GradDest d = dx.destination(0);
-    if (!d.accumulate) launch(FillZero{d.grad.raw(), d.grad.nbytes()});
-    launch(ScatterAddRows{f32(dy[0]), i32(ids), f32(d.grad), N, C});
+    fp32_destination(dx, 0, [&](const Tensor& g, bool accumulate) {
+      if (!accumulate) launch(FillZero{g.raw(), g.nbytes()});
+      launch(ScatterAddRows{raw(dy[0]), i32(ids), f32(g), N, C, dy[0].dtype()});
+    });
   });
   return y;
 }
@@ -55,27 +56,27 @@ Tensor embedding(const Tensor& table, const Tensor& ids) { return gather("embedd
 Tensor gather_rows(const Tensor& x, const Tensor& idx) { return gather("gather_rows", x, idx, "idx"); }
 
 Tensor overwrite_rows(const Tensor& x, const Tensor& idx, const Tensor& src) {
-  check_f32("overwrite_rows", x, "x");
-  check_f32("overwrite_rows", src, "src");
+  check_float("overwrite_rows", x, "x");
+  check_like("overwrite_rows", src, "src", x);
   check_i32_vector("overwrite_rows", idx, "idx");
   check_shape(x.rank() == 2 && src.shape() == Shape({idx.dim(0), x.dim(1)}), "[overwrite_rows] src ", src.shape(),
               " must be (K, C) for x ", x.shape(), " of (N, C) and idx ", idx.shape(), " of (K)");
   check_rows("overwrite_rows", idx, x.dim(0), "idx");
   check_distinct(idx, x.dim(0));
-  const int64_t K = idx.dim(0), C = x.dim(1);
+  const int64_t K = idx.dim(0), C = x.dim(1), row = C * width_of(x.dtype());
   Tensor y = empty_like(x);
   launch(CopyBytes{y.raw(), x.raw(), x.nbytes()});
-  launch(SetRows{f32(src), i32(idx), f32(y), K, C});
-  record("overwrite_rows", {x, src}, {&y}, [idx = idx.detach(), K, C](std::span<const Tensor> dy, GradSink& dx) {
+  launch(SetRows{raw(src), i32(idx), raw(y), K, row});
+  record("overwrite_rows", {x, src}, {&y}, [idx = idx.detach(), K, C, row](std::span<const Tensor> dy, GradSink& dx) {
     if (dx.wants(1)) {
-      Tensor dsrc = Tensor::empty({K, C});
-      launch(GatherRows{f32(dy[0]), i32(idx), f32(dsrc), K, C});
+      Tensor dsrc = Tensor::empty({K, C}, dy[0].dtype());
+      launch(GatherRows{raw(dy[0]), i32(idx), raw(dsrc), K, row});
       dx.add(1, dsrc);
     }
     if (dx.wants(0)) {
       const Tensor g = reuse(dy[0]);
       if (g.raw() != dy[0].raw()) launch(CopyBytes{g.raw(), dy[0].raw(), g.nbytes()});
-      launch(SetRows{nullptr, i32(idx), f32(g), K, C});
+      launch(SetRows{nullptr, i32(idx), raw(g), K, row});
       dx.add(0, g);
     }
   });
@@ -83,15 +84,16 @@ Tensor overwrite_rows(const Tensor& x, const Tensor& idx, const Tensor& src) {
 }
 
 Tensor broadcast_rows(const Tensor& x, int64_t n) {
-  check_f32("broadcast_rows", x, "x");
+  check_float("broadcast_rows", x, "x");
   check_shape((x.rank() == 1 || (x.rank() == 2 && x.dim(0) == 1)) && n >= 0, "[broadcast_rows] x ", x.shape(),
               " must be (1, C) or (C) and n ", n, " not negative");
   const int64_t C = last_dim(x);
-  Tensor y = Tensor::empty({n, C});
-  launch(BroadcastRows{f32(x), f32(y), n, C});
+  Tensor y = Tensor::empty({n, C}, x.dtype());
+  launch(BroadcastRows{raw(x), raw(y), n, C * width_of(x.dtype())});
   record("broadcast_rows", {x}, {&y}, [n, C](std::span<const Tensor> dy, GradSink& dx) {
-    const GradDest d = dx.destination(0);
-    launch(ColumnSums{f32(dy[0]), f32(d.grad), n, C, d.accumulate});
+    fp32_destination(dx, 0, [&](const Tensor& g, bool accumulate) {
+      launch(ColumnSums{raw(dy[0]), f32(g), n, C, accumulate, dy[0].dtype()});
+    });
   });
   return y;
 }

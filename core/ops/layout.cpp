@@ -72,7 +72,7 @@ Tensor slice_rows(const Tensor& x, int64_t begin, int64_t end) {
   record("slice_rows", {x}, {&y}, [begin, end, row = row_numel(x)](std::span<const Tensor> dy, GradSink& dx) {
     const GradDest d = dx.destination(0);
     if (d.accumulate) {
-      launch(AddInto{f32(d.grad) + begin * row, f32(dy[0]), (end - begin) * row});
+      launch(Cast{dy[0].raw(), f32(d.grad) + begin * row, (end - begin) * row, dy[0].dtype(), d.grad.dtype(), true});
       return;
     }
     float* grad = f32(d.grad);

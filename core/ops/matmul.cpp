@@ -18,7 +18,8 @@ struct Trans {
 // c = alpha op(a) op(b) + beta c, shapes taken from the tensors seen as matrices.
 void gemm(const Tensor& a, const Tensor& b, const Tensor& c, Trans t, float alpha, float beta) {
   const int64_t a_cols = last_dim(a), a_rows = rows_of(a), n = last_dim(c);
-  launch(Gemm{f32(a), f32(b), f32(c), t.a ? a_cols : a_rows, n, t.a ? a_rows : a_cols, t.a, t.b, alpha, beta});
+  launch(Gemm{raw(a), raw(b), raw(c), t.a ? a_cols : a_rows, n, t.a ? a_rows : a_cols, t.a, t.b, alpha, beta, a.dtype(),
+              c.dtype()});
 }
 
 // The gradient of input i is alpha op(a) op(b), written or accumulated where the sink wants it.
@@ -29,15 +30,15 @@ void gemm_grad(GradSink& dx, int i, const Tensor& a, const Tensor& b, Trans t, f
 }
 
 void check_matrices(const char* op, const Tensor& a, const Tensor& b, int a_dim, int b_dim) {
-  check_f32(op, a, "a");
-  check_f32(op, b, "b");
+  check_float(op, a, "a");
+  check_like(op, b, "b", a);
   check_shape(a.rank() == 2 && b.rank() == 2 && a.dim(a_dim) == b.dim(b_dim), "[", op, "] dim ", a_dim, " of a ",
               a.shape(), " must equal dim ", b_dim, " of b ", b.shape(), ", both of rank 2");
 }
 
 void check_linear(const char* op, const Tensor& x, const Tensor& w) {
-  check_f32(op, x, "x");
-  check_f32(op, w, "w");
+  check_float(op, x, "x");
+  check_like(op, w, "w", x);
   check_shape(w.rank() == 2 && last_dim(x) == w.dim(1), "[", op, "] x ", x.shape(), " must be (..., K) for w ",
               w.shape(), " of (N, K)");
 }
@@ -59,7 +60,7 @@ UnaryKind unary_of(Activation act) {
 
 Tensor matmul_nn(const Tensor& a, const Tensor& b) {
   check_matrices("matmul_nn", a, b, 1, 0);
-  Tensor y = Tensor::empty({a.dim(0), b.dim(1)});
+  Tensor y = Tensor::empty({a.dim(0), b.dim(1)}, a.dtype());
   gemm(a, b, y, {false, false}, 1, 0);
   record("matmul_nn", {a, b}, {&y}, [a = a.detach(), b = b.detach()](std::span<const Tensor> dy, GradSink& dx) {
     gemm_grad(dx, 0, dy[0], b, {false, true});
@@ -70,7 +71,7 @@ Tensor matmul_nn(const Tensor& a, const Tensor& b) {
 
 Tensor matmul_nt(const Tensor& a, const Tensor& b) {
   check_matrices("matmul_nt", a, b, 1, 1);
-  Tensor y = Tensor::empty({a.dim(0), b.dim(0)});
+  Tensor y = Tensor::empty({a.dim(0), b.dim(0)}, a.dtype());
   gemm(a, b, y, {false, true}, 1, 0);
   record("matmul_nt", {a, b}, {&y}, [a = a.detach(), b = b.detach()](std::span<const Tensor> dy, GradSink& dx) {
     gemm_grad(dx, 0, dy[0], b, {false, false});
@@ -81,7 +82,7 @@ Tensor matmul_nt(const Tensor& a, const Tensor& b) {
 
 Tensor matmul_tn(const Tensor& a, const Tensor& b) {
   check_matrices("matmul_tn", a, b, 0, 0);
-  Tensor y = Tensor::empty({a.dim(1), b.dim(1)});
+  Tensor y = Tensor::empty({a.dim(1), b.dim(1)}, a.dtype());
   gemm(a, b, y, {true, false}, 1, 0);
   record("matmul_tn", {a, b}, {&y}, [a = a.detach(), b = b.detach()](std::span<const Tensor> dy, GradSink& dx) {
     gemm_grad(dx, 0, b, dy[0], {false, true});
@@ -94,11 +95,11 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, Activation a
   check_linear("linear", x, w);
   const int64_t N = w.dim(0), M = rows_of(x);
   if (bias.defined()) {
-    check_f32("linear", bias, "bias");
+    check_like("linear", bias, "bias", x);
     check_shape(bias.shape() == Shape{N}, "[linear] bias ", bias.shape(), " must be (N) for w ", w.shape());
   }
-  Tensor z = Tensor::empty(x.shape().with_last(N));
-  if (bias.defined()) launch(BroadcastRows{f32(bias), f32(z), M, N});  // then beta 1: no second pass over z
+  Tensor z = Tensor::empty(x.shape().with_last(N), x.dtype());
+  if (bias.defined()) launch(BroadcastRows{raw(bias), raw(z), M, bias.nbytes()});  // then beta 1: no second pass over z
   gemm(x, w, z, {false, true}, 1, bias.defined() ? 1.0f : 0.0f);
   Tensor y = z;
   Tensor saved;  // what the derivative of the activation is taken from
@@ -106,7 +107,7 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, Activation a
     const UnaryKind kind = unary_of(act);
     const bool keep = any_wants_grad({x, w, bias}) && !saves_output(kind);
     if (keep) y = empty_like(z);
-    launch(UnaryFwd{f32(z), f32(y), z.numel(), kind});
+    launch(UnaryFwd{raw(z), raw(y), z.numel(), kind, z.dtype()});
     saved = keep ? z : y.detach();
   }
   record("linear", {x, w, bias}, {&y},
@@ -114,15 +115,15 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, Activation a
            Tensor dz = dy[0];
            if (act != Activation::kNone) {
              dz = reuse(dy[0]);
-             launch(UnaryBwd{f32(saved), f32(dy[0]), f32(dz), dz.numel(), unary_of(act)});
+             launch(UnaryBwd{raw(saved), raw(dy[0]), raw(dz), dz.numel(), unary_of(act), dz.dtype()});
            }
            gemm_grad(dx, 0, dz, w, {false, false});
            if (!dx.wants(1) && !dx.wants(2)) return;
            dx.defer([x, dz](GradSink& weights) {
              gemm_grad(weights, 1, dz, x, {true, false});
-             if (!weights.wants(2)) return;
-             const GradDest d = weights.destination(2);
-             launch(ColumnSums{f32(dz), f32(d.grad), rows_of(dz), last_dim(dz), d.accumulate});
+             fp32_destination(weights, 2, [&](const Tensor& g, bool accumulate) {
+               launch(ColumnSums{raw(dz), f32(g), rows_of(dz), last_dim(dz), accumulate, dz.dtype()});
+             });
            });
          });
   return y;
@@ -130,7 +131,7 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, Activation a
 
 Tensor linear_add(const Tensor& x, const Tensor& w, const Tensor& base, float alpha) {
   check_linear("linear_add", x, w);
-  check_f32("linear_add", base, "base");
+  check_like("linear_add", base, "base", x);
   const Shape out = x.shape().with_last(w.dim(0));
   check_shape(base.shape() == out, "[linear_add] base ", base.shape(), " must be ", out, " for x ", x.shape(),
               " and w ", w.shape());

@@ -1,7 +1,7 @@
 #pragma once
-// Matrix products and the linear layer. All operands fp32. Every product runs in BLAS, so a result depends on the
-// number of rows and threads in the last bits. A product for an input that wants no gradient is skipped in backward.
-// Errors: ShapeError naming the op and all shapes, before any effect.
+// Matrix products and the linear layer. Operands are f32 or bf16, all alike, summed in fp32. Every product runs in
+// BLAS, so a result depends on the number of rows and threads in the last bits. A product for an input that wants no
+// gradient is skipped in backward. Errors: ShapeError naming the op and all shapes, before any effect.
 #include "core/tape.h"
 
 namespace tpo {

@@ -10,31 +10,31 @@ namespace tpo {
 namespace {
 
 void check_same(const char* op, const Tensor& a, const Tensor& b) {
-  check_f32(op, a, "first operand");
-  check_f32(op, b, "second operand");
+  check_float(op, a, "first operand");
+  check_float(op, b, "second operand");
   check_shape(a.shape() == b.shape(), "[", op, "] shapes differ: ", a.shape(), " and ", b.shape());
 }
 
 Tensor binary(const char* op, const Tensor& a, const Tensor& b, BinaryKind kind) {
   check_same(op, a, b);
   Tensor y = empty_like(a);
-  launch(Binary{f32(a), f32(b), f32(y), y.numel(), kind});
+  launch(Binary{raw(a), raw(b), raw(y), y.numel(), kind, y.dtype()});
   return y;
 }
 
 Tensor scaled(const Tensor& x, float alpha, const Tensor& out) {
-  launch(Scale{f32(x), f32(out), x.numel(), alpha});
+  launch(Scale{raw(x), raw(out), x.numel(), alpha, x.dtype()});
   return out;
 }
 
 Tensor unary(const char* op, const Tensor& x, UnaryKind kind) {
-  check_f32(op, x, "x");
+  check_float(op, x, "x");
   Tensor y = empty_like(x);
-  launch(UnaryFwd{f32(x), f32(y), y.numel(), kind});
+  launch(UnaryFwd{raw(x), raw(y), y.numel(), kind, x.dtype()});
   Tensor saved = saves_output(kind) ? y.detach() : x.detach();
   record(op, {x}, {&y}, [saved, kind](std::span<const Tensor> dy, GradSink& dx) {
     const Tensor gx = reuse(dy[0]);
-    launch(UnaryBwd{f32(saved), f32(dy[0]), f32(gx), gx.numel(), kind});
+    launch(UnaryBwd{raw(saved), raw(dy[0]), raw(gx), gx.numel(), kind, gx.dtype()});
     dx.add(0, gx);
   });
   return y;
@@ -70,7 +70,7 @@ Tensor mul(const Tensor& a, const Tensor& b) {
 }
 
 Tensor scale(const Tensor& x, float alpha) {
-  check_f32("scale", x, "x");
+  check_float("scale", x, "x");
   Tensor y = scaled(x, alpha, empty_like(x));
   record("scale", {x}, {&y},
          [alpha](std::span<const Tensor> dy, GradSink& dx) { dx.add(0, scaled(dy[0], alpha, reuse(dy[0]))); });
@@ -78,17 +78,16 @@ Tensor scale(const Tensor& x, float alpha) {
 }
 
 Tensor add_bias(const Tensor& x, const Tensor& bias) {
-  check_f32("add_bias", x, "x");
-  check_f32("add_bias", bias, "bias");
+  check_float("add_bias", x, "x");
+  check_like("add_bias", bias, "bias", x);
   const int64_t C = last_dim(x), R = rows_of(x);
   check_shape(bias.shape() == Shape{C}, "[add_bias] bias ", bias.shape(), " must be (C) for x ", x.shape());
   Tensor y = empty_like(x);
-  launch(AddBias{f32(x), f32(bias), f32(y), R, C});
+  launch(AddBias{raw(x), raw(bias), raw(y), R, C, x.dtype()});
   record("add_bias", {x, bias}, {&y}, [R, C](std::span<const Tensor> dy, GradSink& dx) {
-    if (dx.wants(1)) {
-      const GradDest d = dx.destination(1);
-      launch(ColumnSums{f32(dy[0]), f32(d.grad), R, C, d.accumulate});
-    }
+    fp32_destination(dx, 1, [&](const Tensor& g, bool accumulate) {
+      launch(ColumnSums{raw(dy[0]), f32(g), R, C, accumulate, dy[0].dtype()});
+    });
     dx.add(0, dy[0]);
   });
   return y;
@@ -103,11 +102,11 @@ Tensor sigmoid(const Tensor& x) { return unary("sigmoid", x, UnaryKind::kSigmoid
 Tensor swiglu(const Tensor& gate, const Tensor& up) {
   check_same("swiglu", gate, up);
   Tensor y = empty_like(gate);
-  launch(SwigluFwd{f32(gate), f32(up), f32(y), y.numel()});
+  launch(SwigluFwd{raw(gate), raw(up), raw(y), y.numel(), y.dtype()});
   record("swiglu", {gate, up}, {&y},
          [gate = gate.detach(), up = up.detach()](std::span<const Tensor> dy, GradSink& dx) {
            const Tensor dgate = empty_like(gate), dup = reuse(dy[0]);
-           launch(SwigluBwd{f32(gate), f32(up), f32(dy[0]), f32(dgate), f32(dup), gate.numel()});
+           launch(SwigluBwd{raw(gate), raw(up), raw(dy[0]), raw(dgate), raw(dup), gate.numel(), gate.dtype()});
            dx.add(0, dgate);
            dx.add(1, dup);
          });

@@ -1,7 +1,7 @@
 #pragma once
-// Elementwise ops, fp32. There is no broadcasting: operands have the same shape, but for add_bias.
-// Errors: ShapeError naming the op and the shapes if they differ or a tensor is not f32, before any effect.
-// Gradients reuse the memory of dy where nobody else holds it.
+// Elementwise ops. Operands are f32 or bf16, all alike; arithmetic is fp32, the result is stored as they are. There is
+// no broadcasting: operands have the same shape, but for add_bias. Errors: ShapeError naming the op, shapes and dtypes
+// if they do not fit, before any effect. Gradients reuse the memory of dy where nobody else holds it.
 #include "core/tape.h"
 
 namespace tpo {

@@ -2,6 +2,7 @@
 foreach(file
     attention.cpp
     box_loss.cpp
+    cast.cpp
     cross_entropy.cpp
     dropout.cpp
     embedding.cpp

@@ -25,7 +25,7 @@ bool check_finite(const Tensor& flat) { return count_non_finite(flat) == 0; }
 
 void scale_(Tensor& flat, float alpha) {
   check_f32("scale_", flat, "buffer");
-  launch(Scale{f32(flat), f32(flat), flat.numel(), alpha});
+  launch(Scale{f32(flat), f32(flat), flat.numel(), alpha, DType::kF32});
 }
 
 double clip_factor(double norm, double max_norm) {

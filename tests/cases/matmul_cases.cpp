@@ -115,7 +115,8 @@ OpCase linear_case(Rand& r, Mnk s, Fusion f) {
                     },
                 .grads = f.bias ? std::vector<int>{0, 1, 2} : std::vector<int>{0, 1},
                 // the product, then an activation good to 2e-7 of its argument
-                .tol = sum_tolerance(s.k) + 5e-7};
+                .tol = sum_tolerance(s.k) + 5e-7,
+                .bf16_stores = f.act == Activation::kNone ? 1 : 2};  // the pre-activation is stored
 }
 
 void add_linear(CaseList& list) {

@@ -1,3 +1,4 @@
+#include "core/ops/cast.h"
 #include "core/ops/pointwise.h"
 #include "tests/op_case.h"
 
@@ -82,7 +83,8 @@ void add_unary(CaseList& list, const Unary& u, const Dims& d) {
                             return y;
                           },
                       .grads = {0},
-                      .tol = u.tol + 1e-7};
+                      .tol = u.tol + 1e-7,
+                      .bf16_stores = 2};
       },
       d.size);
 }
@@ -111,7 +113,8 @@ void add_binary(CaseList& list, const Binary& b, const Dims& d) {
                             return y;
                           },
                       .grads = {0, 1},
-                      .tol = b.tol + 1e-7};
+                      .tol = b.tol + 1e-7,
+                      .bf16_stores = 2};
       },
       d.size);
 }
@@ -135,6 +138,26 @@ void add_add_bias(CaseList& list, int64_t rows, int64_t cols, Size size) {
       size);
 }
 
+// There and back through the other storage, whose rounding is 2^-8 in bf16; bf16 values come back as they were.
+void add_cast(CaseList& list, const Dims& d) {
+  list.add(
+      cat("cast/", d.shape),
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal(d.shape)},
+                      .run =
+                          [](Inputs v) {
+                            const bool wide = v[0].dtype() == DType::kF32;
+                            return cast(cast(v[0], wide ? DType::kBF16 : DType::kF32), v[0].dtype());
+                          },
+                      .ref = [](RefInputs v) { return v[0]; },
+                      .grads = {0},
+                      .tol = 1.0 / 256,
+                      .grad_tol = 2.4 / 256,
+                      .bf16_stores = 0};
+      },
+      d.size);
+}
+
 }  // namespace
 
 void add_pointwise_cases(CaseList& list) {
@@ -154,6 +177,7 @@ void add_pointwise_cases(CaseList& list) {
   for (const Dims& d : {Dims{{1}}, {{7, 13}}, {{2, 3, 11}}, {{67, 1031}, Size::kLarge}, {{1024, 1024}, Size::kBench}}) {
     for (const Unary& u : unary) add_unary(list, u, d);
     for (const Binary& b : binary) add_binary(list, b, d);
+    add_cast(list, d);
   }
   add_add_bias(list, 1, 1, Size::kSmall);
   add_add_bias(list, 7, 13, Size::kSmall);
