@@ -12,8 +12,8 @@ VisionBlock::VisionBlock(const ParamScope& s, int64_t width, int64_t heads, int6
       mlp_(s / "mlp", width, mlp_hidden, tp) {}
 
 Tensor VisionBlock::operator()(const Tensor& x_NC, const Tensor& cu) const {
-  const Tensor h_NC = add(x_NC, attn_(norm1_(x_NC), cu));
-  return add(h_NC, mlp_(norm2_(h_NC)));
+  const auto [h_NC, normed_NC] = norm2_.after_sum(x_NC, attn_(norm1_(x_NC), cu));
+  return add(h_NC, mlp_(normed_NC));
 }
 
 DecoderBlock::DecoderBlock(const ParamScope& s, const DecoderBlockConfig& c, ProcessGroup& tp)
@@ -23,13 +23,13 @@ DecoderBlock::DecoderBlock(const ParamScope& s, const DecoderBlockConfig& c, Pro
       mlp_(s / "mlp", c.attention.width, c.mlp_hidden, tp, c.init, c.gate_lora, c.up_lora, c.down_lora) {}
 
 Tensor DecoderBlock::operator()(const Tensor& x_NC, const SequenceContext& context) const {
-  const Tensor h_NC = add(x_NC, attn_(attn_norm_(x_NC), context));
-  return add(h_NC, mlp_(mlp_norm_(h_NC), context.dropout));
+  const auto [h_NC, normed_NC] = mlp_norm_.after_sum(x_NC, attn_(attn_norm_(x_NC), context));
+  return add(h_NC, mlp_(normed_NC, context.dropout));
 }
 
 Tensor DecoderBlock::step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const {
-  const Tensor h_nC = add(x_nC, attn_.step(attn_norm_(x_nC), positions, cache, layer));
-  return add(h_nC, mlp_(mlp_norm_(h_nC), {}));
+  const auto [h_nC, normed_nC] = mlp_norm_.after_sum(x_nC, attn_.step(attn_norm_(x_nC), positions, cache, layer));
+  return add(h_nC, mlp_(normed_nC, {}));
 }
 
 }  // namespace tpo

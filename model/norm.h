@@ -10,6 +10,10 @@ class RmsNorm {
  public:
   RmsNorm(const ParamScope& scope, int64_t width, float eps);
   Tensor operator()(const Tensor& x) const { return rms_norm(x, weight_->use(), eps_); }
+  // The residual sum x + branch and its norm, in one pass.
+  NormedSum after_sum(const Tensor& x, const Tensor& branch) const {
+    return add_rms_norm(x, branch, weight_->use(), eps_);
+  }
   bool trains() const { return weight_->trainable; }
 
  private:
@@ -24,6 +28,10 @@ class LayerNorm {
   Tensor operator()(const Tensor& x) const {
     Tensor gain = weight_->use();
     return layer_norm(x, gain, bias_->use(), eps_);
+  }
+  NormedSum after_sum(const Tensor& x, const Tensor& branch) const {
+    const Tensor gain = weight_->use();
+    return add_layer_norm(x, branch, gain, bias_->use(), eps_);
   }
   bool trains() const { return weight_->trainable || bias_->trainable; }
 

@@ -1,5 +1,6 @@
 #pragma once
-// Normalisation over the last dim, fp32. Errors: ShapeError naming op and shapes, before any effect.
+// Normalisation over the last dim, alone and fused with the residual sum before it. Operands are f32 or bf16, all
+// alike; statistics are fp32. Errors: ShapeError naming op and shapes, before any effect.
 #include "core/tape.h"
 
 namespace tpo {
@@ -13,5 +14,13 @@ Tensor rms_norm(const Tensor& x, const Tensor& gain, float eps = 1e-5f);
 //   x (..., C)   gain, bias (C)   eps > 0   -> (..., C).  Saves x, gain and two fp32 a row.
 //   Source: Ba, Kiros, Hinton 2016, arXiv:1607.06450.
 Tensor layer_norm(const Tensor& x, const Tensor& gain, const Tensor& bias, float eps);
+
+// A residual sum and its norm in one pass: sum = x + branch, normed = norm(sum). In backward the gradient of the sum
+// from elsewhere is added while that of the norm is formed. Saves sum, gain and the statistics.
+struct NormedSum {
+  Tensor sum, normed;  // (..., C)
+};
+NormedSum add_rms_norm(const Tensor& x, const Tensor& branch, const Tensor& gain, float eps = 1e-5f);
+NormedSum add_layer_norm(const Tensor& x, const Tensor& branch, const Tensor& gain, const Tensor& bias, float eps);
 
 }  // namespace tpo

@@ -44,16 +44,36 @@ inline void check_i32_vector(const char* op, const Tensor& t, const char* what) 
               " must be a vector of i32");
 }
 
-// For kernels that make the gradient of a weight in fp32: calls write(grad, accumulate) with the bucket of a leaf, or
-// with scratch that is then rounded into the gradient of a weight that was itself computed.
+// Where a kernel writes the gradient of a weight in fp32: the bucket of a leaf, or scratch that finish() rounds into
+// the gradient of a weight that was itself computed. Undefined, with a null address, if input wants no gradient.
+struct Fp32Grad {
+  GradDest to;
+  Tensor grad;
+  bool accumulate = false;
+
+  Fp32Grad() = default;
+  Fp32Grad(GradSink& dx, int input) {
+    if (!dx.wants(input)) return;
+    to = dx.destination(input);
+    const bool direct = to.grad.dtype() == DType::kF32;
+    grad = direct ? to.grad : Tensor::empty(to.grad.shape());
+    accumulate = direct && to.accumulate;
+  }
+  bool wanted() const { return grad.defined(); }
+  float* address() const { return f32(grad); }
+  void finish() const {
+    if (!wanted() || to.grad.dtype() == DType::kF32) return;
+    launch(Cast{grad.raw(), to.grad.raw(), grad.numel(), DType::kF32, to.grad.dtype(), to.accumulate});
+  }
+};
+
+// The same for one gradient: calls write(grad, accumulate) if it is wanted.
 template <class Fn>
 void fp32_destination(GradSink& dx, int input, const Fn& write) {
-  if (!dx.wants(input)) return;
-  const GradDest d = dx.destination(input);
-  if (d.grad.dtype() == DType::kF32) return write(d.grad, d.accumulate);
-  const Tensor wide = Tensor::empty(d.grad.shape());
-  write(wide, false);
-  launch(Cast{wide.raw(), d.grad.raw(), wide.numel(), DType::kF32, d.grad.dtype(), d.accumulate});
+  const Fp32Grad g(dx, input);
+  if (!g.wanted()) return;
+  write(g.grad, g.accumulate);
+  g.finish();
 }
 
 // Memory for a result of t's shape that an elementwise backward may write while it reads t: t itself if no other handle

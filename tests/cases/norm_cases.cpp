@@ -23,11 +23,69 @@ Ref reference(const Ref& x, const Ref& gain, const Ref* bias, double eps) {
   return y;
 }
 
+// What of a fused sum and norm is used afterwards: a backward gets the gradients of both outputs, or of one.
+enum class Use { kBoth, kNormed, kSum };
+
+Tensor used(const NormedSum& n, Use use) {
+  if (use == Use::kBoth) return add(n.sum, n.normed);
+  return use == Use::kSum ? n.sum : n.normed;
+}
+
+Ref added(const Ref& a, const Ref& b) {
+  Ref y = a;
+  for (size_t i = 0; i < y.v.size(); ++i) y.v[i] += b.v[i];
+  return y;
+}
+
+Ref used(const Ref& sum, const Ref& normed, Use use) {
+  if (use == Use::kBoth) return added(sum, normed);
+  return use == Use::kSum ? sum : normed;
+}
+
 struct Dims {
   int64_t rows, cols;
   float eps = 1e-5f;
   Size size = Size::kSmall;
 };
+
+void add_fused(CaseList& list, const Dims& d, Use use, const char* name) {
+  const std::string dims = cat(d.rows, "x", d.cols, "_", name);
+  const double eps = static_cast<double>(d.eps);
+  const bool normed = use != Use::kSum;
+  list.add(
+      "add_rms_norm/" + dims,
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal({d.rows, d.cols}), r.normal({d.rows, d.cols}), r.normal({d.cols})},
+                      .run = [=](Inputs v) { return used(add_rms_norm(v[0], v[1], v[2], d.eps), use); },
+                      .ref =
+                          [=](RefInputs v) {
+                            const Ref sum = added(v[0], v[1]);
+                            return used(sum, reference(sum, v[2], nullptr, eps), use);
+                          },
+                      .grads = normed ? std::vector<int>{0, 1, 2} : std::vector<int>{0, 1},
+                      .tol = 6e-7 + sum_tolerance(d.cols) / 2,
+                      .bf16_stores = 3,  // the sum, the norm, and their sum here
+                      .bf16_grad_stores = 4};
+      },
+      d.size);
+  list.add(
+      "add_layer_norm/" + dims,
+      [=](Rand& r) {
+        return OpCase{
+            .in = {r.normal({d.rows, d.cols}), r.normal({d.rows, d.cols}), r.normal({d.cols}), r.normal({d.cols})},
+            .run = [=](Inputs v) { return used(add_layer_norm(v[0], v[1], v[2], v[3], d.eps), use); },
+            .ref =
+                [=](RefInputs v) {
+                  const Ref sum = added(v[0], v[1]);
+                  return used(sum, reference(sum, v[2], &v[3], eps), use);
+                },
+            .grads = normed ? std::vector<int>{0, 1, 2, 3} : std::vector<int>{0, 1},
+            .tol = 1e-6 + sum_tolerance(d.cols),
+            .bf16_stores = 3,
+            .bf16_grad_stores = 4};
+      },
+      d.size);
+}
 
 }  // namespace
 
@@ -70,7 +128,11 @@ void add_norm_cases(CaseList& list) {
         },
         d.size);
     // Layer norm of one column is constant: a chain with it has no derivative to compare.
-    if (d.cols == 1 || d.size == Size::kBench) continue;
+    if (d.cols == 1) continue;
+    add_fused(list, d, Use::kBoth, "both");
+    if (d.size == Size::kBench) continue;
+    add_fused(list, d, Use::kNormed, "normed");
+    add_fused(list, d, Use::kSum, "sum");
     list.add(
         "norms/in_place" + dims,
         [=](Rand& r) {
@@ -86,7 +148,9 @@ void add_norm_cases(CaseList& list) {
                     return y;
                   },
               .grads = {0, 1, 2, 3},
-              .tol = 4e-6};
+              .tol = 4e-6,
+              .bf16_stores = 3,
+              .bf16_grad_stores = 5};
         },
         d.size);
   }

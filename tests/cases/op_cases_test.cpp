@@ -18,7 +18,7 @@ std::vector<CaseEntry> entries(bool bench) {
 bool f32_only_for_now(const std::string& name) {
   for (const char* op :
        {"attention", "box_loss", "dropout", "concat_rows", "slice_rows", "transpose", "patchify", "merge_patches",
-        "norm", "sum_all", "mean_pool_rows", "argmax_rows", "rope", "softmax", "vocab_cross_entropy"})
+        "sum_all", "mean_pool_rows", "argmax_rows", "rope", "softmax", "vocab_cross_entropy"})
     if (name.find(op) != std::string::npos) return true;
   return false;
 }

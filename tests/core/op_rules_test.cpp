@@ -70,6 +70,12 @@ TEST(OpRules, results_have_the_same_bits_for_any_number_of_threads) {
       {"add_bias", {x, c}, [](In v) { return add_bias(v[0], v[1]); }},
       {"rms_norm", {x, c}, [](In v) { return rms_norm(v[0], v[1]); }},
       {"layer_norm", {x, c, d}, [](In v) { return layer_norm(v[0], v[1], v[2], 1e-6f); }},
+      {"add_rms_norm",
+       {x, b, c},
+       [](In v) {
+         const NormedSum n = add_rms_norm(v[0], v[1], v[2]);
+         return add(n.sum, n.normed);
+       }},
       {"softmax", {x}, [](In v) { return softmax(v[0]); }},
       {"sum_all", {x}, [](In v) { return sum_all(v[0]); }},
       {"mean_pool_rows", {x}, [](In v) { return mean_pool_rows(v[0], 13); }},
@@ -263,6 +269,7 @@ TEST(OpRefusals, name_the_op_and_the_shapes) {
   expect_refused([&] { swiglu(x, y); }, "[swiglu]");
   expect_refused([&] { rms_norm(x, c); }, "[rms_norm] gain (4) must be (C) for x (4, 6)");
   expect_refused([&] { rms_norm(y, c, 0); }, "eps is 0");
+  expect_refused([&] { add_rms_norm(y, x, c); }, "[add_rms_norm] shapes differ");
   expect_refused([&] { layer_norm(y, c, random("b", {6}), 1e-5f); }, "[layer_norm] bias (6)");
   expect_refused([&] { softmax(Tensor::zeros({3, 0})); }, "[softmax]");
   expect_refused([&] { mean_pool_rows(x, 3); }, "[mean_pool_rows] x (4, 6)");
