@@ -5,6 +5,7 @@
 
 #include "core/cost.h"
 #include "core/device.h"
+#include "core/dtype.h"
 
 namespace tpo {
 
@@ -15,18 +16,19 @@ class Stream;
 // know them.
 struct VocabCrossEntropy {
   static constexpr const char* kName = "vocab_cross_entropy";
-  const float* x;          // (n, c)
-  const float* w;          // (v, c)
+  const void* x;           // (n, c)
+  const void* w;           // (v, c)
   const int32_t* targets;  // (n)
-  const float* xa;         // (n, r) or null
-  const float* b;          // (v, r) or null
+  const void* xa;          // (n, r) or null
+  const void* b;           // (v, r) or null
   float* loss;             // (1)
-  float *dx, *dw;          // like x, w; null: not wanted
-  float *dxa, *db;         // like xa, b; null: not wanted
+  void *dx, *dxa;          // like x, xa; null: not wanted
+  float *dw, *db;          // of the shape of w, b, summed over chunks in fp32; null: not wanted
   float* scratch;          // scratch_floats()
   int64_t n, c, v, r;      // r is 0 without xa
   int64_t chunk;           // rows whose logits exist at a time
   float scale;
+  DType dtype;  // of x, w, xa, b; logits are fp32, their gradient is stored like the operands it is multiplied with
 
   // Chunks of 4 MiB of logits stay in the last-level cache; at least 128 rows, so that the sum over chunks into dw
   // costs less than a tenth of its product.
@@ -34,28 +36,30 @@ struct VocabCrossEntropy {
     const int64_t rows = (int64_t{1} << 20) / (v > 0 ? v : 1), floor = rows < 128 ? 128 : rows;
     return n < floor ? n : floor;
   }
-  // Logits; rows of x and xa gathered, their gradients; one loss per row.
-  int64_t scratch_floats() const { return chunk * (v + 2 * c + 2 * r + 1); }
+  // Logits, their gradient (f32: in place); rows of x and xa gathered, their gradients; one loss per row.
+  int64_t scratch_floats() const { return chunk * (v + (dtype == DType::kF32 ? 0 : (v + 1) / 2) + 2 * c + 2 * r + 1); }
   Cost cost() const {
     const int64_t products = 1 + (dx != nullptr) + (dw != nullptr),
                   low = r > 0 ? 1 + (dxa != nullptr) + (db != nullptr) : 0;
-    const int64_t in = n * (c + r + 1) + v * (c + r);
-    return {2 * n * v * (c * products + r * low) + 20 * n * v, 4 * in,
-            4 * ((dx ? n * c : 0) + (dw ? v * c : 0) + (dxa ? n * r : 0) + (db ? v * r : 0))};
+    return {2 * n * v * (c * products + r * low) + 20 * n * v, width_of(dtype) * (n + v) * (c + r) + 4 * n,
+            width_of(dtype) * ((dx ? n * c : 0) + (dxa ? n * r : 0)) + 4 * ((dw ? v * c : 0) + (db ? v * r : 0))};
   }
 };
 void run(const VocabCrossEntropy&, Cpu, Stream&);
 void run(const VocabCrossEntropy&, Cuda, Stream&);
 
-// y[i] (+)= s[0] * x[i]; x and y may be the same memory.
+// y[i] (+)= s[0] * x[i]; x and y may be the same memory if they are stored alike.
 struct ScaleByScalar {
   static constexpr const char* kName = "scale_by_scalar";
-  const float* x;  // (n)
+  const void* x;   // (n)
   const float* s;  // (1)
-  float* y;        // (n)
+  void* y;         // (n)
   int64_t n;
   bool accumulate;
-  Cost cost() const { return {2 * n, 4 * n * (accumulate ? 2 : 1), 4 * n}; }
+  DType dtype, y_dtype;
+  Cost cost() const {
+    return {2 * n, n * (width_of(dtype) + (accumulate ? width_of(y_dtype) : 0)), n * width_of(y_dtype)};
+  }
 };
 void run(const ScaleByScalar&, Cpu, Stream&);
 void run(const ScaleByScalar&, Cuda, Stream&);

@@ -3,12 +3,15 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <type_traits>
+#include <utility>
 #include <vector>
 
 #include "core/kernels/cross_entropy.h"
 #include "core/kernels/gemm.h"
 #include "core/kernels/pointwise_loop.h"
 #include "core/kernels/simd.h"
+#include "core/kernels/storage.h"
 
 namespace tpo {
 
@@ -51,98 +54,132 @@ struct Rows {
   int64_t count;
   bool consecutive() const { return index[count - 1] - index[0] == count - 1; }
 
-  const float* gather(const float* from, int64_t cols, float* scratch) const {
+  template <class T>
+  const T* gather(const T* from, int64_t cols, T* scratch) const {
     if (consecutive()) return from + index[0] * cols;
     for (int64_t i = 0; i < count; ++i)
-      std::memcpy(scratch + i * cols, from + index[i] * cols, static_cast<size_t>(cols) * sizeof(float));
+      std::memcpy(scratch + i * cols, from + index[i] * cols, static_cast<size_t>(cols) * sizeof(T));
     return scratch;
   }
   // Where a product may write these rows, and the copy back if that was scratch.
-  float* target(float* to, int64_t cols, float* scratch) const {
+  template <class T>
+  T* target(T* to, int64_t cols, T* scratch) const {
     return consecutive() ? to + index[0] * cols : scratch;
   }
-  void scatter(const float* from, float* to, int64_t cols) const {
+  template <class T>
+  void scatter(const T* from, T* to, int64_t cols) const {
     if (consecutive()) return;
     for (int64_t i = 0; i < count; ++i)
-      std::memcpy(to + index[i] * cols, from + i * cols, static_cast<size_t>(cols) * sizeof(float));
+      std::memcpy(to + index[i] * cols, from + i * cols, static_cast<size_t>(cols) * sizeof(T));
   }
 };
 
 // Products with one operand pair: (x, w, c) or (xa, b, r).
+template <class T>
 struct Operand {
-  const float *x, *w;
-  float *dx, *dw;
+  const T *x, *w;
+  T* dx;
+  float* dw;
   int64_t cols;
-  float* gathered;  // (chunk, cols)
-  float* dgathered;
+  T* gathered;  // (chunk, cols)
+  T* dgathered;
+
+  void logits(const Rows& rows, float* out, int64_t v, bool add, Stream& stream) const {
+    if (cols == 0) return;
+    const T* from = rows.gather(x, cols, gathered);
+    run(Gemm{from, w, out, rows.count, v, cols, false, true, 1.0f, add ? 1.0f : 0.0f, DTypeOf<T>::value}, Cpu{},
+        stream);
+  }
+  void gradients(const Rows& rows, const T* dlogits, int64_t v, bool first, Stream& stream) const {
+    constexpr DType kStored = DTypeOf<T>::value;
+    if (dx != nullptr) {
+      T* to = rows.target(dx, cols, dgathered);
+      run(Gemm{dlogits, w, to, rows.count, cols, v, false, false, 1.0f, 0.0f, kStored, kStored}, Cpu{}, stream);
+      rows.scatter(to, dx, cols);
+    }
+    if (dw != nullptr) {
+      const T* from = rows.consecutive() ? x + rows.index[0] * cols : gathered;
+      run(Gemm{dlogits, from, dw, v, cols, rows.count, true, false, 1.0f, first ? 0.0f : 1.0f, kStored}, Cpu{}, stream);
+    }
+  }
 };
 
-void chunk_logits(const Operand& o, const Rows& rows, float* logits, int64_t v, bool add, Stream& stream) {
-  const float* x = rows.gather(o.x, o.cols, o.gathered);
-  run(Gemm{x, o.w, logits, rows.count, v, o.cols, false, true, 1.0f, add ? 1.0f : 0.0f}, Cpu{}, stream);
+template <class T>
+void zero(T* p, int64_t n) {
+  if (p != nullptr) std::fill(p, p + n, T());
 }
 
-void chunk_gradients(const Operand& o, const Rows& rows, const float* dlogits, int64_t v, bool first, Stream& stream) {
-  if (o.dx != nullptr) {
-    float* dx = rows.target(o.dx, o.cols, o.dgathered);
-    run(Gemm{dlogits, o.w, dx, rows.count, o.cols, v, false, false}, Cpu{}, stream);
-    rows.scatter(dx, o.dx, o.cols);
-  }
-  if (o.dw != nullptr) {
-    const float* x = rows.consecutive() ? o.x + rows.index[0] * o.cols : o.gathered;
-    run(Gemm{dlogits, x, o.dw, v, o.cols, rows.count, true, false, 1.0f, first ? 0.0f : 1.0f}, Cpu{}, stream);
-  }
-}
-
-void zero(float* p, int64_t n) {
-  if (p != nullptr) std::fill(p, p + n, 0.0f);
-}
-
-}  // namespace
-
-void run(const VocabCrossEntropy& k, Cpu, Stream& stream) {
+template <class T>
+void fused(const VocabCrossEntropy& k, Stream& stream) {
   std::vector<int32_t> valid;
   for (int64_t i = 0; i < k.n; ++i)
     if (k.targets[i] >= 0) valid.push_back(static_cast<int32_t>(i));
   const auto count = static_cast<int64_t>(valid.size());
-  if (count < k.n) zero(k.dx, k.n * k.c), zero(k.dxa, k.n * k.r);
+  if (count < k.n) zero(static_cast<T*>(k.dx), k.n * k.c), zero(static_cast<T*>(k.dxa), k.n * k.r);
   if (count == 0) zero(k.dw, k.v * k.c), zero(k.db, k.v * k.r);
 
-  float* logits = k.scratch;  // (chunk, v)
-  float* gathered = logits + k.chunk * k.v;
-  const Operand main{k.x, k.w, k.dx, k.dw, k.c, gathered, gathered + k.chunk * k.c};
-  float* low_gathered = gathered + 2 * k.chunk * k.c;
-  const Operand low{k.xa, k.b, k.dxa, k.db, k.r, low_gathered, low_gathered + k.chunk * k.r};
-  float* losses = low_gathered + 2 * k.chunk * k.r;  // (chunk)
+  float* next = k.scratch;
+  const auto take = [&next](int64_t floats) { return std::exchange(next, next + floats); };
+  const auto take_rows = [&](int64_t cols) { return reinterpret_cast<T*>(take(k.chunk * cols)); };
+  float *logits = take(k.chunk * k.v), *losses = take(k.chunk);
+  T* dlogits = std::is_same_v<T, float> ? reinterpret_cast<T*>(logits) : take_rows((k.v + 1) / 2);
+  const Operand<T> main{static_cast<const T*>(k.x),
+                        static_cast<const T*>(k.w),
+                        static_cast<T*>(k.dx),
+                        k.dw,
+                        k.c,
+                        take_rows(k.c),
+                        take_rows(k.c)};
+  const Operand<T> low{static_cast<const T*>(k.xa),
+                       static_cast<const T*>(k.b),
+                       static_cast<T*>(k.dxa),
+                       k.db,
+                       k.r,
+                       take_rows(k.r),
+                       take_rows(k.r)};
   const bool gradient = k.dx || k.dw || k.dxa || k.db;
 
   double total = 0;
   for (int64_t begin = 0; begin < count; begin += k.chunk) {
     const Rows rows{valid.data() + begin, std::min(k.chunk, count - begin)};
-    chunk_logits(main, rows, logits, k.v, false, stream);
-    if (k.r > 0) chunk_logits(low, rows, logits, k.v, true, stream);
+    main.logits(rows, logits, k.v, false, stream);
+    low.logits(rows, logits, k.v, true, stream);
     parallel_for(rows.count, row_grain(k.v, kHeavyGrain), [&](int64_t first, int64_t last) {
-      for (int64_t i = first; i < last; ++i)
-        losses[i] = softmax_row(logits + i * k.v, k.v, k.targets[rows.index[i]], k.scale, gradient);
+      for (int64_t i = first; i < last; ++i) {
+        float* row = logits + i * k.v;
+        losses[i] = softmax_row(row, k.v, k.targets[rows.index[i]], k.scale, gradient);
+        if (!std::is_same_v<T, float> && gradient) convert(row, dlogits + i * k.v, k.v);
+      }
     });
     for (int64_t i = 0; i < rows.count; ++i) total += losses[i];
-    chunk_gradients(main, rows, logits, k.v, begin == 0, stream);
-    if (k.r > 0) chunk_gradients(low, rows, logits, k.v, begin == 0, stream);
+    main.gradients(rows, dlogits, k.v, begin == 0, stream);
+    low.gradients(rows, dlogits, k.v, begin == 0, stream);
   }
   k.loss[0] = static_cast<float>(k.scale * total);
 }
 
+}  // namespace
+
+void run(const VocabCrossEntropy& k, Cpu, Stream& stream) {
+  with_storage(k.dtype, [&]<class T>() { fused<T>(k, stream); });
+}
+
 void run(const ScaleByScalar& k, Cpu, Stream&) {
-  for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) {
-    const float* x = k.x;
-    float *y = k.y, s = k.s[0];
-    if (k.accumulate) {
+  with_storage(k.dtype, [&]<class T>() {
+    with_storage(k.y_dtype, [&]<class To>() {
+      for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) {
+        const T* x = static_cast<const T*>(k.x);
+        To* y = static_cast<To*>(k.y);
+        const float s = k.s[0];
+        if (k.accumulate) {
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) y[i] += s * x[i];
-    } else {
+          for (int64_t i = begin; i < end; ++i) y[i] = narrow<To>(widen(y[i]) + s * widen(x[i]));
+        } else {
 #pragma omp simd
-      for (int64_t i = begin; i < end; ++i) y[i] = s * x[i];
-    }
+          for (int64_t i = begin; i < end; ++i) y[i] = narrow<To>(s * widen(x[i]));
+        }
+      });
+    });
   });
 }
 

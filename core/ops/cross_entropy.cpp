@@ -18,15 +18,15 @@ void check_targets(const Tensor& targets, int64_t vocabulary) {
 
 void check_arguments(const Tensor& x, const Tensor& w, const Tensor& targets, const Tensor& xa, const Tensor& b) {
   constexpr const char* kOp = "vocab_cross_entropy";
-  check_f32(kOp, x, "x");
-  check_f32(kOp, w, "w");
+  check_float(kOp, x, "x");
+  check_like(kOp, w, "w", x);
   check_i32_vector(kOp, targets, "targets");
   check_shape(x.rank() == 2 && w.rank() == 2 && x.dim(1) == w.dim(1) && targets.dim(0) == x.dim(0), "[", kOp, "] x ",
               x.shape(), " must be (N, C), w ", w.shape(), " (V, C), targets ", targets.shape(), " (N)");
   check_shape(xa.defined() == b.defined(), "[", kOp, "] xa and b come together");
   if (!xa.defined()) return;
-  check_f32(kOp, xa, "xa");
-  check_f32(kOp, b, "b");
+  check_like(kOp, xa, "xa", x);
+  check_like(kOp, b, "b", x);
   check_shape(xa.rank() == 2 && b.rank() == 2 && xa.dim(0) == x.dim(0) && b.dim(0) == w.dim(0) && xa.dim(1) == b.dim(1),
               "[", kOp, "] xa ", xa.shape(), " must be (N, r) and b ", b.shape(), " (V, r) for x ", x.shape(),
               " and w ", w.shape());
@@ -38,32 +38,37 @@ Tensor vocab_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& targe
                            const Tensor& b) {
   check_arguments(x, w, targets, xa, b);
   check_targets(targets, w.dim(0));
-  VocabCrossEntropy k{f32(x),  f32(w),   i32(targets), f32(xa),  f32(b),
-                      nullptr, nullptr,  nullptr,      nullptr,  nullptr,
-                      nullptr, x.dim(0), x.dim(1),     w.dim(0), xa.defined() ? xa.dim(1) : 0,
-                      0,       scale};
+  VocabCrossEntropy k{};
+  k.x = raw(x), k.w = raw(w), k.targets = i32(targets), k.xa = raw(xa), k.b = raw(b);
+  k.n = x.dim(0), k.c = x.dim(1), k.v = w.dim(0), k.r = xa.defined() ? xa.dim(1) : 0;
   k.chunk = VocabCrossEntropy::rows_per_chunk(k.n, k.v);
+  k.scale = scale, k.dtype = x.dtype();
   Tensor loss = Tensor::empty({1});
-  const auto gradient_of = [](const Tensor& t) { return any_wants_grad({t}) ? empty_like(t) : Tensor(); };
-  const Tensor grads[4] = {gradient_of(x), gradient_of(w), gradient_of(xa), gradient_of(b)};
+  const auto gradient_of = [](const Tensor& t, DType dtype) {
+    return any_wants_grad({t}) ? Tensor::empty(t.shape(), dtype) : Tensor();
+  };
+  const Tensor grads[4] = {gradient_of(x, k.dtype), gradient_of(w, DType::kF32), gradient_of(xa, k.dtype),
+                           gradient_of(b, DType::kF32)};
   {
     const Tensor scratch = Tensor::empty({k.scratch_floats()});
     k.loss = f32(loss), k.scratch = f32(scratch);
-    k.dx = f32(grads[0]), k.dw = f32(grads[1]), k.dxa = f32(grads[2]), k.db = f32(grads[3]);
+    k.dx = raw(grads[0]), k.dw = f32(grads[1]), k.dxa = raw(grads[2]), k.db = f32(grads[3]);
     launch(k);
   }
   record("vocab_cross_entropy", {x, w, xa, b}, {&loss},
          [dx_ = grads[0], dw = grads[1], dxa = grads[2], db = grads[3]](std::span<const Tensor> dy, GradSink& dx) {
-           const float* s = f32(dy[0]);
+           const auto scaled = [s = f32(dy[0])](const Tensor& g, const Tensor& to, bool accumulate) {
+             launch(ScaleByScalar{raw(g), s, raw(to), g.numel(), accumulate, g.dtype(), to.dtype()});
+           };
            const Tensor activations[2] = {dx_, dxa}, weights[2] = {dw, db};
            for (int i = 0; i < 2; ++i) {
              if (const Tensor& g = activations[i]; g.defined()) {  // in place: nobody else holds it
-               launch(ScaleByScalar{f32(g), s, f32(g), g.numel(), false});
+               scaled(g, g, false);
                dx.add(2 * i, g);
              }
              if (const Tensor& g = weights[i]; g.defined()) {
                const GradDest d = dx.destination(2 * i + 1);
-               launch(ScaleByScalar{f32(g), s, f32(d.grad), g.numel(), d.accumulate});
+               scaled(g, d.grad, d.accumulate);
              }
            }
          });

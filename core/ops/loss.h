@@ -11,6 +11,7 @@ inline constexpr int32_t kIgnoreTarget = -100;  // rows with this target carry n
 
 // scale * sum over rows with a target of -log softmax(x w^T + xa b^T)[target]: cross-entropy fused with the vocabulary
 // projection and its low-rank addition.
+// Operands f32 or bf16, all alike; logits and loss are f32.
 //   x (N, C), w (V, C), targets (N) i32 in [0, V) or kIgnoreTarget, xa (N, r) and b (V, r) both or neither -> (1)
 // Logits exist for a chunk of rows only. Gradients of all four are formed in the same pass, while the chunk is in cache
 // (three products in all, the least possible), and multiplied by dy in backward; the price is one buffer of the shape

@@ -47,7 +47,9 @@ OpCase make(Rand& r, const Dims d) {
                     },
                 .ref = [](RefInputs v) { return reference(v, 0.25); },
                 .grads = d.r ? std::vector<int>{0, 1, 3, 4} : std::vector<int>{0, 1},
-                .tol = sum_tolerance(d.c) + 1e-6};  // logits of c terms, then exp and log of fp32
+                .tol = sum_tolerance(d.c) + 1e-6,  // logits of c terms, then exp and log of fp32
+                .bf16_stores = 0,                  // logits and loss are fp32
+                .bf16_grad_stores = 2};            // the gradient of the logits, and what is made of it
 }
 
 }  // namespace
