@@ -14,6 +14,9 @@ class Stream;
 
 // Threads that BLAS calls of the calling thread use from now on; >= 1. Called by set_num_threads.
 void set_blas_threads(int n);
+// The kind of processor whose kernels BLAS uses, as it calls it ("Haswell": 256-bit vectors, "SkylakeX": 512). It chooses
+// when it is loaded; the environment variable OPENBLAS_CORETYPE overrides the choice.
+const char* blas_kernels();
 
 // c = alpha * op(a) op(b) + beta * c; with beta 0 the old c is not read (NaN there does no harm).
 struct Gemm {

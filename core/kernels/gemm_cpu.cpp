@@ -1,16 +1,29 @@
 // Products by OpenBLAS. Its OpenMP build shares the pool of parallel_for, runs on one thread inside a parallel region
 // and below 64^3 products, where a parallel region costs more than it saves.
+#include <cblas.h>
+
 #include <algorithm>
 #include <vector>
 
-#include "core/kernels/blas.h"
 #include "core/kernels/gemm.h"
 #include "core/kernels/storage.h"
 #include "core/parallel_for.h"
 
 namespace tpo {
 
+void set_blas_threads(int n) { openblas_set_num_threads(n); }
+
+const char* blas_kernels() { return openblas_get_corename(); }
+
 namespace {
+
+// Row-major c (m, n) = alpha op(a) op(b) + beta c; extents at least 1.
+void sgemm(const Gemm& shape, const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
+           int64_t ldc) {
+  const auto size = [](int64_t v) { return static_cast<blasint>(v); };
+  cblas_sgemm(CblasRowMajor, shape.trans_a ? CblasTrans : CblasNoTrans, shape.trans_b ? CblasTrans : CblasNoTrans,
+              size(shape.m), size(shape.n), size(shape.k), shape.alpha, a, size(lda), b, size(ldb), beta, c, size(ldc));
+}
 
 // A matrix as it lies in memory.
 template <class T>
@@ -23,11 +36,11 @@ void product_f32(const Gemm& k) {
   const auto *a = static_cast<const float*>(k.a), *b = static_cast<const float*>(k.b);
   auto* c = static_cast<float*>(k.c);
   if (k.m == 1) {  // sgemm would pack the whole matrix for one row
-    const int64_t rows = k.trans_b ? k.n : k.k, cols = k.trans_b ? k.k : k.n;
-    return blas_sgemv(!k.trans_b, rows, cols, k.alpha, b, a, k.beta, c);
+    const auto rows = static_cast<blasint>(k.trans_b ? k.n : k.k), cols = static_cast<blasint>(k.trans_b ? k.k : k.n);
+    return cblas_sgemv(CblasRowMajor, k.trans_b ? CblasNoTrans : CblasTrans, rows, cols, k.alpha, b, cols, a, 1, k.beta,
+                       c, 1);
   }
-  blas_sgemm(k.trans_a, k.trans_b, k.m, k.n, k.k, k.alpha, a, k.trans_a ? k.m : k.k, b, k.trans_b ? k.k : k.n, k.beta,
-             c, k.n);
+  sgemm(k, a, k.trans_a ? k.m : k.k, b, k.trans_b ? k.k : k.n, k.beta, c, k.n);
 }
 
 // Elements [r0, r0 + rows) x [c0, c0 + cols) of op(x) in fp32, laid out as x is (transposed stays transposed).
@@ -55,8 +68,9 @@ void product_blocks(const Gemm& k) {
         const int64_t depth = std::min(kDepth, k.k - d);
         const auto x = block_of(a, k.trans_a, i, rows, d, depth, a_block);
         const auto y = block_of(b, k.trans_b, d, depth, j, cols, b_block);
-        blas_sgemm(k.trans_a, k.trans_b, rows, cols, depth, k.alpha, x.p, x.ld, y.p, y.ld, d == 0 ? 0.0f : 1.0f,
-                   sums.data(), cols);
+        Gemm piece = k;
+        piece.m = rows, piece.n = cols, piece.k = depth;
+        sgemm(piece, x.p, x.ld, y.p, y.ld, d == 0 ? 0.0f : 1.0f, sums.data(), cols);
       }
       for (int64_t r = 0; r < rows; ++r) {
         Out* c = static_cast<Out*>(k.c) + (i + r) * k.n + j;

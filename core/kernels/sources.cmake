@@ -3,7 +3,6 @@ foreach(file
     adamw_cpu.cpp
     attention_cpu.cpp
     attention_bwd_cpu.cpp
-    blas.cpp
     box_loss_cpu.cpp
     cast_cpu.cpp
     cross_entropy_cpu.cpp

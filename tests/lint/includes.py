@@ -32,7 +32,7 @@ LIBRARIES = (
     (r"png\.h", r"data/decode/png\.cpp"),
     (r"sentencepiece_.*\.h", r"data/tokenizer/sentencepiece\.cpp"),
     (r"nlohmann/.*", r"data/import/json\.cpp"),
-    (r"cblas\.h|openblas.*\.h|libxsmm.*\.h", r"core/kernels/blas\.cpp"),
+    (r"cblas\.h|openblas.*\.h|libxsmm.*\.h", r"core/kernels/gemm_cpu\.cpp"),
     (r"omp\.h", r"core/parallel_for\.cpp"),
     (r"cuda.*|cublas.*|cudnn.*", r"core/.*_cuda\.(cpp|cu|cuh)|core/kernels/cuda_util\.cuh"),
     (r"google/protobuf/.*", r"(data|checkpoint|launcher)/.*\.cpp"),
