@@ -10,6 +10,7 @@ namespace tpo {
 
 template <class K>
 void launch(const K& kernel, Stream& stream = Stream::current()) {
+  stream.begin_kernel();
   switch (stream.device()) {
     case Device::kCpu:
       run(kernel, Cpu{}, stream);

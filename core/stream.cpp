@@ -1,8 +1,10 @@
 #include "core/stream.h"
 
 #include <algorithm>
+#include <chrono>
 
 #include "core/error.h"
+#include "core/profile.h"
 
 namespace tpo {
 
@@ -38,6 +40,11 @@ std::unique_ptr<Stream> Stream::make_meta(MetaHardware hardware) {
 }
 
 void Stream::account(const char* kernel, const Cost& cost) {
+  if (device_ == Device::kMeta) {
+    const double bytes = static_cast<double>(cost.read_bytes + cost.write_bytes);
+    clock_s_ += std::max(static_cast<double>(cost.flops) / hardware_.flops_per_s, bytes / hardware_.bytes_per_s);
+  }
+  if (profiler_ != nullptr) profiler_->add_kernel(kernel, kernel_begin_ns_, now_ns(), cost);
   ++counters_.launches;
   counters_.flops += cost.flops;
   counters_.read_bytes += cost.read_bytes;
@@ -47,10 +54,11 @@ void Stream::account(const char* kernel, const Cost& cost) {
   } else {
     by_kernel_.emplace(kernel, 1);
   }
-  if (device_ == Device::kMeta) {
-    const double bytes = static_cast<double>(cost.read_bytes + cost.write_bytes);
-    clock_s_ += std::max(static_cast<double>(cost.flops) / hardware_.flops_per_s, bytes / hardware_.bytes_per_s);
-  }
+}
+
+int64_t Stream::now_ns() const {
+  if (device_ == Device::kMeta) return static_cast<int64_t>(clock_s_ * 1e9);
+  return std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
 StreamScope::StreamScope(Stream& stream) : previous_(t_current) { t_current = &stream; }

@@ -13,6 +13,8 @@
 
 namespace tpo {
 
+class Profiler;
+
 // Speeds of the virtual clock of a meta stream.
 struct MetaHardware {
   double flops_per_s = 80e9;  // one core of the reference machine reaches 80 % of its 102 GFLOP/s
@@ -48,6 +50,14 @@ class Stream {
   const std::map<std::string, int64_t, std::less<>>& launches_by_kernel() const { return by_kernel_; }
   double virtual_seconds() const { return clock_s_; }  // 0 except on meta
 
+  // Called by launch() right before a kernel runs; account() is its end.
+  void begin_kernel() {
+    if (profiler_ != nullptr) kernel_begin_ns_ = now_ns();
+  }
+  int64_t now_ns() const;                           // steady clock; on meta the virtual clock
+  Profiler* profiler() const { return profiler_; }  // core/profile.h; null: nothing is timed
+  void set_profiler(Profiler* profiler) { profiler_ = profiler; }
+
  private:
   Device device_;
   std::shared_ptr<Allocator> allocator_;
@@ -55,6 +65,8 @@ class Stream {
   std::map<std::string, int64_t, std::less<>> by_kernel_;
   MetaHardware hardware_;
   double clock_s_ = 0;
+  Profiler* profiler_ = nullptr;
+  int64_t kernel_begin_ns_ = 0;
 };
 
 // Makes a stream current on this thread until the scope ends. Requires: the stream outlives the scope.

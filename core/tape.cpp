@@ -5,6 +5,7 @@
 #include "core/kernels/basic.h"
 #include "core/kernels/cast.h"
 #include "core/launch.h"
+#include "core/profile.h"
 
 namespace tpo {
 
@@ -53,7 +54,7 @@ void GradSink::defer(std::function<void(GradSink&)> fn) {
   if (tape_.mode_ == Tape::Mode::kFull) {
     fn(*this);
   } else {
-    tape_.deferred_.push_back({slots_, shapes_, std::move(fn), nullptr});
+    tape_.deferred_.push_back({slots_, shapes_, std::move(fn), nullptr, tape_.running_});
   }
 }
 
@@ -130,7 +131,7 @@ void Tape::leaf_use_done(LeafSink* leaf) {
 void Tape::run_node(Node& node) {
   if (node.leaf != nullptr) {
     if (mode_ == Mode::kInputOnly) {
-      deferred_.push_back({{}, {}, nullptr, node.leaf});
+      deferred_.push_back({{}, {}, nullptr, node.leaf, node.name});
     } else {
       leaf_use_done(node.leaf);
     }
@@ -151,6 +152,8 @@ void Tape::run_node(Node& node) {
     for (LeafSink* leaf : node.probed) leaf_use_done(leaf);
     return;
   }
+  const ProfileScope scope(node.name, ProfileEvent::Kind::kBackward);
+  running_ = node.name;
   GradSink sink(*this, node.in, node.in_shapes);
   backward(dy, sink);
 }
@@ -183,6 +186,7 @@ void Tape::run_weight_grads() {
     if (d.leaf != nullptr) {
       leaf_use_done(d.leaf);
     } else {
+      const ProfileScope scope(d.name, ProfileEvent::Kind::kBackward);
       GradSink sink(*this, d.slots, d.shapes);
       d.fn(sink);
       d.fn = nullptr;
@@ -210,6 +214,7 @@ bool any_wants_grad(std::initializer_list<Tensor> in) {
 }
 
 void record(std::string_view name, std::span<const Tensor> in, std::span<Tensor* const> out, Backward fn) {
+  if (Profiler* profiler = Stream::current().profiler()) profiler->op_ended(name);
   Tape* tape = t_tape;
   if (tape == nullptr) return;
   Tape::Node node;

@@ -144,8 +144,10 @@ class Tape {
     std::vector<Shape> shapes;
     std::function<void(GradSink&)> fn;
     LeafSink* leaf;
+    std::string_view name;  // of the node that deferred
   };
   std::vector<Deferred> deferred_;
+  std::string_view running_;  // name of the node whose closure runs
 };
 
 // Makes a tape current on this thread.

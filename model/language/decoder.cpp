@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "core/ops/loss.h"
+#include "core/profile.h"
 
 namespace tpo {
 
@@ -52,6 +53,7 @@ Tensor Decoder::embed(const Tensor& ids) const {
 }
 
 Tensor Decoder::operator()(const Tensor& x_NC, const SequenceContext& context) const {
+  const ProfileScope region("decoder");
   Tensor x = x_NC;
   for (const DecoderBlock& block : blocks_) {
     x = config_.recompute == Recompute::kNone
@@ -62,6 +64,7 @@ Tensor Decoder::operator()(const Tensor& x_NC, const SequenceContext& context) c
 }
 
 Tensor Decoder::loss(const Tensor& hidden_NC, const Tensor& targets, float scale, const DropoutContext& dropout) const {
+  const ProfileScope region("language loss");
   const Tensor xa = lm_head_.low_rank(hidden_NC, dropout);
   const Tensor w = lm_head_.base().weight().use();
   return vocab_cross_entropy(hidden_NC, w, targets, scale, xa, xa.defined() ? lm_head_.lora_b()->use() : Tensor());

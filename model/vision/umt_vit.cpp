@@ -5,6 +5,7 @@
 
 #include "core/ops/layout.h"
 #include "core/ops/pointwise.h"
+#include "core/profile.h"
 
 namespace tpo {
 
@@ -79,6 +80,7 @@ const Tensor& UmtVit::position_table(int64_t frames) const {
 }
 
 Tensor UmtVit::operator()(const Tensor& images) const {
+  const ProfileScope region("vision encoder");
   const VisionConfig& c = config_;
   check_shape(images.rank() == 5 && images.dim(2) == c.image_size && images.dim(3) == c.image_size &&
                   images.dim(4) == 3 && images.dim(1) >= 1 && images.dim(1) % c.tubelet == 0,
