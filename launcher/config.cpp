@@ -281,11 +281,27 @@ void check_ranges(const pb::Message& m, const std::string& prefix, Errors& error
   }
 }
 
+// The profiled steps must lie within the run.
+void check_profile(const config::RunConfig& c, Errors& errors) {
+  const auto& p = c.profile();
+  if (p.folder().empty() || p.folder().find('/') != std::string::npos || p.folder().starts_with('.'))
+    errors.push_back(
+        cat("profile.folder = \"", p.folder(), "\" must be a plain name inside run.folder, for example profile"));
+  if (p.steps() <= 0 || p.first_step() < -1) return;
+  const int64_t all = c.train().steps(), first = p.first_step() >= 0 ? p.first_step() : kProfileWarmUpSteps;
+  if (first + p.steps() > all)
+    errors.push_back(cat(
+        "profile.steps = ", p.steps(), " from step ", first, " on (counted from 0) end after the ",
+        "last step of the run, train.steps = ", all, "; legal: ",
+        p.steps() > all ? cat("profile.steps up to ", all) : cat("profile.first_step from 0 to ", all - p.steps())));
+}
+
 // Contradictions between values; what the preset gives counts like what the user wrote.
 void check_together(const config::RunConfig& c, int ranks, Errors& errors) {
   if (c.run().device() == "cuda" && !kHasCuda)
     errors.push_back("run.device is \"cuda\", but this build has no CUDA backend; legal: cpu");
   if (c.data().sets_size() == 0) errors.push_back("data.sets is empty; give at least one { path: \"...\" weight: 1 }");
+  check_profile(c, errors);
   const bool sizes_legal =
       std::none_of(errors.begin(), errors.end(), [](const std::string& e) { return e.starts_with("model."); });
   const auto collect = [&](const auto& check_one) {

@@ -1,6 +1,7 @@
 #pragma once
 // Loads, overrides and validates a run configuration. All errors are collected and thrown together, each with its place
 // and a legal alternative, before any communicator, file or tensor exists. Pure; callable from any thread.
+#include <cstdint>
 #include <string>
 #include <vector>
 
@@ -22,6 +23,9 @@ std::string config_reference();
 
 // Text form with every field resolved (defaults filled in), stored in checkpoints and run folders.
 std::string resolved_text(const config::RunConfig& config);
+
+// Steps before those that profile.steps names, unless profile.first_step is given.
+inline constexpr int64_t kProfileWarmUpSteps = 2;
 
 // The legal name closest to `name` by edit distance, or empty if none is near.
 std::string nearest(const std::string& name, const std::vector<std::string>& legal);

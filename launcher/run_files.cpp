@@ -56,6 +56,12 @@ JsonLine& JsonLine::integer(const std::string& name, int64_t value) {
   return *this;
 }
 
+JsonLine& JsonLine::raw(const std::string& name, const std::string& json) {
+  key(name);
+  body_ += json;
+  return *this;
+}
+
 JsonLine& JsonLine::text(const std::string& name, const std::string& value) {
   key(name);
   body_ += '"';

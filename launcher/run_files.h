@@ -18,6 +18,8 @@ class JsonLine {
   JsonLine& number(const std::string& key, double value);
   JsonLine& integer(const std::string& key, int64_t value);
   JsonLine& text(const std::string& key, const std::string& value);
+  JsonLine& raw(const std::string& key, const std::string& json);  // a value that is JSON already
+  JsonLine& object(const std::string& key, const JsonLine& value) { return raw(key, value.str()); }
   std::string str() const { return "{" + body_ + "}"; }
 
  private:

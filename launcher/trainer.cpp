@@ -9,6 +9,7 @@
 
 #include "core/ops/matmul.h"
 #include "core/parallel_for.h"
+#include "core/profile.h"
 #include "launcher/world.h"
 
 namespace tpo {
@@ -60,6 +61,7 @@ std::string changed_lines(const std::string& old_text, const std::string& new_te
 }
 
 std::vector<std::vector<double>> gather_doubles(ProcessGroup& world, const std::vector<double>& mine) {
+  const ProfileScope waiting("wait for ranks", ProfileScope::Kind::kWait);
   std::vector<std::vector<double>> all;
   for (const auto& part : world.all_gather_bytes(std::as_bytes(std::span(mine)), "step statistics")) {
     all.emplace_back(part.size() / sizeof(double));
@@ -99,6 +101,7 @@ Trainer::Trainer(const config::RunConfig& config, const TrainingData& data, Proc
       stream_(make_stream(config.run().device())),
       scope_(*stream_),
       lr_(make_lr_schedule(config)) {
+  config_.clear_profile();  // what is measured is no part of what is trained: checkpoints do not differ by it
   set_num_threads(config.run().threads());
   const auto& layout = config.layout();
   mesh_ = std::make_unique<Mesh>(world, make_mesh_shape(config, world.size()));
@@ -160,11 +163,15 @@ void Trainer::run_microbatch(const HostBatch& host, const TpoModel::Scales& scal
   TpoModel::Losses losses;
   {
     activity().phase = "forward";
+    const ProfileScope region("forward");
     const TapeScope scope(tape);
     losses = model_->loss(upload(host), scales, dropout);
   }
-  activity().phase = "backward";
-  tape.backward(losses.total);
+  {
+    activity().phase = "backward";
+    const ProfileScope region("backward");
+    tape.backward(losses.total);
+  }
   sums.ids.insert(sums.ids.end(), host.sample_ids.begin(), host.sample_ids.end());
   if (stream_->device() == Device::kMeta) return;
   const double lm = losses.lm.item(), region = losses.region.defined() ? losses.region.item() : 0;
@@ -177,10 +184,14 @@ void Trainer::run_microbatch(const HostBatch& host, const TpoModel::Scales& scal
 
 StepStats Trainer::step() {
   const auto begin = Clock::now();
+  const ProfileScope region("step");
   activity().step = steps_done_;
   activity().phase = "load";
   if (!loader_) start_loader();
-  const LocalStep local = loader_->next();
+  const LocalStep local = [&] {
+    const ProfileScope waiting("wait for loader", ProfileScope::Kind::kWait);
+    return loader_->next();
+  }();
   const Counts& total = local.plan.total;
   const auto scale = [](double weight, int64_t count) {
     return count > 0 ? static_cast<float>(weight / static_cast<double>(count)) : 0.0f;
@@ -196,8 +207,11 @@ StepStats Trainer::step() {
     sums.flops +=
         model_->flops(size_of(local.batches[i], local.plan.microbatches[static_cast<size_t>(first) + i].counts));
   }
-  activity().phase = "reduce";
-  sync_->finish_grads(*stream_);
+  {
+    activity().phase = "reduce";
+    const ProfileScope reduce("reduce");
+    sync_->finish_grads(*stream_);
+  }
   // The whole of the step before this one, whose end is known; of the first step, what has passed so far.
   const StepStats s = finish(local, sums, last_step_s_ > 0 ? last_step_s_ : seconds_since(begin));
   last_step_s_ = seconds_since(begin);
@@ -232,6 +246,7 @@ StepStats Trainer::finish(const LocalStep& local, const Sums& sums, double secon
   loss = s.lm + s.region;
   if (!std::isfinite(loss)) check_finite(sums);
   activity().phase = "optimizer";
+  const ProfileScope region("optimizer");
   s.lr = lr_.at(steps_done_);
   try {
     s.grad_norm = sync_->clip(config_.optimizer().clip());

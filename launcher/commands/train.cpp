@@ -16,6 +16,7 @@
 #include "launcher/peak.h"
 #include "launcher/report.h"
 #include "launcher/run_files.h"
+#include "launcher/step_profile.h"
 #include "launcher/trainer.h"
 #include "launcher/world.h"
 
@@ -26,7 +27,8 @@ namespace {
 const CommandHelp kHelp{
     "train",
     "Trains from a configuration file; continues from the newest checkpoint of the run folder. SIGTERM or SIGUSR1 "
-    "(which mpirun forwards) saves after the step and exits with 75.",
+    "(which mpirun forwards) saves after the step and exits with 75. --set profile.steps=3 says where a step's time "
+    "goes, as a table and as a trace in the run folder.",
     "",
     "mpirun -n 2 tpo_dist train --config examples/quickstart.textproto --set train.steps=200",
     {{"config", "configuration file (text format of RunConfig)", "", Flag::Kind::kText},
@@ -126,9 +128,11 @@ class Run {
     const AllocatorStats now = trainer_.stream().allocator()->stats();
     baseline_bytes_ = process_bytes("VmRSS") - now.live_bytes - now.cached_bytes;
     Progress progress(config_, world_.size(), peak);
+    StepProfile profile(config_, trainer_.steps_done(), world_.rank(), world_.size(), peak);
     int64_t saved_at = -1;
     while (trainer_.steps_done() < config_.train().steps()) {
-      const StepStats s = trainer_.step();
+      const StepStats s = profile.step(trainer_);
+      std::cout << profile.take_table() << std::flush;
       progress.add(s);
       const bool last = s.step == config_.train().steps();
       if (log_ && (s.step % config_.log().every() == 0 || last || s.stop)) progress.report(s, data_, *log_);

@@ -6,6 +6,7 @@
 
 #include "core/error.h"
 #include "core/optim/clip.h"
+#include "core/profile.h"
 
 namespace tpo {
 namespace {
@@ -143,11 +144,19 @@ void ReplicatedSync::finish_grads(Stream& stream) {
     BucketState& s = bucket_states_[i];
     if (!active(buckets_[i])) continue;
     const double begin = steady_seconds();
-    s.work.wait(stream);
+    {
+      const ProfileScope waiting("wait for all-reduce", ProfileScope::Kind::kWait, stream);
+      s.work.wait(stream);
+    }
     s.stats.exposed_s = steady_seconds() - begin;
     const WorkTimes t = s.work.times();
     s.stats.in_flight_s = t.done_s - t.issued_s;
     s.stats.transfer_s = t.done_s - t.begun_s;
+    if (stream.profiler() != nullptr && stream.device() != Device::kMeta) {  // meta: another clock
+      const auto ns = [](double seconds) { return static_cast<int64_t>(seconds * 1e9); };
+      stream.profiler()->add_transfer(
+          {buckets_[i].what, ns(t.issued_s), ns(t.done_s) - ns(t.issued_s), buckets_[i].bytes()});
+    }
   }
   phase_ = Phase::kReduced;
 }

@@ -168,10 +168,12 @@ def ranks_agree(b):
 
 
 def sigterm_saves_and_stops(b):
+    """The profile of a run that is stopped is of the steps it did; the run that continues makes its own."""
     for ranks in (1, 2):
         run = f"term{ranks}"
-        process = subprocess.Popen(b.command(b.train(run, ["train.steps=100000"]), ranks), env=ENV,
-                                   stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        words = b.train(run, ["train.steps=100000", "profile.steps=1000", "profile.first_step=0"])
+        process = subprocess.Popen(b.command(words, ranks), env=ENV, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                                   text=True)
         path = f"{b.folder}/{run}/log.jsonl"
         wait_for(lambda: os.path.exists(path) and os.path.getsize(path) > 0, "first step")
         if ranks == 1:
@@ -182,7 +184,14 @@ def sigterm_saves_and_stops(b):
         assert process.returncode == 75, (process.returncode, out)
         step = b.log(run)[-1]["step"]
         assert os.path.exists(f"{b.folder}/{run}/checkpoints/step_{step:08d}"), out
-        again = b.ok(b.train(run, [f"train.steps={step + 2}"]), ranks)
+        profile = f"{b.folder}/{run}/profile"
+        with open(profile + "/table.json") as f:
+            assert json.load(f)["steps"] == min(step, 1000), out
+        assert len(glob.glob(profile + "/trace_rank*.json")) == ranks
+        again = b.ok(b.train(run, [f"train.steps={step + 2}", "profile.steps=1"]), ranks)
+        with open(profile + "/table.json") as f:
+            assert json.load(f)["first_step"] == step + 1, again
+        assert again.count("profile of rank 0") == 1, again
         assert f"continuing from {b.folder}/{run}/checkpoints/step_{step:08d}" in again, again
 
 

@@ -110,6 +110,18 @@ TEST(config, patterns_and_layout_are_checked_with_everything_else) {
   }
 }
 
+TEST(config, profiled_steps_must_lie_within_the_run) {
+  for (const char* first : {"-1", "0", "97"})
+    EXPECT_EQ(error_of(kGood, {"profile.steps=3", std::string("profile.first_step=") + first}), "") << first;
+  EXPECT_TRUE(
+      has(error_of(kGood, {"profile.steps=3", "profile.first_step=98"}), "legal: profile.first_step from 0 to 97"));
+  EXPECT_TRUE(has(error_of(kGood, {"profile.steps=3", "train.steps=4"}), "legal: profile.first_step from 0 to 1"));
+  EXPECT_TRUE(has(error_of(kGood, {"profile.steps=101"}), "train.steps = 100; legal: profile.steps up to 100"));
+  EXPECT_TRUE(has(error_of(kGood, {"profile.steps=-1"}), "profile.steps = -1 is out of range"));
+  for (const char* folder : {"", "..", "a/b"})
+    EXPECT_TRUE(has(error_of(kGood, {std::string("profile.folder=") + folder}), "must be a plain name")) << folder;
+}
+
 TEST(config, a_missing_file_is_named) { EXPECT_THROW(load_config("/nonexistent/x.textproto", {}), ConfigError); }
 
 TEST(config, the_reference_lists_every_field_with_its_range) {
