@@ -3,6 +3,7 @@
 // FMA peak on transformer shapes with one thread; figures of the linear layer stand in bench/results. Operands stored
 // as bf16 are products of their fp32 values summed in fp32, rounded once if the result is bf16 too.
 #include <cstdint>
+#include <functional>
 
 #include "core/cost.h"
 #include "core/device.h"
@@ -14,8 +15,8 @@ class Stream;
 
 // Threads that BLAS calls of the calling thread use from now on; >= 1. Called by set_num_threads.
 void set_blas_threads(int n);
-// The kind of processor whose kernels BLAS uses, as it calls it ("Haswell": 256-bit vectors, "SkylakeX": 512). It chooses
-// when it is loaded; the environment variable OPENBLAS_CORETYPE overrides the choice.
+// The kind of processor whose kernels BLAS uses, as it calls it ("Haswell": 256-bit vectors, "SkylakeX": 512). It
+// chooses when it is loaded; the environment variable OPENBLAS_CORETYPE overrides the choice.
 const char* blas_kernels();
 
 // c = alpha * op(a) op(b) + beta * c; with beta 0 the old c is not read (NaN there does no harm).
@@ -36,6 +37,11 @@ struct Gemm {
 };
 void run(const Gemm&, Cpu, Stream&);
 void run(const Gemm&, Cuda, Stream&);
+
+// From now on `observer` sees every product that the calling thread starts on the CPU, those inside other kernels
+// included, before it runs; an empty one ends it. For benchmarks that run the products of a step alone.
+using GemmObserver = std::function<void(const Gemm&)>;
+void observe_gemms(GemmObserver observer);
 
 // out[c] (+)= sum_r x[r,c], rows added in order: the result does not depend on threads.
 struct ColumnSums {

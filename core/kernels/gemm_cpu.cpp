@@ -3,6 +3,7 @@
 #include <cblas.h>
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "core/kernels/gemm.h"
@@ -16,6 +17,8 @@ void set_blas_threads(int n) { openblas_set_num_threads(n); }
 const char* blas_kernels() { return openblas_get_corename(); }
 
 namespace {
+
+thread_local GemmObserver t_observer;
 
 // Row-major c (m, n) = alpha op(a) op(b) + beta c; extents at least 1.
 void sgemm(const Gemm& shape, const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
@@ -83,7 +86,10 @@ void product_blocks(const Gemm& k) {
 
 }  // namespace
 
+void observe_gemms(GemmObserver observer) { t_observer = std::move(observer); }
+
 void run(const Gemm& k, Cpu, Stream&) {
+  if (t_observer) t_observer(k);
   if (k.m == 0 || k.n == 0) return;
   if (k.k == 0) {  // an empty sum; BLAS refuses leading dimensions of 0
     return with_storage(k.out_dtype, [&]<class T>() {
