@@ -5,7 +5,9 @@ foreach(file
     attention_bwd_cpu.cpp
     box_loss_cpu.cpp
     cast_cpu.cpp
+    conv_cpu.cpp
     cross_entropy_cpu.cpp
+    depthwise_cpu.cpp
     dropout_cpu.cpp
     embedding_cpu.cpp
     gemm_cpu.cpp
@@ -21,6 +23,7 @@ foreach(file
 endforeach()
 # The tile loops of attention and the fused loops below are written for the vectoriser and unroller of -O3 (measured in
 # bench/results/ops.md).
-foreach(file attention_cpu.cpp attention_bwd_cpu.cpp cross_entropy_cpu.cpp embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp)
+foreach(file attention_cpu.cpp attention_bwd_cpu.cpp conv_cpu.cpp cross_entropy_cpu.cpp depthwise_cpu.cpp
+    embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp)
   set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/${file} PROPERTIES COMPILE_OPTIONS "-O3")
 endforeach()

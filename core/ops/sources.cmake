@@ -3,6 +3,7 @@ foreach(file
     attention.cpp
     box_loss.cpp
     cast.cpp
+    conv.cpp
     cross_entropy.cpp
     dropout.cpp
     embedding.cpp

@@ -5,6 +5,7 @@ namespace tpo::optest {
 
 void add_attention_cases(CaseList&);
 void add_box_loss_cases(CaseList&);
+void add_conv_cases(CaseList&);
 void add_cross_entropy_cases(CaseList&);
 void add_dropout_cases(CaseList&);
 void add_embedding_cases(CaseList&);
@@ -21,6 +22,7 @@ const CaseList& all_cases() {
     CaseList l;
     add_attention_cases(l);
     add_box_loss_cases(l);
+    add_conv_cases(l);
     add_cross_entropy_cases(l);
     add_dropout_cases(l);
     add_embedding_cases(l);
