@@ -3,10 +3,12 @@
 #include <glog/logging.h>
 #include <sys/resource.h>
 
+#include <cstdio>
 #include <iostream>
 #include <string>
 #include <vector>
 
+#include "core/cpu_features.h"
 #include "core/error.h"
 #include "launcher/commands/commands.h"
 #include "launcher/config.h"
@@ -73,6 +75,11 @@ size_t take_process_flags(const std::vector<std::string>& words) {
 }  // namespace
 
 int main(int argc, char** argv) {
+  if (const char* feature = tpo::missing_cpu_feature()) {
+    std::fprintf(stderr, "tpo_dist: compiled for a processor with %s, which this machine lacks; build with %s\n",
+                 feature, "-DTPO_NATIVE=OFF or on this machine");
+    return tpo::kExitBadMachine;
+  }
   raise_open_files();
   FLAGS_logtostderr = true;
   std::vector<std::string> words(argv + 1, argv + argc);

@@ -1,23 +1,103 @@
 #pragma once
-// Eight floats in a register, with a plain-array twin for builds without AVX2 and FMA (or with TPO_SIMD_SCALAR, by
-// which the test of the twin is built), and the few functions that kernels need over them. Kernels include it, ops do
-// not.
+// Eight or sixteen floats in a register, and the few functions that kernels need over them. F8 is AVX2, F16 is AVX-512;
+// where the processor that is compiled for has no such register, or with TPO_SIMD_SCALAR (by which the test of the twin
+// is built), they are plain arrays. `Vec` is the widest that is native. Kernels include it, ops do not.
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <type_traits>
 
-#if defined(__AVX2__) && defined(__FMA__) && !defined(TPO_SIMD_SCALAR)
+#ifndef TPO_SIMD_SCALAR
+#if defined(__AVX2__) && defined(__FMA__)
+// GCC 12 warns of its own header's undefined operands (its issue 105593).
+#pragma GCC diagnostic push
+#pragma GCC diagnostic ignored "-Wuninitialized"
+#pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
 #include <immintrin.h>
+#pragma GCC diagnostic pop
 #define TPO_AVX2 1
+#endif
+#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#define TPO_AVX512 1
+#endif
 #endif
 
 namespace tpo::simd {
 
-inline constexpr int kLanes = 8;
+// The twin: a plain array, the same functions lane by lane.
+template <int N>
+struct Plain {
+  static constexpr int kLanes = N;
+  float v[N];
+  Plain() = default;
+  explicit Plain(float x) {
+    for (float& e : v) e = x;
+  }
+  static Plain zero() { return Plain(0.0f); }
+  static Plain load(const float* p) {
+    return lanes([&](int i) { return p[i]; });
+  }
+  void store(float* p) const {
+    for (int i = 0; i < N; ++i) p[i] = v[i];
+  }
+  template <class Fn>
+  static Plain lanes(Fn fn) {
+    Plain r;
+    for (int i = 0; i < N; ++i) r.v[i] = fn(i);
+    return r;
+  }
+  friend Plain operator+(Plain a, Plain b) {
+    return lanes([&](int i) { return a.v[i] + b.v[i]; });
+  }
+  friend Plain operator-(Plain a, Plain b) {
+    return lanes([&](int i) { return a.v[i] - b.v[i]; });
+  }
+  friend Plain operator*(Plain a, Plain b) {
+    return lanes([&](int i) { return a.v[i] * b.v[i]; });
+  }
+  friend Plain operator/(Plain a, Plain b) {
+    return lanes([&](int i) { return a.v[i] / b.v[i]; });
+  }
+  friend Plain fma(Plain a, Plain b, Plain c) {
+    return lanes([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+  }
+  friend Plain fnma(Plain a, Plain b, Plain c) {
+    return lanes([&](int i) { return c.v[i] - a.v[i] * b.v[i]; });
+  }
+  friend Plain max(Plain a, Plain b) {
+    return lanes([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+  }
+  friend Plain min(Plain a, Plain b) {
+    return lanes([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+  }
+  friend Plain round(Plain a) {
+    return lanes([&](int i) { return std::nearbyint(a.v[i]); });
+  }
+  friend Plain select_less(Plain x, Plain y, Plain a, Plain b) {
+    return lanes([&](int i) { return x.v[i] < y.v[i] ? a.v[i] : b.v[i]; });
+  }
+  friend Plain times_exp2(Plain a, Plain n) {
+    return lanes([&](int i) {
+      const int e = n.v[i] == n.v[i] ? static_cast<int>(n.v[i]) : 0;
+      return a.v[i] * std::bit_cast<float>((e + 127) << 23);
+    });
+  }
+  friend float hsum(Plain a) {  // halves are added, as the vector versions do
+    for (int n = N / 2; n >= 1; n /= 2)
+      for (int i = 0; i < n; ++i) a.v[i] += a.v[i + n];
+    return a.v[0];
+  }
+  friend float hmax(Plain a) {
+    float m = a.v[0];
+    for (int i = 1; i < N; ++i) m = m > a.v[i] ? m : a.v[i];
+    return m;
+  }
+};
 
 #ifdef TPO_AVX2
 
 struct F8 {
+  static constexpr int kLanes = 8;
   __m256 v;
   F8() = default;
   F8(__m256 x) : v(x) {}
@@ -42,10 +122,10 @@ inline F8 round(F8 a) { return _mm256_round_ps(a.v, _MM_FROUND_TO_NEAREST_INT | 
 inline F8 select_less(F8 x, F8 y, F8 a, F8 b) {
   return _mm256_blendv_ps(b.v, a.v, _mm256_cmp_ps(x.v, y.v, _CMP_LT_OQ));
 }
-// 2^n for whole n in [-126, 127].
-inline F8 exp2_whole(F8 n) {
+// a * 2^n for whole n in [-127, 127], where 2^-127 counts as 0.
+inline F8 times_exp2(F8 a, F8 n) {
   const __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n.v), _mm256_set1_epi32(127));
-  return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
+  return _mm256_mul_ps(a.v, _mm256_castsi256_ps(_mm256_slli_epi32(e, 23)));
 }
 inline float hsum(F8 a) {
   __m128 s = _mm_add_ps(_mm256_castps256_ps128(a.v), _mm256_extractf128_ps(a.v, 1));
@@ -77,79 +157,58 @@ inline void transpose8(const float* x, int64_t x_row, float* y, int64_t y_row) {
   }
 }
 
-#else
+#ifdef TPO_AVX512
 
-struct F8 {
-  float v[kLanes];
-  F8() = default;
-  explicit F8(float x) {
-    for (float& e : v) e = x;
-  }
-  static F8 zero() { return F8(0.0f); }
-  static F8 load(const float* p) {
-    F8 r;
-    for (int i = 0; i < kLanes; ++i) r.v[i] = p[i];
-    return r;
-  }
-  void store(float* p) const {
-    for (int i = 0; i < kLanes; ++i) p[i] = v[i];
-  }
+struct F16 {
+  static constexpr int kLanes = 16;
+  __m512 v;
+  F16() = default;
+  F16(__m512 x) : v(x) {}
+  explicit F16(float x) : v(_mm512_set1_ps(x)) {}
+  static F16 zero() { return _mm512_setzero_ps(); }
+  static F16 load(const float* p) { return _mm512_loadu_ps(p); }
+  void store(float* p) const { _mm512_storeu_ps(p, v); }
 };
 
-namespace detail {
-template <class Fn>
-F8 lanes(Fn fn) {
-  F8 r;
-  for (int i = 0; i < kLanes; ++i) r.v[i] = fn(i);
-  return r;
+inline F16 operator+(F16 a, F16 b) { return _mm512_add_ps(a.v, b.v); }
+inline F16 operator-(F16 a, F16 b) { return _mm512_sub_ps(a.v, b.v); }
+inline F16 operator*(F16 a, F16 b) { return _mm512_mul_ps(a.v, b.v); }
+inline F16 operator/(F16 a, F16 b) { return _mm512_div_ps(a.v, b.v); }
+inline F16 fma(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+inline F16 fnma(F16 a, F16 b, F16 c) { return _mm512_fnmadd_ps(a.v, b.v, c.v); }
+inline F16 max(F16 a, F16 b) { return _mm512_max_ps(a.v, b.v); }
+inline F16 min(F16 a, F16 b) { return _mm512_min_ps(a.v, b.v); }
+inline F16 round(F16 a) { return _mm512_roundscale_ps(a.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline F16 select_less(F16 x, F16 y, F16 a, F16 b) {
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x.v, y.v, _CMP_LT_OQ), b.v, a.v);
 }
-}  // namespace detail
+inline F16 times_exp2(F16 a, F16 n) {
+  const __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n.v), _mm512_set1_epi32(127));
+  return _mm512_mul_ps(a.v, _mm512_castsi512_ps(_mm512_slli_epi32(e, 23)));
+}
+inline F8 low_plus_high(F16 a) { return _mm256_add_ps(_mm512_castps512_ps256(a.v), _mm512_extractf32x8_ps(a.v, 1)); }
+inline float hsum(F16 a) { return hsum(low_plus_high(a)); }
+inline float hmax(F16 a) { return _mm512_reduce_max_ps(a.v); }
 
-inline F8 operator+(F8 a, F8 b) {
-  return detail::lanes([&](int i) { return a.v[i] + b.v[i]; });
-}
-inline F8 operator-(F8 a, F8 b) {
-  return detail::lanes([&](int i) { return a.v[i] - b.v[i]; });
-}
-inline F8 operator*(F8 a, F8 b) {
-  return detail::lanes([&](int i) { return a.v[i] * b.v[i]; });
-}
-inline F8 operator/(F8 a, F8 b) {
-  return detail::lanes([&](int i) { return a.v[i] / b.v[i]; });
-}
-inline F8 fma(F8 a, F8 b, F8 c) {
-  return detail::lanes([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
-}
-inline F8 fnma(F8 a, F8 b, F8 c) {
-  return detail::lanes([&](int i) { return c.v[i] - a.v[i] * b.v[i]; });
-}
-inline F8 max(F8 a, F8 b) {
-  return detail::lanes([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
-}
-inline F8 min(F8 a, F8 b) {
-  return detail::lanes([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
-}
-inline F8 round(F8 a) {
-  return detail::lanes([&](int i) { return std::nearbyint(a.v[i]); });
-}
-inline F8 select_less(F8 x, F8 y, F8 a, F8 b) {
-  return detail::lanes([&](int i) { return x.v[i] < y.v[i] ? a.v[i] : b.v[i]; });
-}
-inline F8 exp2_whole(F8 n) {
-  return detail::lanes([&](int i) {
-    const int e = n.v[i] == n.v[i] ? static_cast<int>(n.v[i]) : 0;
-    return std::bit_cast<float>((e + 127) << 23);
-  });
-}
-inline float hsum(F8 a) {  // the same order of additions as the vector version
-  const float s0 = a.v[0] + a.v[4], s1 = a.v[1] + a.v[5], s2 = a.v[2] + a.v[6], s3 = a.v[3] + a.v[7];
-  return (s0 + s2) + (s1 + s3);
-}
-inline float hmax(F8 a) {
-  float m = a.v[0];
-  for (int i = 1; i < kLanes; ++i) m = m > a.v[i] ? m : a.v[i];
-  return m;
-}
+using Vec = F16;
+
+#else
+
+using F16 = Plain<16>;
+using Vec = F8;
+
+#endif
+
+#else
+
+using F8 = Plain<8>;
+using F16 = Plain<16>;
+#ifndef TPO_SIMD_SCALAR
+using Vec = F8;
+#else
+using Vec = Plain<TPO_SIMD_SCALAR>;
+#endif
+
 inline void transpose8(const float* x, int64_t x_row, float* y, int64_t y_row) {
   for (int i = 0; i < 8; ++i)
     for (int j = 0; j < 8; ++j) y[j * y_row + i] = x[i * x_row + j];
@@ -157,22 +216,47 @@ inline void transpose8(const float* x, int64_t x_row, float* y, int64_t y_row) {
 
 #endif
 
-inline F8& operator+=(F8& a, F8 b) { return a = a + b; }
-inline F8& operator*=(F8& a, F8 b) { return a = a * b; }
+inline constexpr int kLanes = Vec::kLanes;
+
+template <class V>
+concept Floats = std::is_same_v<V, F8> || std::is_same_v<V, F16>;
+
+template <Floats V>
+V& operator+=(V& a, V b) {
+  return a = a + b;
+}
+template <Floats V>
+V& operator*=(V& a, V b) {
+  return a = a * b;
+}
 
 // e^x. Relative error below 2e-7 for -87.3 < x < 88.3 (tests/cases/simd_test.cpp); below that 0, above it saturates at
 // e^88.37 = 2.4e38; NaN stays NaN. Cody-Waite reduction by ln 2 and the Cephes polynomial of degree 6.
-inline F8 exp(F8 x) {
-  const F8 c = min(F8(88.3762589f), max(F8(-87.3365f), x));
-  const F8 n = round(c * F8(1.44269504f));
-  const F8 r = fnma(n, F8(-2.12194440e-4f), fnma(n, F8(0.693359375f), c));
-  F8 p = fma(F8(1.9875691500e-4f), r, F8(1.3981999507e-3f));
-  p = fma(p, r, F8(8.3334519073e-3f));
-  p = fma(p, r, F8(4.1665795894e-2f));
-  p = fma(p, r, F8(1.6666665459e-1f));
-  p = fma(p, r, F8(5.0000001201e-1f));
-  p = fma(p, r * r, r + F8(1.0f));
-  return select_less(x, F8(-87.3365f), F8::zero(), p * exp2_whole(n));
+template <Floats V>
+V exp(V x) {
+  const V c = min(V(88.3762589f), max(V(-87.3365f), x));
+  const V n = round(c * V(1.44269504f));
+  const V r = fnma(n, V(-2.12194440e-4f), fnma(n, V(0.693359375f), c));
+  V p = fma(V(1.9875691500e-4f), r, V(1.3981999507e-3f));
+  p = fma(p, r, V(8.3334519073e-3f));
+  p = fma(p, r, V(4.1665795894e-2f));
+  p = fma(p, r, V(1.6666665459e-1f));
+  p = fma(p, r, V(5.0000001201e-1f));
+  p = fma(p, r * r, r + V(1.0f));
+  return select_less(x, V(-87.3365f), V::zero(), times_exp2(p, n));
+}
+
+// 2^x for x <= 127, without a check of that. Relative error below 2e-7 for x >= -126; below -126.5 it is 0, also for
+// minus infinity; NaN stays NaN. Minimax polynomial of degree 5 with 2^0 = 1: half the instructions of exp.
+template <Floats V>
+V exp2(V x) {
+  const V c = max(V(-127.0f), x), n = round(c), r = c - n;
+  V p = fma(V(1.3264727214e-3f), r, V(9.6715128125e-3f));
+  p = fma(p, r, V(5.5507337448e-2f));
+  p = fma(p, r, V(2.4022242083e-1f));
+  p = fma(p, r, V(6.9314697760e-1f));
+  p = fma(p, r, V(1.0f));
+  return times_exp2(p, n);
 }
 
 }  // namespace tpo::simd
