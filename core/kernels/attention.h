@@ -5,18 +5,23 @@
 
 #include "core/cost.h"
 #include "core/device.h"
+#include "core/dtype.h"
 
 namespace tpo {
 
 class Stream;
 
-// Head h of row r starts at p + r * row + h * head: packed qkv, separate tensors and a cache differ in strides only.
-template <class T>
+// Head h of row r starts at element r * row + h * head of p, f32 or bf16: packed qkv, separate tensors and a cache
+// differ in strides only.
 struct HeadView {
-  T* p = nullptr;
+  void* p = nullptr;
   int64_t row = 0;
   int64_t head = 0;
-  T* at(int64_t r, int64_t h) const { return p + r * row + h * head; }
+  DType dtype = DType::kF32;
+  template <class T>
+  T* at(int64_t r, int64_t h) const {
+    return static_cast<T*>(p) + r * row + h * head;
+  }
 };
 
 // What forward and backward share. A null cu means one segment of all rows.
@@ -35,17 +40,20 @@ struct AttentionShape {
     const int64_t lq = q_rows / segments, lk = k_rows / segments;
     return q_heads * segments * (causal ? lq * (lk - lq) + lq * (lq + 1) / 2 : lq * lk);
   }
+  int64_t q_size() const { return q_rows * q_heads * dim; }
+  int64_t k_size() const { return k_rows * kv_heads * dim; }
 };
 
 struct AttentionFwd {
   static constexpr const char* kName = "attention_fwd";
   AttentionShape s;
-  HeadView<const float> q, k, v;
-  HeadView<float> out;
-  float* lse;  // (q_heads, q_rows) log of the sum of exponentials of a row's scaled scores; null: not wanted
+  HeadView q, k, v;
+  HeadView out;  // written
+  float* lse;    // (q_heads, q_rows) log2 of the sum of exponentials of a row's scaled scores; null: not wanted
   Cost cost() const {
-    const int64_t q_size = s.q_rows * s.q_heads * s.dim, k_size = s.k_rows * s.kv_heads * s.dim;
-    return {s.scores() * (4 * s.dim + 16), 4 * (q_size + 2 * k_size), 4 * (q_size + s.q_rows * s.q_heads)};
+    const int64_t q_bytes = s.q_size() * width_of(q.dtype), k_bytes = s.k_size() * width_of(k.dtype);
+    return {s.scores() * (4 * s.dim + 16), q_bytes + 2 * k_bytes,
+            q_bytes + (lse == nullptr ? 0 : 4 * s.q_rows * s.q_heads)};
   }
 };
 void run(const AttentionFwd&, Cpu, Stream&);
@@ -54,14 +62,17 @@ void run(const AttentionFwd&, Cuda, Stream&);
 struct AttentionBwd {
   static constexpr const char* kName = "attention_bwd";
   AttentionShape s;
-  HeadView<const float> q, k, v, out, dout;
-  const float* lse;        // (q_heads, q_rows)
-  HeadView<float> dq;      // a null p: not wanted
-  HeadView<float> dk, dv;  // both or neither
+  HeadView q, k, v, out, dout;
+  const float* lse;  // (q_heads, q_rows)
+  HeadView dq;       // written; a null p: not wanted
+  HeadView dk, dv;   // written; both or neither
   bool accumulate_q, accumulate_k, accumulate_v;
   Cost cost() const {
-    const int64_t q_size = s.q_rows * s.q_heads * s.dim, k_size = s.k_rows * s.kv_heads * s.dim;
-    return {s.scores() * (10 * s.dim + 20), 4 * (3 * q_size + 2 * k_size), 4 * (q_size + 2 * k_size)};
+    const int64_t q = s.q_size(), k = s.k_size(), w = width_of(this->q.dtype);
+    const int64_t products = 2 + (dq.p != nullptr) + 2 * (dk.p != nullptr);
+    return {
+        s.scores() * (2 * products * s.dim + 20), w * (3 * q + 2 * k) + 4 * s.q_rows * s.q_heads,
+        (dq.p != nullptr) * q * width_of(dq.dtype) + (dk.p != nullptr) * k * (width_of(dk.dtype) + width_of(dv.dtype))};
   }
 };
 void run(const AttentionBwd&, Cpu, Stream&);

@@ -1,8 +1,13 @@
 // Attention backward. With P the probabilities, recomputed from the saved log-sum-exp, and D_i = sum_d dO_id O_id:
-//   dV = P^T dO,   dS = P * (dO V^T - D) * scale,   dQ = dS K,   dK = dS^T Q.
-// Tiles of 48 x 48 scores; the gradients of keys and values of one head group are summed in packed scratch memory by
-// one thread, in the order of queries: no atomics, and the result does not depend on threads.
+//   dV = P^T dO,   dS = P * (dO V^T - D),   dQ = dS K * scale,   dK = dS^T Q * scale.
+// Gradients of keys and values of a (segment, key head) are summed in packed memory of a thread, in the order of
+// queries. Where threads share a pair, each sums its own queries and the sums are added in the order of threads: no
+// atomics, and the result depends on the number of threads only.
+#include <array>
+#include <span>
+
 #include "core/kernels/attention_tiles.h"
+#include "core/parallel_for.h"
 
 namespace tpo {
 
@@ -10,150 +15,190 @@ namespace {
 
 using namespace attention;
 
-constexpr int64_t kSide = 48;  // a multiple of 6 rows and of 16 columns
+constexpr int64_t kPanels = 2;  // of queries in a tile: sums over queries are then long enough for the register tile
+constexpr int64_t kSide = kPanels * kPanel;
+constexpr int64_t kKeys = 48;  // a multiple of kRows; P and dS of a tile are 24 KiB
 
 struct BwdState {
-  int64_t dim, wide;
-  Scratch memory;
-  float *keys_t, *values_t, *keys;  // K^T and V^T in panels of keys, K in panels of width
-  float *dk, *dv;                   // (lk, wide)
-  float *queries, *dout;            // this tile's Q and dO in panels of width
-  float *p, *ds;                    // (48, 48)
-  float* dq;                        // (48, wide)
+  int64_t wide, key_rows;
+  float *keys, *values;          // panels of key_rows
+  float *dk, *dv;                // panels of key_rows: sums of the current pair
+  float *shared_dk, *shared_dv;  // of a pair that an earlier thread began
+  float *q_rows, *dout_rows;     // the tile's queries (times scale * log2 e) and dO: panels of kSide rows
+  float *queries, *dout;         // the same transposed, panel by panel of queries
+  float *p, *ds;                 // kPanels of (kKeys, kPanel)
+  float* dq;                     // panels of kSide rows
+  alignas(64) float lse[kSide], delta[kSide];
 
-  BwdState(int64_t d, int64_t longest)
-      : dim(d),
-        wide(tile::round_up(d, tile::kPanel)),
-        memory((2 * dim + 3 * wide) * tile::round_up(longest, tile::kPanel) + kSide * (2 * kSide + 3 * wide) + 256) {
-    const int64_t keys_wide = tile::round_up(longest, tile::kPanel);
-    keys_t = memory.take(dim * keys_wide);
-    values_t = memory.take(dim * keys_wide);
-    keys = memory.take(wide * longest);
-    dk = memory.take(wide * longest);
-    dv = memory.take(wide * longest);
-    queries = memory.take(kSide * wide);
-    dout = memory.take(kSide * wide);
-    p = memory.take(kSide * kSide);
-    ds = memory.take(kSide * kSide);
-    dq = memory.take(kSide * wide);
+  BwdState(int64_t dim, int64_t longest, bool shares) : wide(tile::round_up(dim, kPanel)), key_rows(longest) {
+    const int64_t all = wide * longest, some = shares ? all : 0;
+    scratch({{&keys, all},
+             {&values, all},
+             {&dk, all},
+             {&dv, all},
+             {&shared_dk, some},
+             {&shared_dv, some},
+             {&q_rows, wide * kSide},
+             {&dout_rows, wide * kSide},
+             {&queries, wide * kSide},
+             {&dout, wide * kSide},
+             {&p, kSide * kKeys},
+             {&ds, kSide * kKeys},
+             {&dq, wide * kSide}});
   }
 };
 
-// Rows [i0, i0+n) of one head and where they are.
-struct QueryTile {
-  const float *q, *dout;
-  const float* lse;
-  float delta[kSide];
-  int64_t i0, n;
+// Sums of keys and values that wait for those of other threads.
+struct Partial {
+  Piece piece;
+  float *dk = nullptr, *dv = nullptr;
 };
 
-// P and dS of the tile (query rows) x (keys j0 .. j0+cols); zero where masked.
-void probabilities(const AttentionBwd& k, BwdState& st, const Segment& g, const QueryTile& t, int64_t j0,
-                   int64_t cols) {
-  const F8 scale(k.s.scale);
-  const int64_t full = tile::round_up(cols, 8);
-  for (int64_t r = 0; r < t.n; r += tile::kRows) {
-    const int64_t rows = std::min(tile::kRows, t.n - r);
-    const int64_t seen = std::min(cols, g.keys(k.s.causal, t.i0 + r + rows - 1, g.lk) - j0);
-    float *p = st.p + r * kSide, *ds = st.ds + r * kSide;
-    for (int64_t c = 0; c < seen; c += tile::kPanel) {
-      const int64_t panel = (j0 + c) * st.dim;
-      tile::multiply<Left::kRows>(rows, t.q + r * k.q.row, k.q.row, st.keys_t + panel, st.dim, p + c, kSide, false);
-      tile::multiply<Left::kRows>(rows, t.dout + r * k.dout.row, k.dout.row, st.values_t + panel, st.dim, ds + c, kSide,
-                                  false);
+// P and dS of a panel of queries from scores and dO V^T; zero where masked, as far as register tiles reach.
+void probabilities(const ScoreTile& t, const float* lse, const float* delta, float* p, float* ds) {
+  const Vec lanes = lane_numbers();
+  for (int64_t v = 0; v < t.vectors(); ++v) {
+    const Vec norm = Vec::load(lse + v * kLanes), mean = Vec::load(delta + v * kLanes);
+    float *pv = p + v * kLanes, *dv = ds + v * kLanes;
+    const int64_t all = t.seen_by_all(v), some = t.seen_by_some(v);
+    const auto row = [&](int64_t j) { return simd::exp2(Vec::load(pv + j * kPanel) - norm); };
+    const auto keep = [&](int64_t j, Vec e) {
+      e.store(pv + j * kPanel);
+      (e * (Vec::load(dv + j * kPanel) - mean)).store(dv + j * kPanel);
+    };
+    for (int64_t j = 0; j < all; ++j) keep(j, row(j));
+    for (int64_t j = all; j < some; ++j) keep(j, select_less(lanes, Vec(t.first_lane(v, j)), Vec::zero(), row(j)));
+    for (int64_t j = some; j < std::min(kKeys, some + kRows); ++j) {
+      Vec::zero().store(pv + j * kPanel);
+      Vec::zero().store(dv + j * kPanel);
     }
-    for (int64_t i = 0; i < rows; ++i, p += kSide, ds += kSide) {
-      const int64_t valid = std::clamp<int64_t>(g.keys(k.s.causal, t.i0 + r + i, g.lk) - j0, 0, cols);
-      const F8 lse(-t.lse[r + i]), delta(t.delta[r + i]);
-      for (int64_t j = 0; j < valid; j += 8) {
-        const F8 e = simd::exp(fma(F8::load(p + j), scale, lse));
-        e.store(p + j);
-        (e * scale * (F8::load(ds + j) - delta)).store(ds + j);
+  }
+}
+
+// out rows (keys of the tile) += scores (keys x queries) * rows (queries x width), from the first query that sees them.
+void add_over_queries(const BwdState& st, const ScoreTile& t, int64_t dim, const float* scores, const float* rows,
+                      float* out) {
+  for (int64_t d = 0; d < tile::panels(dim); ++d)
+    for (int64_t j = 0; j < t.cols; j += kRows) {
+      const int64_t first = std::max<int64_t>(0, t.g.first_query(t.j0 + j) - t.i0);
+      tile::multiply<Left::kRows>(std::min(kRows, t.cols - j), tile::vectors(dim, d), scores + j * kPanel,
+                                  kKeys * kPanel, rows + d * kSide * kPanel, first, t.n,
+                                  out + (d * st.key_rows + t.j0 + j) * kPanel, true);
+    }
+}
+
+// The tile's part of dQ / scale.
+void add_over_keys(const BwdState& st, const ScoreTile& t, int64_t dim) {
+  for (int64_t d = 0; d < tile::panels(dim); ++d)
+    for (int64_t r = 0, rows = 0; r < t.n; r += rows) {
+      const int64_t in_panel = r % kPanel;
+      rows = std::min({kRows, t.n - r, kPanel - in_panel});
+      const int64_t depth = t.depth(r + rows);
+      if (depth > 0)
+        tile::multiply<Left::kColumns>(rows, tile::vectors(dim, d), st.ds + r / kPanel * kKeys * kPanel + in_panel, 0,
+                                       st.keys + (d * st.key_rows + t.j0) * kPanel, 0, depth,
+                                       st.dq + (d * kSide + r) * kPanel, t.j0 > 0);
+    }
+}
+
+// Queries [i0, i0 + n) of one head, at most kSide.
+void backward_tile(const AttentionBwd& k, BwdState& st, const Segment& g, int64_t head, int64_t i0, int64_t n,
+                   float* dk, float* dv) {
+  const int64_t row = g.q0 + i0, dim = k.s.dim;
+  load_rows(k.q, row, n, head, dim, k.s.scale * kLog2e, st.q_rows, kSide);
+  load_rows(k.dout, row, n, head, dim, 1.0f, st.dout_rows, kSide);
+  std::fill(st.lse, st.lse + kSide, 0.0f);
+  std::fill(st.delta, st.delta + kSide, 0.0f);
+  std::copy_n(k.lse + head * k.s.q_rows + row, n, st.lse);
+  dot_rows(k.out, k.dout, row, n, head, dim, st.delta);
+  for (int64_t u = 0; u < n; u += kPanel) {
+    transpose_panel(st.q_rows + u * kPanel, kSide, std::min(kPanel, n - u), dim, st.queries + u * st.wide);
+    transpose_panel(st.dout_rows + u * kPanel, kSide, std::min(kPanel, n - u), dim, st.dout + u * st.wide);
+  }
+  const int64_t seen = g.keys(i0 + n - 1);
+  for (int64_t j0 = 0; j0 < seen; j0 += kKeys) {
+    const ScoreTile t{g, i0, n, j0, std::min(kKeys, seen - j0)};
+    for (int64_t u = 0; u < n; u += kPanel) {
+      const int64_t m = std::min(kPanel, n - u);
+      const ScoreTile panel{g, i0 + u, m, j0, t.depth(u + m)};
+      float *p = st.p + u * kKeys, *ds = st.ds + u * kKeys;
+      score_rows(panel, st.keys, st.key_rows, st.queries + u * st.wide, dim, p);
+      score_rows(panel, st.values, st.key_rows, st.dout + u * st.wide, dim, ds);
+      probabilities(panel, st.lse + u, st.delta + u, p, ds);
+    }
+    if (k.dk.p != nullptr) {
+      add_over_queries(st, t, dim, st.p, st.dout_rows, dv);
+      add_over_queries(st, t, dim, st.ds, st.q_rows, dk);
+    }
+    if (k.dq.p != nullptr) add_over_keys(st, t, dim);
+  }
+  if (k.dq.p != nullptr) store_rows(st.dq, kSide, k.s.scale, k.dq, row, n, head, dim, k.accumulate_q);
+}
+
+// Rows [begin, end) of a pair's gradients of keys and values. Queries carried the factor scale * log2 e.
+void write_keys(const AttentionBwd& k, const Piece& p, const float* dk, const float* dv, int64_t rows, int64_t begin,
+                int64_t end) {
+  store_rows(dk + begin * kPanel, rows, kLn2, k.dk, p.g.k0 + begin, end - begin, p.head, k.s.dim, k.accumulate_k);
+  store_rows(dv + begin * kPanel, rows, 1.0f, k.dv, p.g.k0 + begin, end - begin, p.head, k.s.dim, k.accumulate_v);
+}
+
+// One piece; returns what waits for other threads, with a null dk if nothing does.
+Partial backward_piece(const AttentionBwd& k, BwdState& st, const Piece& p) {
+  const int64_t group = k.s.q_heads / k.s.kv_heads, used = st.wide * st.key_rows;
+  float *dk = p.begin > 0 ? st.shared_dk : st.dk, *dv = p.begin > 0 ? st.shared_dv : st.dv;
+  load_rows(k.k, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.keys, st.key_rows);
+  load_rows(k.v, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.values, st.key_rows);
+  if (k.dk.p != nullptr) {
+    std::fill(dk, dk + used, 0.0f);
+    std::fill(dv, dv + used, 0.0f);
+  }
+  for (int64_t u = p.begin; u < p.end; ++u) {
+    const int64_t i0 = u % p.per_head * kSide;
+    backward_tile(k, st, p.g, p.head * group + u / p.per_head, i0, std::min(kSide, p.g.lq - i0), dk, dv);
+  }
+  if (k.dk.p == nullptr) return {};
+  if (!p.whole()) return {p, dk, dv};
+  write_keys(k, p, dk, dv, st.key_rows, 0, p.g.lk);
+  return {};
+}
+
+// Adds the sums of one pair, in the order of threads, and writes them.
+void join(const AttentionBwd& k, std::span<const Partial> parts, int64_t key_rows) {
+  const Piece& p = parts[0].piece;
+  parallel_for(p.g.lk, std::max<int64_t>(1, (1 << 14) / k.s.dim), [&](int64_t begin, int64_t end) {
+    for (const Partial& part : parts.subspan(1))
+      for (int64_t d = 0; d < tile::panels(k.s.dim); ++d) {
+        const int64_t from = (d * key_rows + begin) * kPanel, n = (end - begin) * kPanel;
+        for (const auto& [to, add] : {std::pair{parts[0].dk, part.dk}, {parts[0].dv, part.dv}})
+          for (int64_t i = from; i < from + n; i += kLanes) (Vec::load(to + i) + Vec::load(add + i)).store(to + i);
       }
-      std::fill(p + valid, p + full, 0.0f);
-      std::fill(ds + valid, ds + full, 0.0f);
-    }
-  }
-}
-
-// out rows (keys j0 ..) += scores^T (keys x queries) * panels (queries x width), from the first query that sees the
-// key.
-void add_transposed(const BwdState& st, const float* scores, const float* panels, int64_t n, int64_t cols,
-                    int64_t first_query, float* out) {
-  for (int64_t j = 0; j < cols; j += tile::kRows) {
-    const int64_t rows = std::min(tile::kRows, cols - j), start = std::max<int64_t>(0, first_query + j);
-    if (start >= n) break;
-    for (int64_t d = 0; d < st.dim; d += tile::kPanel)
-      tile::multiply<Left::kColumns>(rows, scores + start * kSide + j, kSide, panels + d * n + start * tile::kPanel,
-                                     n - start, out + j * st.wide + d, st.wide, true);
-  }
-}
-
-void backward_tile(const AttentionBwd& k, BwdState& st, const Segment& g, int64_t head, int64_t i0, int64_t n) {
-  const int64_t row = g.q0 + i0;
-  QueryTile t{k.q.at(row, head), k.dout.at(row, head), k.lse + head * k.s.q_rows + row, {}, i0, n};
-  for (int64_t i = 0; i < n; ++i) {
-    const float *o = k.out.at(row + i, head), *d = k.dout.at(row + i, head);
-    float sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t c = 0; c < st.dim; ++c) sum += o[c] * d[c];
-    t.delta[i] = sum;
-  }
-  const bool want_k = k.dk.p != nullptr, want_q = k.dq.p != nullptr;
-  if (want_k) {
-    tile::pack_columns(t.q, k.q.row, n, st.dim, st.queries);
-    tile::pack_columns(t.dout, k.dout.row, n, st.dim, st.dout);
-  }
-  if (want_q) std::fill(st.dq, st.dq + n * st.wide, 0.0f);
-  const int64_t seen = g.keys(k.s.causal, i0 + n - 1, g.lk);
-  for (int64_t j0 = 0; j0 < seen; j0 += kSide) {
-    const int64_t cols = std::min(kSide, seen - j0);
-    probabilities(k, st, g, t, j0, cols);
-    for (int64_t r = 0; want_q && r < n; r += tile::kRows) {
-      const int64_t rows = std::min(tile::kRows, n - r);
-      const int64_t depth = std::min(cols, g.keys(k.s.causal, i0 + r + rows - 1, g.lk) - j0);
-      for (int64_t d = 0; depth > 0 && d < st.dim; d += tile::kPanel)
-        tile::multiply<Left::kRows>(rows, st.ds + r * kSide, kSide, st.keys + d * g.lk + j0 * tile::kPanel, depth,
-                                    st.dq + r * st.wide + d, st.wide, true);
-    }
-    if (want_k) {
-      const int64_t first = k.s.causal ? j0 - (g.lk - g.lq) - i0 : -cols;
-      add_transposed(st, st.p, st.dout, n, cols, first, st.dv + j0 * st.wide);
-      add_transposed(st, st.ds, st.queries, n, cols, first, st.dk + j0 * st.wide);
-    }
-  }
-  for (int64_t i = 0; want_q && i < n; ++i) {
-    float* out = k.dq.at(row + i, head);
-    for (int64_t d = 0; d < st.dim; ++d) out[d] = st.dq[i * st.wide + d] + (k.accumulate_q ? out[d] : 0.0f);
-  }
-}
-
-void write_rows(const BwdState& st, const float* from, const HeadView<float>& to, int64_t k0, int64_t rows,
-                int64_t head, bool accumulate) {
-  for (int64_t r = 0; r < rows; ++r) {
-    float* out = to.at(k0 + r, head);
-    for (int64_t d = 0; d < st.dim; ++d) out[d] = from[r * st.wide + d] + (accumulate ? out[d] : 0.0f);
-  }
+    write_keys(k, p, parts[0].dk, parts[0].dv, key_rows, begin, end);
+  });
 }
 
 }  // namespace
 
 void run(const AttentionBwd& k, Cpu, Stream&) {
-  const int64_t group = k.s.q_heads / k.s.kv_heads;
-  for_segment_heads(
-      k.s, [&](int64_t longest) { return BwdState(k.s.dim, longest); },
-      [&](BwdState& st, const Segment& g, int64_t kv) {
-        tile::pack_transposed(k.k.at(g.k0, kv), k.k.row, g.lk, st.dim, st.keys_t);
-        tile::pack_transposed(k.v.at(g.k0, kv), k.v.row, g.lk, st.dim, st.values_t);
-        if (k.dq.p != nullptr) tile::pack_columns(k.k.at(g.k0, kv), k.k.row, g.lk, st.dim, st.keys);
-        std::fill(st.dk, st.dk + g.lk * st.wide, 0.0f);
-        std::fill(st.dv, st.dv + g.lk * st.wide, 0.0f);
-        for (int64_t h = kv * group; h < (kv + 1) * group; ++h)
-          for (int64_t i = 0; i < g.lq; i += kSide) backward_tile(k, st, g, h, i, std::min(kSide, g.lq - i));
-        if (k.dk.p == nullptr) return;
-        write_rows(st, st.dk, k.dk, g.k0, g.lk, kv, k.accumulate_k);
-        write_rows(st, st.dv, k.dv, g.k0, g.lk, kv, k.accumulate_v);
-      });
+  const Partition parts(k.s, kSide, k.s.kv_heads, k.s.q_heads / k.s.kv_heads);
+  // A thread's run has at most two pairs that it shares: the first and the last.
+  std::vector<std::array<Partial, 2>> partials(static_cast<size_t>(parts.threads()));
+  parallel_for(parts.threads(), 1, [&](int64_t begin, int64_t end) {
+    BwdState st(k.s.dim, parts.longest(), parts.threads() > 1);
+    auto& mine = partials[static_cast<size_t>(begin)];
+    for (const Piece& p : parts.pieces(begin, end)) {
+      const Partial part = backward_piece(k, st, p);
+      if (part.dk != nullptr) mine[p.begin > 0 ? 0 : 1] = part;
+    }
+  });
+  std::vector<Partial> open;
+  for (const auto& pair : partials)
+    for (const Partial& part : pair) {
+      if (part.dk == nullptr) continue;
+      open.push_back(part);
+      if (part.piece.end < part.piece.tiles) continue;
+      join(k, open, parts.longest());
+      open.clear();
+    }
 }
 
 }  // namespace tpo

@@ -1,11 +1,11 @@
-// Attention forward. Per (segment, key head): keys and values are packed once and serve every query head of the group.
-// Then, for 48 queries at a time, scores of up to 96 keys stay in the first-level cache between their two products;
-// row maxima and sums are carried from tile to tile.
+// Attention forward. A thread packs keys and values of a (segment, key head) once for all its query heads. Then, for a
+// panel of queries at a time, scores of up to 96 keys stay in the first-level cache between their two products; row
+// maxima and sums are carried from tile to tile.
 #include <cmath>
-#include <limits>
 
-#include "core/kernels/attention.h"
+#include "core/kernels/attention_few.h"
 #include "core/kernels/attention_tiles.h"
+#include "core/parallel_for.h"
 
 namespace tpo {
 
@@ -13,96 +13,134 @@ namespace {
 
 using namespace attention;
 
-constexpr int64_t kQueries = 48;  // a multiple of the 6 rows of a register tile
-constexpr int64_t kKeys = 96;     // 48 x 96 scores are 18 KiB; 48 to 384 measure alike
+constexpr int64_t kKeys = 96;   // a multiple of kRows; with 32 queries 12 KiB of scores
+constexpr float kLow = -1e30f;  // below every score; finite, so that differences of maxima are no NaN
 
 struct FwdState {
-  int64_t dim, wide;  // head width, and rounded up to panels
-  Scratch memory;
-  float *keys_t, *values, *scores, *acc;
-  float top[kQueries], sum[kQueries];
+  int64_t wide;  // head width rounded up to panels
+  int64_t key_rows;
+  float *keys, *values;     // panels of key_rows
+  float *q_rows, *queries;  // a panel of queries as rows and transposed
+  float* scores;            // (kKeys, kPanel)
+  float* acc;               // panels of kPanel rows
+  alignas(64) float top[kPanel], sum[kPanel];
 
-  FwdState(int64_t d, int64_t longest)
-      : dim(d),
-        wide(tile::round_up(d, tile::kPanel)),
-        memory((dim + wide + 2) * tile::round_up(longest, tile::kPanel) + kQueries * (kKeys + wide) + 64) {
-    keys_t = memory.take(dim * tile::round_up(longest, tile::kPanel));
-    values = memory.take(wide * longest);
-    scores = memory.take(kQueries * kKeys);
-    acc = memory.take(kQueries * wide);
+  FwdState(int64_t dim, int64_t longest) : wide(tile::round_up(dim, kPanel)), key_rows(longest) {
+    scratch({{&keys, wide * longest},
+             {&values, wide * longest},
+             {&q_rows, wide * kPanel},
+             {&queries, wide * kPanel},
+             {&scores, kKeys * kPanel},
+             {&acc, wide * kPanel}});
   }
 };
 
-// One row of a tile: scores become exp(scale * score - top), the row's accumulator is rescaled if its maximum grew.
-// Of `width` (a multiple of 8) scores, those from `valid` on are masked.
-void softmax_row(float* s, int64_t valid, int64_t width, float scale, float& top, float& sum, float* acc,
-                 int64_t wide) {
-  std::fill(s + valid, s + width, -std::numeric_limits<float>::infinity());
-  F8 m = F8::load(s);
-  for (int64_t j = 8; j < width; j += 8) m = max(m, F8::load(s + j));
-  const float new_top = std::max(top, scale * simd::hmax(m));
-  if (new_top > top && top > -std::numeric_limits<float>::infinity()) {
-    const float shrink = std::exp(top - new_top);
-    sum *= shrink;
-    for (int64_t d = 0; d < wide; d += 8) (F8::load(acc + d) * F8(shrink)).store(acc + d);
+// Largest of the scores of vector v over rows [0, some), with minus infinity stored where masked.
+Vec largest(const ScoreTile& t, int64_t v, float* s) {
+  const int64_t all = t.seen_by_all(v), some = t.seen_by_some(v);
+  const Vec lanes = lane_numbers();
+  Vec m0(kLow), m1(kLow), m2(kLow), m3(kLow);
+  int64_t j = 0;
+  for (; j + 4 <= all; j += 4) {
+    m0 = max(m0, Vec::load(s + j * kPanel));
+    m1 = max(m1, Vec::load(s + (j + 1) * kPanel));
+    m2 = max(m2, Vec::load(s + (j + 2) * kPanel));
+    m3 = max(m3, Vec::load(s + (j + 3) * kPanel));
   }
-  top = new_top;
-  F8 total = F8::zero();
-  for (int64_t j = 0; j < width; j += 8) {
-    const F8 p = simd::exp(fma(F8::load(s + j), F8(scale), F8(-new_top)));
-    total += p;
-    p.store(s + j);
+  for (; j < all; ++j) m0 = max(m0, Vec::load(s + j * kPanel));
+  for (; j < some; ++j) {
+    const Vec x = select_less(lanes, Vec(t.first_lane(v, j)), Vec(-INFINITY), Vec::load(s + j * kPanel));
+    x.store(s + j * kPanel);
+    m0 = max(m0, x);
   }
-  sum += simd::hsum(total);
+  return max(max(m0, m1), max(m2, m3));
 }
 
-// Queries [i0, i0 + n) of one head against all keys they see.
-void forward_tile(const AttentionFwd& k, FwdState& st, const Segment& g, int64_t head, int64_t i0, int64_t n) {
-  const bool causal = k.s.causal;
-  std::fill(st.acc, st.acc + n * st.wide, 0.0f);
-  std::fill(st.top, st.top + n, -std::numeric_limits<float>::infinity());
-  std::fill(st.sum, st.sum + n, 0.0f);
-  const int64_t seen = g.keys(causal, i0 + n - 1, g.lk);
-  for (int64_t j0 = 0; j0 < seen; j0 += kKeys) {
-    for (int64_t r = 0; r < n; r += tile::kRows) {
-      const int64_t rows = std::min(tile::kRows, n - r);
-      const int64_t cols = std::min(kKeys, g.keys(causal, i0 + r + rows - 1, g.lk) - j0);
-      if (cols <= 0) continue;
-      const float* q = k.q.at(g.q0 + i0 + r, head);
-      float *s = st.scores + r * kKeys, *acc = st.acc + r * st.wide;
-      for (int64_t p = 0; p < cols; p += tile::kPanel)
-        tile::multiply<Left::kRows>(rows, q, k.q.row, st.keys_t + (j0 + p) * st.dim, st.dim, s + p, kKeys, false);
-      for (int64_t i = 0; i < rows; ++i) {
-        const int64_t valid = std::clamp<int64_t>(g.keys(causal, i0 + r + i, g.lk) - j0, 0, cols);
-        softmax_row(s + i * kKeys, valid, tile::round_up(cols, 8), k.s.scale, st.top[r + i], st.sum[r + i],
-                    acc + i * st.wide, st.wide);
+// Scores become 2^(score - top); sums and the accumulated output are rescaled where a maximum grew.
+void softmax(const ScoreTile& t, FwdState& st) {
+  for (int64_t v = 0; v < t.vectors(); ++v) {
+    float *s = st.scores + v * kLanes, *top = st.top + v * kLanes, *sum = st.sum + v * kLanes;
+    const Vec old = Vec::load(top), high = max(old, largest(t, v, s));
+    if (t.j0 > 0 && hmax(high - old) > 0) {
+      float shrink[kLanes];
+      exp2(old - high).store(shrink);
+      (Vec::load(sum) * Vec::load(shrink)).store(sum);
+      for (int64_t i = 0; i < kLanes; ++i) {
+        if (shrink[i] == 1.0f) continue;
+        float* acc = st.acc + (v * kLanes + i) * kPanel;
+        for (int64_t d = 0; d < st.wide; d += kPanel)
+          for (int64_t half = 0; half < kPanel; half += kLanes)
+            (Vec::load(acc + d * kPanel + half) * Vec(shrink[i])).store(acc + d * kPanel + half);
       }
-      for (int64_t d = 0; d < st.dim; d += tile::kPanel)
-        tile::multiply<Left::kRows>(rows, s, kKeys, st.values + d * g.lk + j0 * tile::kPanel, cols, acc + d, st.wide,
-                                    true);
+    }
+    high.store(top);
+    Vec total = Vec::load(sum);
+    const int64_t some = t.seen_by_some(v);
+    for (int64_t j = 0; j < some; ++j) {
+      const Vec p = simd::exp2(Vec::load(s + j * kPanel) - high);
+      total += p;
+      p.store(s + j * kPanel);
+    }
+    total.store(sum);
+    // Register tiles of the second product may reach into the vector from its neighbour.
+    for (int64_t j = some; j < std::min(t.cols, some + kRows); ++j) Vec::zero().store(s + j * kPanel);
+  }
+}
+
+// Queries [i0, i0 + n) of one head, at most a panel, against all keys they see.
+void forward_tile(const AttentionFwd& k, FwdState& st, const Segment& g, int64_t head, int64_t i0, int64_t n) {
+  const int64_t dim = k.s.dim, row = g.q0 + i0;
+  load_rows(k.q, row, n, head, dim, k.s.scale * kLog2e, st.q_rows, kPanel);
+  transpose_panel(st.q_rows, kPanel, n, dim, st.queries);
+  std::fill(st.top, st.top + kPanel, kLow);
+  std::fill(st.sum, st.sum + kPanel, 0.0f);
+  const int64_t seen = g.keys(i0 + n - 1);
+  for (int64_t j0 = 0; j0 < seen; j0 += kKeys) {
+    const ScoreTile t{g, i0, n, j0, std::min(kKeys, seen - j0)};
+    score_rows(t, st.keys, st.key_rows, st.queries, dim, st.scores);
+    softmax(t, st);
+    for (int64_t p = 0; p < tile::panels(dim); ++p) {
+      for (int64_t r = 0; r < n; r += kRows) {
+        const int64_t rows = std::min(kRows, n - r), depth = t.depth(r + rows);
+        if (depth > 0)
+          tile::multiply<Left::kColumns>(rows, tile::vectors(dim, p), st.scores + r, 0,
+                                         st.values + (p * st.key_rows + j0) * kPanel, 0, depth,
+                                         st.acc + (p * kPanel + r) * kPanel, j0 > 0);
+      }
     }
   }
   for (int64_t i = 0; i < n; ++i) {
-    float* out = k.out.at(g.q0 + i0 + i, head);
-    const float inverse = 1.0f / st.sum[i];
-    for (int64_t d = 0; d < st.dim; ++d) out[d] = st.acc[i * st.wide + d] * inverse;
-    if (k.lse != nullptr) k.lse[head * k.s.q_rows + g.q0 + i0 + i] = st.top[i] + std::log(st.sum[i]);
+    const Vec inverse(st.sum[i] > 0 ? 1.0f / st.sum[i] : 0.0f);
+    for (int64_t p = 0; p < tile::panels(dim); ++p) {
+      float* acc = st.acc + (p * kPanel + i) * kPanel;
+      for (int64_t v = 0; v < kPanel; v += kLanes) (Vec::load(acc + v) * inverse).store(acc + v);
+    }
+    if (k.lse != nullptr) k.lse[head * k.s.q_rows + row + i] = st.top[i] + std::log2(std::max(st.sum[i], 1e-30f));
   }
+  store_rows(st.acc, kPanel, 1.0f, k.out, row, n, head, dim, false);
 }
 
 }  // namespace
 
 void run(const AttentionFwd& k, Cpu, Stream&) {
   const int64_t group = k.s.q_heads / k.s.kv_heads;
-  for_segment_heads(
-      k.s, [&](int64_t longest) { return FwdState(k.s.dim, longest); },
-      [&](FwdState& st, const Segment& g, int64_t kv) {
-        if (g.lq == 0) return;
-        tile::pack_transposed(k.k.at(g.k0, kv), k.k.row, g.lk, st.dim, st.keys_t);
-        tile::pack_columns(k.v.at(g.k0, kv), k.v.row, g.lk, st.dim, st.values);
-        for (int64_t h = kv * group; h < (kv + 1) * group; ++h)
-          for (int64_t i = 0; i < g.lq; i += kQueries) forward_tile(k, st, g, h, i, std::min(kQueries, g.lq - i));
-      });
+  const Partition parts(k.s, kPanel, k.s.kv_heads, group);
+  parallel_for(parts.threads(), 1, [&](int64_t begin, int64_t end) {
+    for (const Piece& p : parts.pieces(begin, end)) {
+      if (p.tiles == 0) continue;
+      if (p.g.lq <= kFewQueries) {
+        forward_few(k, p.g, p.head, p.head * group + p.begin, p.end - p.begin);
+        continue;
+      }
+      FwdState st(k.s.dim, parts.longest());
+      load_rows(k.k, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.keys, st.key_rows);
+      load_rows(k.v, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.values, st.key_rows);
+      for (int64_t u = p.begin; u < p.end; ++u) {
+        const int64_t i0 = u % p.per_head * kPanel;
+        forward_tile(k, st, p.g, p.head * group + u / p.per_head, i0, std::min(kPanel, p.g.lq - i0));
+      }
+    }
+  });
 }
 
 }  // namespace tpo

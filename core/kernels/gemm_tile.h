@@ -1,99 +1,73 @@
 #pragma once
-// Small register-tiled products inside a kernel: up to 6 rows x 16 columns at a time, the right operand packed in
-// panels of 16 columns so that its loads are contiguous. Attention is made of these. One thread; padded columns hold
-// zeros.
+// Small register-tiled products inside a kernel; attention is made of these. One thread.
+// A matrix (rows, cols) lies in panels: [ceil(cols / kPanel)][rows][kPanel]. Then the right operand of a product is
+// read in whole vectors and the left one, as it is or transposed, at constant distances: all addresses of a step are
+// one pointer and constants. Padding beyond `cols` holds anything finite.
 #include "core/kernels/simd.h"
 
 namespace tpo::tile {
 
-inline constexpr int64_t kRows = 6;    // 6 x 2 vectors of sums + 2 of b + 1 of a fill the 16 registers of AVX2
-inline constexpr int64_t kPanel = 16;  // columns of a panel
+inline constexpr int64_t kLanes = simd::kLanes;
+inline constexpr int64_t kPanel = 2 * kLanes;
+// AVX2: 6 x 2 vectors of sums, 2 of b and 1 of a fill the 16 registers. AVX-512: 6 to 14 rows measure alike within 2 %
+// (bench/results/ops.md), and 8 divides the sides of all tiles.
+inline constexpr int64_t kRows = kLanes == 16 ? 8 : 6;
 
 constexpr int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+constexpr int64_t panels(int64_t cols) { return (cols + kPanel - 1) / kPanel; }
+// Vectors of panel p that hold columns.
+constexpr int64_t vectors(int64_t cols, int64_t p) { return cols - p * kPanel > kLanes ? 2 : 1; }
 
-// How the left operand lies: element (i, k) is a[i * stride + k] or, used transposed, a[k * stride + i].
+// How the left operand lies. kRows: element (i, k) is a[k / kPanel * a_panel + i * kPanel + k % kPanel], where a_panel
+// is the size of its panels; kColumns: the transpose of one panel, (i, k) is a[k * kPanel + i].
 enum class Left { kRows, kColumns };
 
 // Not inlined: the loop needs all registers, which a caller's loop variables would take.
-template <Left kLeft, int kR>
-[[gnu::noinline]] void multiply_rows(const float* a, int64_t stride, const float* panel, int64_t depth, float* c,
-                                     int64_t c_row, bool accumulate) {
-  using simd::F8;
-  F8 lo[kR], hi[kR];
-#pragma GCC unroll 6
+template <Left kLeft, int kR, int kV>
+[[gnu::noinline]] void multiply_rows(const float* a, int64_t a_panel, const float* b, int64_t begin, int64_t end,
+                                     float* c, bool accumulate) {
+  using simd::Vec;
+  Vec sum[kR][kV];
+#pragma GCC unroll 16
   for (int i = 0; i < kR; ++i) {
-    lo[i] = accumulate ? F8::load(c + i * c_row) : F8::zero();
-    hi[i] = accumulate ? F8::load(c + i * c_row + 8) : F8::zero();
+#pragma GCC unroll 2
+    for (int v = 0; v < kV; ++v) sum[i][v] = accumulate ? Vec::load(c + i * kPanel + v * kLanes) : Vec::zero();
   }
-  for (int64_t k = 0; k < depth; ++k) {
-    const F8 b0 = F8::load(panel + k * kPanel), b1 = F8::load(panel + k * kPanel + 8);
-#pragma GCC unroll 6
-    for (int i = 0; i < kR; ++i) {
-      const F8 x(kLeft == Left::kRows ? a[i * stride + k] : a[k * stride + i]);
-      lo[i] = fma(x, b0, lo[i]);
-      hi[i] = fma(x, b1, hi[i]);
-    }
-  }
-#pragma GCC unroll 6
-  for (int i = 0; i < kR; ++i) {
-    lo[i].store(c + i * c_row);
-    hi[i].store(c + i * c_row + 8);
-  }
-}
-
-// c (rows x 16) (+)= a (rows x depth) * panel (depth x 16), rows in 1..6.
-template <Left kLeft>
-inline void multiply(int64_t rows, const float* a, int64_t stride, const float* panel, int64_t depth, float* c,
-                     int64_t c_row, bool accumulate) {
-  switch (rows) {
-    case 6:
-      return multiply_rows<kLeft, 6>(a, stride, panel, depth, c, c_row, accumulate);
-    case 5:
-      return multiply_rows<kLeft, 5>(a, stride, panel, depth, c, c_row, accumulate);
-    case 4:
-      return multiply_rows<kLeft, 4>(a, stride, panel, depth, c, c_row, accumulate);
-    case 3:
-      return multiply_rows<kLeft, 3>(a, stride, panel, depth, c, c_row, accumulate);
-    case 2:
-      return multiply_rows<kLeft, 2>(a, stride, panel, depth, c, c_row, accumulate);
-    default:
-      return multiply_rows<kLeft, 1>(a, stride, panel, depth, c, c_row, accumulate);
-  }
-}
-
-// Panels over columns: out[p][r][j] = src[r * row_stride + 16 p + j], zero beyond `cols`.
-// out holds round_up(cols, 16) * rows floats; panel p starts at out + 16 * p * rows.
-inline void pack_columns(const float* src, int64_t row_stride, int64_t rows, int64_t cols, float* out) {
-  for (int64_t p = 0; p < cols; p += kPanel, out += kPanel * rows) {
-    const int64_t n = cols - p < kPanel ? cols - p : kPanel;
-    for (int64_t r = 0; r < rows; ++r) {
-      const float* s = src + r * row_stride + p;
-      float* o = out + r * kPanel;
-      if (n == kPanel) {
-        simd::F8::load(s).store(o);
-        simd::F8::load(s + 8).store(o + 8);
-      } else {
-        for (int64_t j = 0; j < kPanel; ++j) o[j] = j < n ? s[j] : 0;
+  b += begin * kPanel;
+  for (int64_t k = begin; k < end;) {
+    const int64_t part = kLeft == Left::kRows ? k % kPanel : 0;
+    const float* x = kLeft == Left::kRows ? a + k / kPanel * a_panel + part : a + k * kPanel;
+    const int64_t left = end - k, n = kLeft == Left::kRows && left > kPanel - part ? kPanel - part : left;
+    k += n;
+    for (int64_t s = 0; s < n; ++s, b += kPanel, x += kLeft == Left::kRows ? 1 : kPanel) {
+      Vec right[kV];
+#pragma GCC unroll 2
+      for (int v = 0; v < kV; ++v) right[v] = Vec::load(b + v * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < kR; ++i) {
+        const Vec l(kLeft == Left::kRows ? x[i * kPanel] : x[i]);
+#pragma GCC unroll 2
+        for (int v = 0; v < kV; ++v) sum[i][v] = fma(l, right[v], sum[i][v]);
       }
     }
   }
+#pragma GCC unroll 16
+  for (int i = 0; i < kR; ++i) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kV; ++v) sum[i][v].store(c + i * kPanel + v * kLanes);
+  }
 }
 
-// Panels over rows, transposed: out[p][d][j] = src[(16 p + j) * row_stride + d], zero beyond `rows`.
-// out holds round_up(rows, 16) * cols floats; panel p starts at out + 16 * p * cols.
-inline void pack_transposed(const float* src, int64_t row_stride, int64_t rows, int64_t cols, float* out) {
-  for (int64_t p = 0; p < rows; p += kPanel, out += kPanel * cols) {
-    for (int64_t j = 0; j < kPanel; j += 8) {
-      const int64_t n = rows - p - j;
-      const float* s = src + (p + j) * row_stride;
-      int64_t d = 0;
-      if (n >= 8) {
-        for (; d + 8 <= cols; d += 8) simd::transpose8(s + d, row_stride, out + d * kPanel + j, kPanel);
-      }
-      for (; d < cols; ++d)
-        for (int64_t i = 0; i < 8; ++i) out[d * kPanel + j + i] = i < n ? s[i * row_stride + d] : 0;
-    }
+// c (rows x vecs vectors, of a panel) (+)= a (rows x ..) * b (.. x a panel) over k in [begin, end); rows in 1..kRows,
+// vecs 1 or 2. Row i of c starts at c + i * kPanel, row k of b at b + k * kPanel.
+template <Left kLeft, int kR = kRows>
+inline void multiply(int64_t rows, int64_t vecs, const float* a, int64_t a_panel, const float* b, int64_t begin,
+                     int64_t end, float* c, bool accumulate) {
+  if constexpr (kR > 1) {
+    if (rows < kR) return multiply<kLeft, kR - 1>(rows, vecs, a, a_panel, b, begin, end, c, accumulate);
   }
+  if (vecs == 2) return multiply_rows<kLeft, kR, 2>(a, a_panel, b, begin, end, c, accumulate);
+  multiply_rows<kLeft, kR, 1>(a, a_panel, b, begin, end, c, accumulate);
 }
 
 }  // namespace tpo::tile

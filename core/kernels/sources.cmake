@@ -3,6 +3,9 @@ foreach(file
     adamw_cpu.cpp
     attention_cpu.cpp
     attention_bwd_cpu.cpp
+    attention_few_cpu.cpp
+    attention_tiles.cpp
+    blas.cpp
     box_loss_cpu.cpp
     cast_cpu.cpp
     conv_cpu.cpp
@@ -25,5 +28,7 @@ endforeach()
 # bench/results/ops.md).
 foreach(file attention_cpu.cpp attention_bwd_cpu.cpp conv_cpu.cpp cross_entropy_cpu.cpp depthwise_cpu.cpp
     embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp)
+foreach(file attention_cpu.cpp attention_bwd_cpu.cpp attention_few_cpu.cpp
+             attention_tiles.cpp cross_entropy_cpu.cpp embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp)
   set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/${file} PROPERTIES COMPILE_OPTIONS "-O3")
 endforeach()

@@ -17,7 +17,7 @@ void check_spec(const char* op, const AttentionSpec& s) {
 }
 
 void check_operand(const char* op, const char* what, const Tensor& t, int64_t width) {
-  check_f32(op, t, what);
+  check_float(op, t, what);
   check_shape(t.rank() == 2 && t.dim(1) == width, "[", op, "] ", what, " ", t.shape(), " must be (rows, ", width, ")");
 }
 
@@ -57,8 +57,9 @@ AttentionShape shape_of(const AttentionSpec& s, int64_t q_rows, int64_t k_rows) 
 }
 
 // Heads of t that begin at column `first`, head_dim apart.
-HeadView<float> heads(const Tensor& t, int64_t first, int64_t dim) { return {f32(t) + first, last_dim(t), dim}; }
-HeadView<const float> read(const HeadView<float>& v) { return {v.p, v.row, v.head}; }
+HeadView heads(const Tensor& t, int64_t first, int64_t dim) {
+  return {static_cast<char*>(t.raw()) + first * width_of(t.dtype()), last_dim(t), dim, t.dtype()};
+}
 
 }  // namespace
 
@@ -68,6 +69,8 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   check_operand("attention", "q", q, spec.q_heads * spec.head_dim);
   check_operand("attention", "k", k, spec.kv_heads * spec.head_dim);
   check_operand("attention", "v", v, spec.kv_heads * spec.head_dim);
+  check_like("attention", k, "k", q);
+  check_like("attention", v, "v", q);
   check_shape(k.dim(0) == v.dim(0), "[attention] k ", k.shape(), " and v ", v.shape(), " must have the same rows");
   check_cu("attention", "cu_q", cu_q, q.dim(0));
   check_cu("attention", "cu_k", cu_k, k.dim(0));
@@ -77,23 +80,13 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   s.cu_q = i32(cu_q), s.cu_k = i32(cu_k), s.segments = cu_q.dim(0) - 1;
   const int64_t D = spec.head_dim;
   Tensor y = empty_like(q), lse = Tensor::empty({spec.q_heads, q.dim(0)});
-  launch(AttentionFwd{s, read(heads(q, 0, D)), read(heads(k, 0, D)), read(heads(v, 0, D)), heads(y, 0, D), f32(lse)});
+  launch(AttentionFwd{s, heads(q, 0, D), heads(k, 0, D), heads(v, 0, D), heads(y, 0, D), f32(lse)});
   record("attention", {q, k, v}, {&y},
          [s, D, q = q.detach(), k = k.detach(), v = v.detach(), y = y.detach(), lse, cu_q = cu_q.detach(),
           cu_k = cu_k.detach()](std::span<const Tensor> dy, GradSink& dx) {
-           AttentionBwd b{s,
-                          read(heads(q, 0, D)),
-                          read(heads(k, 0, D)),
-                          read(heads(v, 0, D)),
-                          read(heads(y, 0, D)),
-                          read(heads(dy[0], 0, D)),
-                          f32(lse),
-                          {},
-                          {},
-                          {},
-                          false,
-                          false,
-                          false};
+           AttentionBwd b{
+               s,  heads(q, 0, D), heads(k, 0, D), heads(v, 0, D), heads(y, 0, D), heads(dy[0], 0, D), f32(lse), {}, {},
+               {}, false,          false,          false};
            Tensor keep[3];
            if (dx.wants(0)) {
              const GradDest d = dx.destination(0);
@@ -119,16 +112,15 @@ Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec
 
   AttentionShape s = shape_of(spec, qkv.dim(0), qkv.dim(0));
   s.cu_q = s.cu_k = i32(cu), s.segments = cu.dim(0) - 1;
-  Tensor y = Tensor::empty({qkv.dim(0), k0}), lse = Tensor::empty({spec.q_heads, qkv.dim(0)});
-  launch(AttentionFwd{s, read(heads(qkv, 0, D)), read(heads(qkv, k0, D)), read(heads(qkv, v0, D)), heads(y, 0, D),
-                      f32(lse)});
+  Tensor y = Tensor::empty({qkv.dim(0), k0}, qkv.dtype()), lse = Tensor::empty({spec.q_heads, qkv.dim(0)});
+  launch(AttentionFwd{s, heads(qkv, 0, D), heads(qkv, k0, D), heads(qkv, v0, D), heads(y, 0, D), f32(lse)});
   record("attention_packed", {qkv}, {&y},
          [s, D, k0, v0, qkv = qkv.detach(), y = y.detach(), lse, cu = cu.detach()](std::span<const Tensor> dy,
                                                                                    GradSink& dx) {
            const GradDest d = dx.destination(0);
-           launch(AttentionBwd{s, read(heads(qkv, 0, D)), read(heads(qkv, k0, D)), read(heads(qkv, v0, D)),
-                               read(heads(y, 0, D)), read(heads(dy[0], 0, D)), f32(lse), heads(d.grad, 0, D),
-                               heads(d.grad, k0, D), heads(d.grad, v0, D), d.accumulate, d.accumulate, d.accumulate});
+           launch(AttentionBwd{s, heads(qkv, 0, D), heads(qkv, k0, D), heads(qkv, v0, D), heads(y, 0, D),
+                               heads(dy[0], 0, D), f32(lse), heads(d.grad, 0, D), heads(d.grad, k0, D),
+                               heads(d.grad, v0, D), d.accumulate, d.accumulate, d.accumulate});
          });
   return y;
 }
@@ -141,13 +133,14 @@ void attention_cached(const Tensor& q, const Tensor& cache_k, const Tensor& cach
   check_operand("attention_cached", "out", out, spec.q_heads * D);
   check_operand("attention_cached", "cache_k", cache_k, spec.kv_heads * D);
   check_operand("attention_cached", "cache_v", cache_v, spec.kv_heads * D);
+  for (const auto& [t, what] : {std::pair{&out, "out"}, {&cache_k, "cache_k"}, {&cache_v, "cache_v"}})
+    check_like("attention_cached", *t, what, q);
   check_shape(out.dim(0) == q.dim(0), "[attention_cached] out ", out.shape(), " must be ", q.shape());
   check_shape(len >= 1 && len <= cache_k.dim(0) && len <= cache_v.dim(0) && (!spec.causal || len >= q.dim(0)),
               "[attention_cached] len ", len, " must be in 1..", cache_k.dim(0), " for cache ", cache_k.shape(),
               " and, if causal, at least the rows of q ", q.shape());
   const AttentionShape s = shape_of(spec, q.dim(0), len);
-  launch(AttentionFwd{s, read(heads(q, 0, D)), read(heads(cache_k, 0, D)), read(heads(cache_v, 0, D)), heads(out, 0, D),
-                      nullptr});
+  launch(AttentionFwd{s, heads(q, 0, D), heads(cache_k, 0, D), heads(cache_v, 0, D), heads(out, 0, D), nullptr});
 }
 
 }  // namespace tpo

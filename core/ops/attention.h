@@ -1,5 +1,6 @@
 #pragma once
-// Scaled dot-product attention over packed documents, by online softmax: no T x T matrix exists. All operands fp32.
+// Scaled dot-product attention over packed documents, by online softmax: no T x T matrix exists. Operands are f32 or
+// bf16, all stored alike; scores, probabilities and sums are fp32.
 // A segment is one document: rows [cu[s], cu[s+1]). Empty segments are allowed.
 // Source: Dao et al. 2022, arXiv:2205.14135 (tiling, saved log-sum-exp, recomputation in backward).
 #include "core/tape.h"
