@@ -46,53 +46,67 @@ struct Plain {
     for (int i = 0; i < N; ++i) r.v[i] = fn(i);
     return r;
   }
-  friend Plain operator+(Plain a, Plain b) {
-    return lanes([&](int i) { return a.v[i] + b.v[i]; });
-  }
-  friend Plain operator-(Plain a, Plain b) {
-    return lanes([&](int i) { return a.v[i] - b.v[i]; });
-  }
-  friend Plain operator*(Plain a, Plain b) {
-    return lanes([&](int i) { return a.v[i] * b.v[i]; });
-  }
-  friend Plain operator/(Plain a, Plain b) {
-    return lanes([&](int i) { return a.v[i] / b.v[i]; });
-  }
-  friend Plain fma(Plain a, Plain b, Plain c) {
-    return lanes([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
-  }
-  friend Plain fnma(Plain a, Plain b, Plain c) {
-    return lanes([&](int i) { return c.v[i] - a.v[i] * b.v[i]; });
-  }
-  friend Plain max(Plain a, Plain b) {
-    return lanes([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
-  }
-  friend Plain min(Plain a, Plain b) {
-    return lanes([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
-  }
-  friend Plain round(Plain a) {
-    return lanes([&](int i) { return std::nearbyint(a.v[i]); });
-  }
-  friend Plain select_less(Plain x, Plain y, Plain a, Plain b) {
-    return lanes([&](int i) { return x.v[i] < y.v[i] ? a.v[i] : b.v[i]; });
-  }
-  friend Plain times_exp2(Plain a, Plain n) {
-    return lanes([&](int i) {
-      const int e = n.v[i] == n.v[i] ? static_cast<int>(n.v[i]) : 0;
-      return a.v[i] * std::bit_cast<float>((e + 127) << 23);
-    });
-  }
-  friend float hsum(Plain a) {  // halves are added, as the vector versions do
-    for (int n = N / 2; n >= 1; n /= 2)
-      for (int i = 0; i < n; ++i) a.v[i] += a.v[i + n];
-    return a.v[0];
-  }
-  friend float hmax(Plain a) {
-    float m = a.v[0];
-    for (int i = 1; i < N; ++i) m = m > a.v[i] ? m : a.v[i];
-    return m;
-  }
 };
+
+template <int N>
+Plain<N> operator+(Plain<N> a, Plain<N> b) {
+  return Plain<N>::lanes([&](int i) { return a.v[i] + b.v[i]; });
+}
+template <int N>
+Plain<N> operator-(Plain<N> a, Plain<N> b) {
+  return Plain<N>::lanes([&](int i) { return a.v[i] - b.v[i]; });
+}
+template <int N>
+Plain<N> operator*(Plain<N> a, Plain<N> b) {
+  return Plain<N>::lanes([&](int i) { return a.v[i] * b.v[i]; });
+}
+template <int N>
+Plain<N> operator/(Plain<N> a, Plain<N> b) {
+  return Plain<N>::lanes([&](int i) { return a.v[i] / b.v[i]; });
+}
+template <int N>
+Plain<N> fma(Plain<N> a, Plain<N> b, Plain<N> c) {
+  return Plain<N>::lanes([&](int i) { return a.v[i] * b.v[i] + c.v[i]; });
+}
+template <int N>
+Plain<N> fnma(Plain<N> a, Plain<N> b, Plain<N> c) {
+  return Plain<N>::lanes([&](int i) { return c.v[i] - a.v[i] * b.v[i]; });
+}
+template <int N>
+Plain<N> max(Plain<N> a, Plain<N> b) {
+  return Plain<N>::lanes([&](int i) { return a.v[i] > b.v[i] ? a.v[i] : b.v[i]; });
+}
+template <int N>
+Plain<N> min(Plain<N> a, Plain<N> b) {
+  return Plain<N>::lanes([&](int i) { return a.v[i] < b.v[i] ? a.v[i] : b.v[i]; });
+}
+template <int N>
+Plain<N> round(Plain<N> a) {
+  return Plain<N>::lanes([&](int i) { return std::nearbyint(a.v[i]); });
+}
+template <int N>
+Plain<N> select_less(Plain<N> x, Plain<N> y, Plain<N> a, Plain<N> b) {
+  return Plain<N>::lanes([&](int i) { return x.v[i] < y.v[i] ? a.v[i] : b.v[i]; });
+}
+template <int N>
+Plain<N> times_exp2(Plain<N> a, Plain<N> n) {
+  return Plain<N>::lanes([&](int i) {
+    const int e = n.v[i] == n.v[i] ? static_cast<int>(n.v[i]) : 0;
+    return a.v[i] * std::bit_cast<float>((e + 127) << 23);
+  });
+}
+template <int N>
+float hsum(Plain<N> a) {  // halves are added, as the vector versions do
+  for (int n = N / 2; n >= 1; n /= 2)
+    for (int i = 0; i < n; ++i) a.v[i] += a.v[i + n];
+  return a.v[0];
+}
+template <int N>
+float hmax(Plain<N> a) {
+  float m = a.v[0];
+  for (int i = 1; i < N; ++i) m = m > a.v[i] ? m : a.v[i];
+  return m;
+}
 
 #ifdef TPO_AVX2
 
