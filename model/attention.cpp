@@ -34,17 +34,16 @@ CausalAttention::CausalAttention(const ParamScope& s, const CausalAttentionConfi
       o_(s / "o", c.heads * c.head_dim, c.width, Split::kRow, tp, Bias::kNo, init, lora.o) {}
 
 Tensor CausalAttention::operator()(const Tensor& x_NC, const SequenceContext& context) const {
-  const Tensor q = rope(q_(x_NC, context.dropout), context.positions, spec_.q_heads, theta_);
-  const Tensor k = rope(k_(x_NC, context.dropout), context.positions, spec_.kv_heads, theta_);
-  const Tensor v = v_(x_NC, context.dropout);
-  return o_(attention(q, k, v, context.cu, context.cu, spec_), context.dropout);
+  const Tensor q = q_(x_NC, context.dropout), k = k_(x_NC, context.dropout), v = v_(x_NC, context.dropout);
+  const AttentionRope turn{context.positions, context.positions, theta_};
+  return o_(attention(q, k, v, context.cu, context.cu, spec_, turn), context.dropout);
 }
 
 Tensor CausalAttention::step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const {
   const int64_t begin = cache.length, end = begin + x_nC.dim(0);
   check_shape(end <= cache.capacity, "[kv_cache] ", end, " rows do not fit a cache of ", cache.capacity);
   const NoGradScope no_grad;
-  const Tensor q = rope(q_(x_nC, {}), positions, spec_.q_heads, theta_);
+  const Tensor q = q_(x_nC, {});
   const Tensor k = rope(k_(x_nC, {}), positions, spec_.kv_heads, theta_);
   const Tensor v = v_(x_nC, {});
   const Tensor& cache_k = cache.k.at(static_cast<size_t>(layer));
@@ -52,7 +51,7 @@ Tensor CausalAttention::step(const Tensor& x_nC, const Tensor& positions, KvCach
   launch(CopyBytes{cache_k.rows(begin, end).raw(), k.raw(), k.nbytes()});
   launch(CopyBytes{cache_v.rows(begin, end).raw(), v.raw(), v.nbytes()});
   const Tensor y = empty_like(q);
-  attention_cached(q, cache_k, cache_v, end, spec_, y);
+  attention_cached(q, cache_k, cache_v, end, spec_, y, {positions, {}, theta_});
   return o_(y, {});
 }
 

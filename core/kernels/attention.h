@@ -44,15 +44,29 @@ struct AttentionShape {
   int64_t k_size() const { return k_rows * kv_heads * dim; }
 };
 
+// Rotary embedding on the way: rows of q and k are turned when they are read, their gradients back when written. Tables
+// as of RopeTable, for all rows; null: that operand is not turned.
+struct AttentionTurn {
+  const float* q = nullptr;  // (q_rows, dim)
+  const float* k = nullptr;  // (k_rows, dim)
+  int64_t flops(const AttentionShape& s) const {
+    return 3 * ((q != nullptr) * s.q_size() + (k != nullptr) * s.k_size());
+  }
+  int64_t bytes(const AttentionShape& s) const {
+    return 4 * s.dim * ((q != nullptr) * s.q_rows + (k != nullptr) * s.k_rows);
+  }
+};
+
 struct AttentionFwd {
   static constexpr const char* kName = "attention_fwd";
   AttentionShape s;
   HeadView q, k, v;
   HeadView out;  // written
   float* lse;    // (q_heads, q_rows) log2 of the sum of exponentials of a row's scaled scores; null: not wanted
+  AttentionTurn turn = {};
   Cost cost() const {
     const int64_t q_bytes = s.q_size() * width_of(q.dtype), k_bytes = s.k_size() * width_of(k.dtype);
-    return {s.scores() * (4 * s.dim + 16), q_bytes + 2 * k_bytes,
+    return {s.scores() * (4 * s.dim + 16) + turn.flops(s), q_bytes + 2 * k_bytes + turn.bytes(s),
             q_bytes + (lse == nullptr ? 0 : 4 * s.q_rows * s.q_heads)};
   }
 };
@@ -63,10 +77,11 @@ struct AttentionBwd {
   static constexpr const char* kName = "attention_bwd";
   AttentionShape s;
   HeadView q, k, v, out, dout;
-  const float* lse;  // (q_heads, q_rows)
-  HeadView dq;       // written; a null p: not wanted
-  HeadView dk, dv;   // written; both or neither
-  bool accumulate_q, accumulate_k, accumulate_v;
+  const float* lse = nullptr;  // (q_heads, q_rows)
+  HeadView dq = {};            // written; a null p: not wanted
+  HeadView dk = {}, dv = {};   // written; both or neither
+  bool accumulate_q = false, accumulate_k = false, accumulate_v = false;
+  AttentionTurn turn = {};
   Cost cost() const {
     const int64_t q = s.q_size(), k = s.k_size(), w = width_of(this->q.dtype);
     const int64_t products = 2 + (dq.p != nullptr) + 2 * (dk.p != nullptr);

@@ -105,8 +105,8 @@ void add_over_keys(const BwdState& st, const ScoreTile& t, int64_t dim) {
 void backward_tile(const AttentionBwd& k, BwdState& st, const Segment& g, int64_t head, int64_t i0, int64_t n,
                    float* dk, float* dv) {
   const int64_t row = g.q0 + i0, dim = k.s.dim;
-  load_rows(k.q, row, n, head, dim, k.s.scale * kLog2e, st.q_rows, kSide);
-  load_rows(k.dout, row, n, head, dim, 1.0f, st.dout_rows, kSide);
+  load_rows(k.q, k.turn.q, row, n, head, dim, k.s.scale * kLog2e, st.q_rows, kSide);
+  load_rows(k.dout, nullptr, row, n, head, dim, 1.0f, st.dout_rows, kSide);
   std::fill(st.lse, st.lse + kSide, 0.0f);
   std::fill(st.delta, st.delta + kSide, 0.0f);
   std::copy_n(k.lse + head * k.s.q_rows + row, n, st.lse);
@@ -132,22 +132,24 @@ void backward_tile(const AttentionBwd& k, BwdState& st, const Segment& g, int64_
     }
     if (k.dq.p != nullptr) add_over_keys(st, t, dim);
   }
-  if (k.dq.p != nullptr) store_rows(st.dq, kSide, k.s.scale, k.dq, row, n, head, dim, k.accumulate_q);
+  if (k.dq.p != nullptr) store_rows(st.dq, kSide, k.s.scale, k.dq, k.turn.q, row, n, head, dim, k.accumulate_q);
 }
 
 // Rows [begin, end) of a pair's gradients of keys and values. Queries carried the factor scale * log2 e.
 void write_keys(const AttentionBwd& k, const Piece& p, const float* dk, const float* dv, int64_t rows, int64_t begin,
                 int64_t end) {
-  store_rows(dk + begin * kPanel, rows, kLn2, k.dk, p.g.k0 + begin, end - begin, p.head, k.s.dim, k.accumulate_k);
-  store_rows(dv + begin * kPanel, rows, 1.0f, k.dv, p.g.k0 + begin, end - begin, p.head, k.s.dim, k.accumulate_v);
+  store_rows(dk + begin * kPanel, rows, kLn2, k.dk, k.turn.k, p.g.k0 + begin, end - begin, p.head, k.s.dim,
+             k.accumulate_k);
+  store_rows(dv + begin * kPanel, rows, 1.0f, k.dv, nullptr, p.g.k0 + begin, end - begin, p.head, k.s.dim,
+             k.accumulate_v);
 }
 
 // One piece; returns what waits for other threads, with a null dk if nothing does.
 Partial backward_piece(const AttentionBwd& k, BwdState& st, const Piece& p) {
   const int64_t group = k.s.q_heads / k.s.kv_heads, used = st.wide * st.key_rows;
   float *dk = p.begin > 0 ? st.shared_dk : st.dk, *dv = p.begin > 0 ? st.shared_dv : st.dv;
-  load_rows(k.k, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.keys, st.key_rows);
-  load_rows(k.v, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.values, st.key_rows);
+  load_rows(k.k, k.turn.k, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.keys, st.key_rows);
+  load_rows(k.v, nullptr, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.values, st.key_rows);
   if (k.dk.p != nullptr) {
     std::fill(dk, dk + used, 0.0f);
     std::fill(dv, dv + used, 0.0f);

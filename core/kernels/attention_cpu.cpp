@@ -90,7 +90,7 @@ void softmax(const ScoreTile& t, FwdState& st) {
 // Queries [i0, i0 + n) of one head, at most a panel, against all keys they see.
 void forward_tile(const AttentionFwd& k, FwdState& st, const Segment& g, int64_t head, int64_t i0, int64_t n) {
   const int64_t dim = k.s.dim, row = g.q0 + i0;
-  load_rows(k.q, row, n, head, dim, k.s.scale * kLog2e, st.q_rows, kPanel);
+  load_rows(k.q, k.turn.q, row, n, head, dim, k.s.scale * kLog2e, st.q_rows, kPanel);
   transpose_panel(st.q_rows, kPanel, n, dim, st.queries);
   std::fill(st.top, st.top + kPanel, kLow);
   std::fill(st.sum, st.sum + kPanel, 0.0f);
@@ -117,7 +117,7 @@ void forward_tile(const AttentionFwd& k, FwdState& st, const Segment& g, int64_t
     }
     if (k.lse != nullptr) k.lse[head * k.s.q_rows + row + i] = st.top[i] + std::log2(std::max(st.sum[i], 1e-30f));
   }
-  store_rows(st.acc, kPanel, 1.0f, k.out, row, n, head, dim, false);
+  store_rows(st.acc, kPanel, 1.0f, k.out, nullptr, row, n, head, dim, false);
 }
 
 }  // namespace
@@ -128,13 +128,13 @@ void run(const AttentionFwd& k, Cpu, Stream&) {
   parallel_for(parts.threads(), 1, [&](int64_t begin, int64_t end) {
     for (const Piece& p : parts.pieces(begin, end)) {
       if (p.tiles == 0) continue;
-      if (p.g.lq <= kFewQueries) {
+      if (p.g.lq <= kFewQueries && k.turn.k == nullptr) {
         forward_few(k, p.g, p.head, p.head * group + p.begin, p.end - p.begin);
         continue;
       }
       FwdState st(k.s.dim, parts.longest());
-      load_rows(k.k, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.keys, st.key_rows);
-      load_rows(k.v, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.values, st.key_rows);
+      load_rows(k.k, k.turn.k, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.keys, st.key_rows);
+      load_rows(k.v, nullptr, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.values, st.key_rows);
       for (int64_t u = p.begin; u < p.end; ++u) {
         const int64_t i0 = u % p.per_head * kPanel;
         forward_tile(k, st, p.g, p.head * group + u / p.per_head, i0, std::min(kPanel, p.g.lq - i0));

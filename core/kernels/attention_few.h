@@ -8,6 +8,7 @@ namespace tpo::attention {
 inline constexpr int64_t kFewQueries = 3;  // from 4 on tiles are as fast (bench/results/ops.md)
 
 // Query heads [head, head + heads), which share key head kv, of one segment of at most kFewQueries queries.
+// Keys are not turned.
 void forward_few(const AttentionFwd& k, const Segment& g, int64_t kv, int64_t head, int64_t heads);
 
 }  // namespace tpo::attention

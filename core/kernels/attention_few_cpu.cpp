@@ -47,7 +47,7 @@ void forward(const AttentionFwd& k, const Segment& g, int64_t kv, int64_t head, 
   float *queries, *scores, *acc, *widened;
   scratch({{&queries, rows * wide}, {&scores, rows * padded}, {&acc, rows * wide}, {&widened, wide}});
   for (int64_t r = 0; r < rows; ++r)
-    load_rows(k.q, g.q0 + r % g.lq, 1, head + r / g.lq, dim, k.s.scale * kLog2e, queries + r * wide, 1);
+    load_rows(k.q, k.turn.q, g.q0 + r % g.lq, 1, head + r / g.lq, dim, k.s.scale * kLog2e, queries + r * wide, 1);
   for (int64_t j = 0; j < g.lk; ++j) {
     const float* x = read_row(k.k.at<T>(g.k0 + j, kv), widened, dim);
     for (int64_t r = 0; r < rows; ++r) scores[r * padded + j] = dot(queries + r * wide, x, dim);
@@ -62,7 +62,7 @@ void forward(const AttentionFwd& k, const Segment& g, int64_t kv, int64_t head, 
     for (int64_t r = 0; r < rows; ++r) add_scaled(scores[r * padded + j], x, dim, acc + r * wide);
   }
   for (int64_t r = 0; r < rows; ++r)
-    store_rows(acc + r * wide, 1, 1.0f, k.out, g.q0 + r % g.lq, 1, head + r / g.lq, dim, false);
+    store_rows(acc + r * wide, 1, 1.0f, k.out, nullptr, g.q0 + r % g.lq, 1, head + r / g.lq, dim, false);
 }
 
 }  // namespace

@@ -71,13 +71,28 @@ struct Free {
 thread_local std::unique_ptr<float, Free> t_memory;
 thread_local int64_t t_floats = 0;
 
+// y = x turned by the angles of a RopeTable's row times `sign`; y may be x.
+void turn_row(const float* table, int64_t dim, float sign, const float* x, float* y) {
+  const int64_t half = dim / 2;
+#pragma omp simd
+  for (int64_t i = 0; i < half; ++i) {
+    const float a = x[i], b = x[i + half], c = table[i], s = sign * table[i + half];
+    y[i] = a * c - b * s;
+    y[i + half] = b * c + a * s;
+  }
+}
+
 template <class T>
-void load(const HeadView& from, int64_t row, int64_t n, int64_t head, int64_t dim, float factor, float* out,
-          int64_t out_rows) {
-  std::vector<float> scratch(static_cast<size_t>(tile::panels(dim) * kPanel));
+void load(const HeadView& from, const float* turn, int64_t row, int64_t n, int64_t head, int64_t dim, float factor,
+          float* out, int64_t out_rows) {
+  std::vector<float> scratch(static_cast<size_t>(dim));
   const Vec f(factor);
   for (int64_t r = 0; r < n; ++r) {
     const float* x = read_row(from.at<T>(row + r, head), scratch.data(), dim);
+    if (turn != nullptr) {
+      turn_row(turn + (row + r) * dim, dim, 1, x, scratch.data());
+      x = scratch.data();
+    }
     for (int64_t d = 0; d < dim; d += kPanel) {
       float* o = out + d * out_rows + r * kPanel;
       const int64_t width = std::min(kPanel, dim - d);
@@ -93,20 +108,21 @@ void load(const HeadView& from, int64_t row, int64_t n, int64_t head, int64_t di
 }
 
 template <class T>
-void store(const float* from, int64_t from_rows, float factor, const HeadView& to, int64_t row, int64_t n, int64_t head,
-           int64_t dim, bool accumulate) {
+void store(const float* from, int64_t from_rows, float factor, const HeadView& to, const float* turn, int64_t row,
+           int64_t n, int64_t head, int64_t dim, bool accumulate) {
+  std::vector<float> scratch(static_cast<size_t>(dim));
+  float* x = scratch.data();
   for (int64_t r = 0; r < n; ++r) {
     T* y = to.at<T>(row + r, head);
-    for (int64_t d = 0; d < dim; d += kPanel) {
-      const float* x = from + d * from_rows + r * kPanel;
-      const int64_t width = std::min(kPanel, dim - d);
-      if (accumulate) {
+    for (int64_t d = 0; d < dim; d += kPanel)
+      std::copy_n(from + d * from_rows + r * kPanel, std::min(kPanel, dim - d), x + d);
+    if (turn != nullptr) turn_row(turn + (row + r) * dim, dim, -1, x, x);
+    if (accumulate) {
 #pragma omp simd
-        for (int64_t c = 0; c < width; ++c) y[d + c] = narrow<T>(widen(y[d + c]) + factor * x[c]);
-      } else {
+      for (int64_t d = 0; d < dim; ++d) y[d] = narrow<T>(widen(y[d]) + factor * x[d]);
+    } else {
 #pragma omp simd
-        for (int64_t c = 0; c < width; ++c) y[d + c] = narrow<T>(factor * x[c]);
-      }
+      for (int64_t d = 0; d < dim; ++d) y[d] = narrow<T>(factor * x[d]);
     }
   }
 }
@@ -126,14 +142,15 @@ void scratch(std::initializer_list<std::pair<float**, int64_t>> parts) {
   for (const auto& [p, floats] : parts) *p = next, next += tile::round_up(floats, 16);
 }
 
-void load_rows(const HeadView& from, int64_t row, int64_t n, int64_t head, int64_t dim, float factor, float* out,
-               int64_t out_rows) {
-  with_storage(from.dtype, [&]<class T>() { load<T>(from, row, n, head, dim, factor, out, out_rows); });
+void load_rows(const HeadView& from, const float* turn, int64_t row, int64_t n, int64_t head, int64_t dim, float factor,
+               float* out, int64_t out_rows) {
+  with_storage(from.dtype, [&]<class T>() { load<T>(from, turn, row, n, head, dim, factor, out, out_rows); });
 }
 
-void store_rows(const float* from, int64_t from_rows, float factor, const HeadView& to, int64_t row, int64_t n,
-                int64_t head, int64_t dim, bool accumulate) {
-  with_storage(to.dtype, [&]<class T>() { store<T>(from, from_rows, factor, to, row, n, head, dim, accumulate); });
+void store_rows(const float* from, int64_t from_rows, float factor, const HeadView& to, const float* turn, int64_t row,
+                int64_t n, int64_t head, int64_t dim, bool accumulate) {
+  with_storage(to.dtype,
+               [&]<class T>() { store<T>(from, from_rows, factor, to, turn, row, n, head, dim, accumulate); });
 }
 
 void transpose_panel(const float* from, int64_t from_rows, int64_t n, int64_t dim, float* out) {

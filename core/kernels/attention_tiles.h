@@ -72,12 +72,13 @@ class Partition {
 // is handed out again by the next call.
 void scratch(std::initializer_list<std::pair<float**, int64_t>> parts);
 
-// Rows [row, row + n) of a head, times `factor`, as panels of `out_rows` rows from out on; zero beyond dim.
-void load_rows(const HeadView& from, int64_t row, int64_t n, int64_t head, int64_t dim, float factor, float* out,
-               int64_t out_rows);
-// Back: (+)= factor * panels of `from_rows` rows.
-void store_rows(const float* from, int64_t from_rows, float factor, const HeadView& to, int64_t row, int64_t n,
-                int64_t head, int64_t dim, bool accumulate);
+// Rows [row, row + n) of a head, times `factor` and turned by a RopeTable if there is one, as panels of `out_rows` rows
+// from out on; zero beyond dim.
+void load_rows(const HeadView& from, const float* turn, int64_t row, int64_t n, int64_t head, int64_t dim, float factor,
+               float* out, int64_t out_rows);
+// Back: (+)= factor * panels of `from_rows` rows, turned back.
+void store_rows(const float* from, int64_t from_rows, float factor, const HeadView& to, const float* turn, int64_t row,
+                int64_t n, int64_t head, int64_t dim, bool accumulate);
 // out[d][i] = element (i, d) of panels of `from_rows` rows, i < n; zero for i in n..kPanel.
 void transpose_panel(const float* from, int64_t from_rows, int64_t n, int64_t dim, float* out);
 // sums[i] = dot product of rows row + i of two views, i < n.

@@ -19,6 +19,7 @@ foreach(file
     pointwise_cpu.cpp
     reduce_cpu.cpp
     rope_cpu.cpp
+    rope_table_cpu.cpp
     softmax_cpu.cpp)
   if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/${file})
     target_sources(tpo_core PRIVATE ${CMAKE_CURRENT_LIST_DIR}/${file})
@@ -29,6 +30,7 @@ endforeach()
 foreach(file attention_cpu.cpp attention_bwd_cpu.cpp conv_cpu.cpp cross_entropy_cpu.cpp depthwise_cpu.cpp
     embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp)
 foreach(file attention_cpu.cpp attention_bwd_cpu.cpp attention_few_cpu.cpp
-             attention_tiles.cpp cross_entropy_cpu.cpp embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp)
+             attention_tiles.cpp cross_entropy_cpu.cpp embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp
+             rope_table_cpu.cpp)
   set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/${file} PROPERTIES COMPILE_OPTIONS "-O3")
 endforeach()

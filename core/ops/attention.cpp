@@ -1,8 +1,10 @@
 #include "core/ops/attention.h"
 
 #include <cmath>
+#include <tuple>
 
 #include "core/kernels/attention.h"
+#include "core/kernels/rope_table.h"
 #include "core/launch.h"
 #include "core/ops/op_util.h"
 
@@ -61,10 +63,40 @@ HeadView heads(const Tensor& t, int64_t first, int64_t dim) {
   return {static_cast<char*>(t.raw()) + first * width_of(t.dtype()), last_dim(t), dim, t.dtype()};
 }
 
+void check_rope(const char* op, const AttentionRope& rope, int64_t q_rows, int64_t k_rows, int64_t dim) {
+  for (const auto& [t, what, rows] : {std::tuple{&rope.q, "rope.q", q_rows}, {&rope.k, "rope.k", k_rows}}) {
+    if (!t->defined()) continue;
+    check_i32_vector(op, *t, what);
+    check_shape(t->dim(0) == rows && dim % 2 == 0 && rope.theta > 0, "[", op, "] ", what, " ", t->shape(), " must be (",
+                rows, "), with even head_dim (", dim, ") and positive theta (", rope.theta, ")");
+  }
+}
+
+// Angles of the rows of q and k, made for one launch: as large as one head of them.
+struct Turn {
+  Tensor q, k;
+  Turn(const AttentionRope& rope, int64_t dim) : q(table(rope.q, rope.theta, dim)) {
+    const bool same = rope.q.defined() && rope.k.defined() && rope.q.raw() == rope.k.raw();
+    k = same && rope.q.dim(0) == rope.k.dim(0) ? q : table(rope.k, rope.theta, dim);
+  }
+  AttentionTurn view() const { return {f32(q), f32(k)}; }
+
+ private:
+  static Tensor table(const Tensor& positions, float theta, int64_t dim) {
+    if (!positions.defined()) return {};
+    const Tensor t = Tensor::empty({positions.dim(0), dim});
+    launch(RopeTable{i32(positions), f32(t), positions.dim(0), dim, theta});
+    return t;
+  }
+};
+
+Tensor kept(const Tensor& t) { return t.defined() ? t.detach() : t; }
+AttentionRope kept(const AttentionRope& r) { return {kept(r.q), kept(r.k), r.theta}; }
+
 }  // namespace
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
-                 const AttentionSpec& spec) {
+                 const AttentionSpec& spec, const AttentionRope& rope) {
   check_spec("attention", spec);
   check_operand("attention", "q", q, spec.q_heads * spec.head_dim);
   check_operand("attention", "k", k, spec.kv_heads * spec.head_dim);
@@ -75,18 +107,28 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   check_cu("attention", "cu_q", cu_q, q.dim(0));
   check_cu("attention", "cu_k", cu_k, k.dim(0));
   check_segments("attention", cu_q, cu_k, spec.causal);
+  check_rope("attention", rope, q.dim(0), k.dim(0), spec.head_dim);
 
   AttentionShape s = shape_of(spec, q.dim(0), k.dim(0));
   s.cu_q = i32(cu_q), s.cu_k = i32(cu_k), s.segments = cu_q.dim(0) - 1;
   const int64_t D = spec.head_dim;
   Tensor y = empty_like(q), lse = Tensor::empty({spec.q_heads, q.dim(0)});
-  launch(AttentionFwd{s, heads(q, 0, D), heads(k, 0, D), heads(v, 0, D), heads(y, 0, D), f32(lse)});
+  {
+    const Turn turn(rope, D);
+    launch(AttentionFwd{s, heads(q, 0, D), heads(k, 0, D), heads(v, 0, D), heads(y, 0, D), f32(lse), turn.view()});
+  }
   record("attention", {q, k, v}, {&y},
          [s, D, q = q.detach(), k = k.detach(), v = v.detach(), y = y.detach(), lse, cu_q = cu_q.detach(),
-          cu_k = cu_k.detach()](std::span<const Tensor> dy, GradSink& dx) {
-           AttentionBwd b{
-               s,  heads(q, 0, D), heads(k, 0, D), heads(v, 0, D), heads(y, 0, D), heads(dy[0], 0, D), f32(lse), {}, {},
-               {}, false,          false,          false};
+          cu_k = cu_k.detach(), rope = kept(rope)](std::span<const Tensor> dy, GradSink& dx) {
+           const Turn turn(rope, D);
+           AttentionBwd b{.s = s,
+                          .q = heads(q, 0, D),
+                          .k = heads(k, 0, D),
+                          .v = heads(v, 0, D),
+                          .out = heads(y, 0, D),
+                          .dout = heads(dy[0], 0, D),
+                          .lse = f32(lse),
+                          .turn = turn.view()};
            Tensor keep[3];
            if (dx.wants(0)) {
              const GradDest d = dx.destination(0);
@@ -104,29 +146,46 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   return y;
 }
 
-Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec& spec) {
+Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec& spec, const AttentionRope& rope) {
   check_spec("attention_packed", spec);
-  const int64_t D = spec.head_dim, k0 = spec.q_heads * D, v0 = k0 + spec.kv_heads * D;
+  const int64_t D = spec.head_dim, k0 = spec.q_heads * D, v0 = k0 + spec.kv_heads * D, N = rows_of(qkv);
   check_operand("attention_packed", "qkv", qkv, v0 + spec.kv_heads * D);
-  check_cu("attention_packed", "cu", cu, qkv.dim(0));
+  check_cu("attention_packed", "cu", cu, N);
+  check_rope("attention_packed", rope, N, N, D);
 
-  AttentionShape s = shape_of(spec, qkv.dim(0), qkv.dim(0));
+  AttentionShape s = shape_of(spec, N, N);
   s.cu_q = s.cu_k = i32(cu), s.segments = cu.dim(0) - 1;
-  Tensor y = Tensor::empty({qkv.dim(0), k0}, qkv.dtype()), lse = Tensor::empty({spec.q_heads, qkv.dim(0)});
-  launch(AttentionFwd{s, heads(qkv, 0, D), heads(qkv, k0, D), heads(qkv, v0, D), heads(y, 0, D), f32(lse)});
+  Tensor y = Tensor::empty({N, k0}, qkv.dtype()), lse = Tensor::empty({spec.q_heads, N});
+  {
+    const Turn turn(rope, D);
+    launch(
+        AttentionFwd{s, heads(qkv, 0, D), heads(qkv, k0, D), heads(qkv, v0, D), heads(y, 0, D), f32(lse), turn.view()});
+  }
   record("attention_packed", {qkv}, {&y},
-         [s, D, k0, v0, qkv = qkv.detach(), y = y.detach(), lse, cu = cu.detach()](std::span<const Tensor> dy,
-                                                                                   GradSink& dx) {
+         [s, D, k0, v0, qkv = qkv.detach(), y = y.detach(), lse, cu = cu.detach(), rope = kept(rope)](
+             std::span<const Tensor> dy, GradSink& dx) {
+           const Turn turn(rope, D);
            const GradDest d = dx.destination(0);
-           launch(AttentionBwd{s, heads(qkv, 0, D), heads(qkv, k0, D), heads(qkv, v0, D), heads(y, 0, D),
-                               heads(dy[0], 0, D), f32(lse), heads(d.grad, 0, D), heads(d.grad, k0, D),
-                               heads(d.grad, v0, D), d.accumulate, d.accumulate, d.accumulate});
+           launch(AttentionBwd{.s = s,
+                               .q = heads(qkv, 0, D),
+                               .k = heads(qkv, k0, D),
+                               .v = heads(qkv, v0, D),
+                               .out = heads(y, 0, D),
+                               .dout = heads(dy[0], 0, D),
+                               .lse = f32(lse),
+                               .dq = heads(d.grad, 0, D),
+                               .dk = heads(d.grad, k0, D),
+                               .dv = heads(d.grad, v0, D),
+                               .accumulate_q = d.accumulate,
+                               .accumulate_k = d.accumulate,
+                               .accumulate_v = d.accumulate,
+                               .turn = turn.view()});
          });
   return y;
 }
 
 void attention_cached(const Tensor& q, const Tensor& cache_k, const Tensor& cache_v, int64_t len,
-                      const AttentionSpec& spec, const Tensor& out) {
+                      const AttentionSpec& spec, const Tensor& out, const AttentionRope& rope) {
   check_spec("attention_cached", spec);
   const int64_t D = spec.head_dim;
   check_operand("attention_cached", "q", q, spec.q_heads * D);
@@ -139,8 +198,12 @@ void attention_cached(const Tensor& q, const Tensor& cache_k, const Tensor& cach
   check_shape(len >= 1 && len <= cache_k.dim(0) && len <= cache_v.dim(0) && (!spec.causal || len >= q.dim(0)),
               "[attention_cached] len ", len, " must be in 1..", cache_k.dim(0), " for cache ", cache_k.shape(),
               " and, if causal, at least the rows of q ", q.shape());
+  check_shape(!rope.k.defined(), "[attention_cached] rope.k must be undefined: the cache holds turned keys");
+  check_rope("attention_cached", rope, q.dim(0), len, D);
   const AttentionShape s = shape_of(spec, q.dim(0), len);
-  launch(AttentionFwd{s, heads(q, 0, D), heads(cache_k, 0, D), heads(cache_v, 0, D), heads(out, 0, D), nullptr});
+  const Turn turn(rope, D);
+  launch(AttentionFwd{s, heads(q, 0, D), heads(cache_k, 0, D), heads(cache_v, 0, D), heads(out, 0, D), nullptr,
+                      turn.view()});
 }
 
 }  // namespace tpo

@@ -15,20 +15,27 @@ struct AttentionSpec {
   float scale = 0;       // factor of the scores; 0: 1 / sqrt(D)
 };
 
+// Rotary embedding inside attention: rows of q and k are turned as rope(x, positions, heads, theta) would, while they
+// are read, and gradients back while they are written. An undefined tensor: that operand is not turned. D even.
+struct AttentionRope {
+  Tensor q, k;  // positions (Nq) and (Nk) i32; may be one tensor
+  float theta = 1e4f;
+};
+
 // q (Nq, q_heads*D), k and v (Nk, kv_heads*D), cu_q and cu_k (S+1) i32 rising from 0 to Nq and Nk -> (Nq, q_heads*D)
 // Saves the operands, the output and one fp32 per row and head. Causal skips the tiles above the diagonal.
 // Throws ShapeError for shapes, DataError for cumulative lengths that do not rise from 0 to the row count, for a
 // segment with queries and no keys and, if causal, for a segment with more queries than keys (host values only).
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
-                 const AttentionSpec& spec);
+                 const AttentionSpec& spec, const AttentionRope& rope = {});
 
 // The same on qkv (N, (q_heads + 2*kv_heads)*D), columns q | k | v, with one set of cumulative lengths (S+1).
-Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec& spec);
+Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec& spec, const AttentionRope& rope = {});
 
 // Generation: out (Nq, q_heads*D) = attention of q against rows [0, len) of the caches (capacity, kv_heads*D), one
-// sequence. Writes `out` in place and is never recorded. Throws ShapeError if len is 0, exceeds the capacity or, if
-// causal, is below Nq.
+// sequence. Writes `out` in place and is never recorded. The cache holds turned keys: rope.k is undefined. Throws
+// ShapeError if len is 0, exceeds the capacity or, if causal, is below Nq.
 void attention_cached(const Tensor& q, const Tensor& cache_k, const Tensor& cache_v, int64_t len,
-                      const AttentionSpec& spec, const Tensor& out);
+                      const AttentionSpec& spec, const Tensor& out, const AttentionRope& rope = {});
 
 }  // namespace tpo

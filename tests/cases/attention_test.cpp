@@ -70,6 +70,18 @@ TEST(AttentionThreads, share_segments_of_every_number_and_length) {
   set_num_threads(before);
 }
 
+TEST(AttentionErrors, positions_fit_rows_and_heads) {
+  Rand r("positions");
+  const Tensor x = r.normal({3, 4}), odd = r.normal({3, 3}), cu = r.of({0, 3}), three = r.of({0, 1, 2}),
+               two = r.of({0, 1});
+  const AttentionSpec spec{1, 1, 4, false}, odd_spec{1, 1, 3, false};
+  EXPECT_THROW(attention(x, x, x, cu, cu, spec, {two, three, 1e4f}), ShapeError);
+  EXPECT_THROW(attention(x, x, x, cu, cu, spec, {three, two, 1e4f}), ShapeError);
+  EXPECT_THROW(attention(x, x, x, cu, cu, spec, {three, three, 0}), ShapeError);
+  EXPECT_THROW(attention(odd, odd, odd, cu, cu, odd_spec, {three, three, 1e4f}), ShapeError);
+  EXPECT_THROW(attention_cached(x, x, x, 3, spec, empty_like(x), {three, three, 1e4f}), ShapeError);
+}
+
 TEST(AttentionErrors, operands_are_stored_alike) {
   Rand r("stored");
   const Tensor wide = r.normal({3, 4}), narrow = cast(wide, DType::kBF16), cu = r.of({0, 3});
