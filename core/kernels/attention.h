@@ -57,6 +57,30 @@ struct AttentionTurn {
   }
 };
 
+// What is added to the scaled scores; null pointers: nothing.
+struct AttentionBiasView {
+  const float* full = nullptr;  // (heads, q_rows, cols): column j is the j-th key of the row's segment
+  int64_t heads = 0, cols = 0;  // heads is 1 (shared) or q_heads
+  // Decomposed, both or neither: key (a, b) of a grid, a * grid_w + b of its segment, gets rel_h[a] + rel_w[b] of the
+  // row and head.
+  HeadView rel_h = {}, rel_w = {};
+  int64_t grid_h = 0, grid_w = 0;
+  bool any() const { return full != nullptr || rel_h.p != nullptr; }
+  int64_t flops(const AttentionShape& s) const { return s.scores() * ((full != nullptr) + 2 * (rel_h.p != nullptr)); }
+  int64_t full_bytes(const AttentionShape& s) const { return full == nullptr ? 0 : 4 * heads * s.q_rows * cols; }
+  int64_t bytes(const AttentionShape& s) const {
+    return full_bytes(s) + s.q_rows * s.q_heads * (grid_h + grid_w) * width_of(rel_h.dtype);
+  }
+};
+
+// Their gradients, written; null pointers: not wanted.
+struct AttentionBiasGrad {
+  float* full = nullptr;
+  HeadView rel_h = {}, rel_w = {};
+  bool accumulate_full = false, accumulate_h = false, accumulate_w = false;
+  bool any() const { return full != nullptr || rel_h.p != nullptr || rel_w.p != nullptr; }
+};
+
 struct AttentionFwd {
   static constexpr const char* kName = "attention_fwd";
   AttentionShape s;
@@ -64,9 +88,11 @@ struct AttentionFwd {
   HeadView out;  // written
   float* lse;    // (q_heads, q_rows) log2 of the sum of exponentials of a row's scaled scores; null: not wanted
   AttentionTurn turn = {};
+  AttentionBiasView bias = {};
   Cost cost() const {
     const int64_t q_bytes = s.q_size() * width_of(q.dtype), k_bytes = s.k_size() * width_of(k.dtype);
-    return {s.scores() * (4 * s.dim + 16) + turn.flops(s), q_bytes + 2 * k_bytes + turn.bytes(s),
+    return {s.scores() * (4 * s.dim + 16) + turn.flops(s) + bias.flops(s),
+            q_bytes + 2 * k_bytes + turn.bytes(s) + bias.bytes(s),
             q_bytes + (lse == nullptr ? 0 : 4 * s.q_rows * s.q_heads)};
   }
 };
@@ -82,12 +108,25 @@ struct AttentionBwd {
   HeadView dk = {}, dv = {};   // written; both or neither
   bool accumulate_q = false, accumulate_k = false, accumulate_v = false;
   AttentionTurn turn = {};
+  AttentionBiasView bias = {};
+  AttentionBiasGrad dbias = {};
+  // The gradient of a shared bias is summed over heads in a sweep of its own, which forms dS again.
+  bool bias_sweep() const { return dbias.full != nullptr && bias.heads < s.q_heads; }
+  bool main_sweep() const {
+    return dq.p != nullptr || dk.p != nullptr || (dbias.any() && !bias_sweep()) || dbias.rel_h.p != nullptr ||
+           dbias.rel_w.p != nullptr;
+  }
   Cost cost() const {
     const int64_t q = s.q_size(), k = s.k_size(), w = width_of(this->q.dtype);
-    const int64_t products = 2 + (dq.p != nullptr) + 2 * (dk.p != nullptr);
-    return {
-        s.scores() * (2 * products * s.dim + 20), w * (3 * q + 2 * k) + 4 * s.q_rows * s.q_heads,
-        (dq.p != nullptr) * q * width_of(dq.dtype) + (dk.p != nullptr) * k * (width_of(dk.dtype) + width_of(dv.dtype))};
+    const int64_t sweeps = main_sweep() + bias_sweep();
+    const int64_t products = 2 * sweeps + (dq.p != nullptr) + 2 * (dk.p != nullptr);
+    const int64_t grids =
+        s.q_rows * s.q_heads * ((dbias.rel_h.p != nullptr) * bias.grid_h + (dbias.rel_w.p != nullptr) * bias.grid_w);
+    return {s.scores() * (2 * products * s.dim + 20 * sweeps) + 2 * turn.flops(s) + 2 * bias.flops(s),
+            w * (3 * q + 2 * k) + 4 * s.q_rows * s.q_heads + turn.bytes(s) + bias.bytes(s),
+            (dq.p != nullptr) * q * width_of(dq.dtype) +
+                (dk.p != nullptr) * k * (width_of(dk.dtype) + width_of(dv.dtype)) +
+                (dbias.full != nullptr) * bias.full_bytes(s) + grids * width_of(bias.rel_h.dtype)};
   }
 };
 void run(const AttentionBwd&, Cpu, Stream&);

@@ -6,6 +6,7 @@
 #include <array>
 #include <span>
 
+#include "core/kernels/attention_bias.h"
 #include "core/kernels/attention_tiles.h"
 #include "core/parallel_for.h"
 
@@ -28,9 +29,11 @@ struct BwdState {
   float *queries, *dout;         // the same transposed, panel by panel of queries
   float *p, *ds;                 // kPanels of (kKeys, kPanel)
   float* dq;                     // panels of kSide rows
+  float* bias_memory;
   alignas(64) float lse[kSide], delta[kSide];
 
-  BwdState(int64_t dim, int64_t longest, bool shares) : wide(tile::round_up(dim, kPanel)), key_rows(longest) {
+  BwdState(int64_t dim, int64_t longest, bool shares, const AttentionBiasView& bias)
+      : wide(tile::round_up(dim, kPanel)), key_rows(longest) {
     const int64_t all = wide * longest, some = shares ? all : 0;
     scratch({{&keys, all},
              {&values, all},
@@ -44,7 +47,8 @@ struct BwdState {
              {&dout, wide * kSide},
              {&p, kSide * kKeys},
              {&ds, kSide * kKeys},
-             {&dq, wide * kSide}});
+             {&dq, wide * kSide},
+             {&bias_memory, kPanels * PanelBias::floats(bias, kKeys)}});
   }
 };
 
@@ -115,6 +119,11 @@ void backward_tile(const AttentionBwd& k, BwdState& st, const Segment& g, int64_
     transpose_panel(st.q_rows + u * kPanel, kSide, std::min(kPanel, n - u), dim, st.queries + u * st.wide);
     transpose_panel(st.dout_rows + u * kPanel, kSide, std::min(kPanel, n - u), dim, st.dout + u * st.wide);
   }
+  std::vector<PanelBias> bias;
+  for (int64_t u = 0; u < n && k.bias.any(); u += kPanel) {
+    bias.emplace_back(k.bias, k.s.q_rows, kKeys, st.bias_memory + u / kPanel * PanelBias::floats(k.bias, kKeys));
+    bias.back().begin(row + u, std::min(kPanel, n - u), head);
+  }
   const int64_t seen = g.keys(i0 + n - 1);
   for (int64_t j0 = 0; j0 < seen; j0 += kKeys) {
     const ScoreTile t{g, i0, n, j0, std::min(kKeys, seen - j0)};
@@ -123,8 +132,10 @@ void backward_tile(const AttentionBwd& k, BwdState& st, const Segment& g, int64_
       const ScoreTile panel{g, i0 + u, m, j0, t.depth(u + m)};
       float *p = st.p + u * kKeys, *ds = st.ds + u * kKeys;
       score_rows(panel, st.keys, st.key_rows, st.queries + u * st.wide, dim, p);
+      if (k.bias.any()) bias[static_cast<size_t>(u / kPanel)].add(panel, p);
       score_rows(panel, st.values, st.key_rows, st.dout + u * st.wide, dim, ds);
       probabilities(panel, st.lse + u, st.delta + u, p, ds);
+      if (k.dbias.any()) bias[static_cast<size_t>(u / kPanel)].add_gradient(panel, ds, k.dbias);
     }
     if (k.dk.p != nullptr) {
       add_over_queries(st, t, dim, st.p, st.dout_rows, dv);
@@ -132,6 +143,7 @@ void backward_tile(const AttentionBwd& k, BwdState& st, const Segment& g, int64_
     }
     if (k.dq.p != nullptr) add_over_keys(st, t, dim);
   }
+  for (const PanelBias& b : bias) b.finish(k.dbias);
   if (k.dq.p != nullptr) store_rows(st.dq, kSide, k.s.scale, k.dq, k.turn.q, row, n, head, dim, k.accumulate_q);
 }
 
@@ -144,12 +156,16 @@ void write_keys(const AttentionBwd& k, const Piece& p, const float* dk, const fl
              k.accumulate_v);
 }
 
+void load_keys(const AttentionBwd& k, const BwdState& st, const Segment& g, int64_t kv) {
+  load_rows(k.k, k.turn.k, g.k0, g.lk, kv, k.s.dim, 1.0f, st.keys, st.key_rows);
+  load_rows(k.v, nullptr, g.k0, g.lk, kv, k.s.dim, 1.0f, st.values, st.key_rows);
+}
+
 // One piece; returns what waits for other threads, with a null dk if nothing does.
 Partial backward_piece(const AttentionBwd& k, BwdState& st, const Piece& p) {
   const int64_t group = k.s.q_heads / k.s.kv_heads, used = st.wide * st.key_rows;
   float *dk = p.begin > 0 ? st.shared_dk : st.dk, *dv = p.begin > 0 ? st.shared_dv : st.dv;
-  load_rows(k.k, k.turn.k, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.keys, st.key_rows);
-  load_rows(k.v, nullptr, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.values, st.key_rows);
+  load_keys(k, st, p.g, p.head);
   if (k.dk.p != nullptr) {
     std::fill(dk, dk + used, 0.0f);
     std::fill(dv, dv + used, 0.0f);
@@ -178,14 +194,12 @@ void join(const AttentionBwd& k, std::span<const Partial> parts, int64_t key_row
   });
 }
 
-}  // namespace
-
-void run(const AttentionBwd& k, Cpu, Stream&) {
+void main_sweep(const AttentionBwd& k) {
   const Partition parts(k.s, kSide, k.s.kv_heads, k.s.q_heads / k.s.kv_heads);
   // A thread's run has at most two pairs that it shares: the first and the last.
   std::vector<std::array<Partial, 2>> partials(static_cast<size_t>(parts.threads()));
   parallel_for(parts.threads(), 1, [&](int64_t begin, int64_t end) {
-    BwdState st(k.s.dim, parts.longest(), parts.threads() > 1);
+    BwdState st(k.s.dim, parts.longest(), parts.threads() > 1, k.bias);
     auto& mine = partials[static_cast<size_t>(begin)];
     for (const Piece& p : parts.pieces(begin, end)) {
       const Partial part = backward_piece(k, st, p);
@@ -201,6 +215,34 @@ void run(const AttentionBwd& k, Cpu, Stream&) {
       join(k, open, parts.longest());
       open.clear();
     }
+}
+
+// dS summed over heads, for a bias that they share: a thread owns queries and takes the heads in order.
+void bias_sweep(const AttentionBwd& k) {
+  const Partition parts(k.s, kSide, 1, 1);
+  parallel_for(parts.threads(), 1, [&](int64_t begin, int64_t end) {
+    BwdState st(k.s.dim, parts.longest(), false, k.bias);
+    for (Piece& p : parts.pieces(begin, end))
+      for (int64_t h = 0; h < k.s.q_heads; ++h) {
+        load_keys(k, st, p.g, h / (k.s.q_heads / k.s.kv_heads));
+        for (int64_t u = p.begin; u < p.end; ++u)
+          backward_tile(k, st, p.g, h, u * kSide, std::min(kSide, p.g.lq - u * kSide), nullptr, nullptr);
+      }
+  });
+}
+
+}  // namespace
+
+void run(const AttentionBwd& k, Cpu, Stream&) {
+  AttentionBwd main = k;
+  if (k.dbias.full != nullptr && !k.dbias.accumulate_full)
+    std::fill_n(k.dbias.full, k.bias.heads * k.s.q_rows * k.bias.cols, 0.0f);  // also where nothing is seen
+  if (k.bias_sweep()) main.dbias.full = nullptr;
+  if (k.main_sweep()) main_sweep(main);
+  if (!k.bias_sweep()) return;
+  AttentionBwd bias = k;
+  bias.dq = bias.dk = bias.dv = bias.dbias.rel_h = bias.dbias.rel_w = {};
+  bias_sweep(bias);
 }
 
 }  // namespace tpo

@@ -3,6 +3,7 @@
 // maxima and sums are carried from tile to tile.
 #include <cmath>
 
+#include "core/kernels/attention_bias.h"
 #include "core/kernels/attention_few.h"
 #include "core/kernels/attention_tiles.h"
 #include "core/parallel_for.h"
@@ -23,15 +24,18 @@ struct FwdState {
   float *q_rows, *queries;  // a panel of queries as rows and transposed
   float* scores;            // (kKeys, kPanel)
   float* acc;               // panels of kPanel rows
+  float* bias_memory;
   alignas(64) float top[kPanel], sum[kPanel];
 
-  FwdState(int64_t dim, int64_t longest) : wide(tile::round_up(dim, kPanel)), key_rows(longest) {
+  FwdState(int64_t dim, int64_t longest, const AttentionBiasView& bias)
+      : wide(tile::round_up(dim, kPanel)), key_rows(longest) {
     scratch({{&keys, wide * longest},
              {&values, wide * longest},
              {&q_rows, wide * kPanel},
              {&queries, wide * kPanel},
              {&scores, kKeys * kPanel},
-             {&acc, wide * kPanel}});
+             {&acc, wide * kPanel},
+             {&bias_memory, PanelBias::floats(bias, kKeys)}});
   }
 };
 
@@ -92,12 +96,15 @@ void forward_tile(const AttentionFwd& k, FwdState& st, const Segment& g, int64_t
   const int64_t dim = k.s.dim, row = g.q0 + i0;
   load_rows(k.q, k.turn.q, row, n, head, dim, k.s.scale * kLog2e, st.q_rows, kPanel);
   transpose_panel(st.q_rows, kPanel, n, dim, st.queries);
+  PanelBias bias(k.bias, k.s.q_rows, kKeys, st.bias_memory);
+  if (k.bias.any()) bias.begin(row, n, head);
   std::fill(st.top, st.top + kPanel, kLow);
   std::fill(st.sum, st.sum + kPanel, 0.0f);
   const int64_t seen = g.keys(i0 + n - 1);
   for (int64_t j0 = 0; j0 < seen; j0 += kKeys) {
     const ScoreTile t{g, i0, n, j0, std::min(kKeys, seen - j0)};
     score_rows(t, st.keys, st.key_rows, st.queries, dim, st.scores);
+    if (k.bias.any()) bias.add(t, st.scores);
     softmax(t, st);
     for (int64_t p = 0; p < tile::panels(dim); ++p) {
       for (int64_t r = 0; r < n; r += kRows) {
@@ -128,11 +135,11 @@ void run(const AttentionFwd& k, Cpu, Stream&) {
   parallel_for(parts.threads(), 1, [&](int64_t begin, int64_t end) {
     for (const Piece& p : parts.pieces(begin, end)) {
       if (p.tiles == 0) continue;
-      if (p.g.lq <= kFewQueries && k.turn.k == nullptr) {
+      if (p.g.lq <= kFewQueries && k.turn.k == nullptr && !k.bias.any()) {
         forward_few(k, p.g, p.head, p.head * group + p.begin, p.end - p.begin);
         continue;
       }
-      FwdState st(k.s.dim, parts.longest());
+      FwdState st(k.s.dim, parts.longest(), k.bias);
       load_rows(k.k, k.turn.k, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.keys, st.key_rows);
       load_rows(k.v, nullptr, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.values, st.key_rows);
       for (int64_t u = p.begin; u < p.end; ++u) {

@@ -2,6 +2,7 @@
 foreach(file
     adamw_cpu.cpp
     attention_cpu.cpp
+    attention_bias.cpp
     attention_bwd_cpu.cpp
     attention_few_cpu.cpp
     attention_tiles.cpp
@@ -30,6 +31,7 @@ endforeach()
 foreach(file attention_cpu.cpp attention_bwd_cpu.cpp conv_cpu.cpp cross_entropy_cpu.cpp depthwise_cpu.cpp
     embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp)
 foreach(file attention_cpu.cpp attention_bwd_cpu.cpp attention_few_cpu.cpp
+foreach(file attention_bias.cpp attention_cpu.cpp attention_bwd_cpu.cpp attention_few_cpu.cpp
              attention_tiles.cpp cross_entropy_cpu.cpp embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp
              rope_table_cpu.cpp)
   set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/${file} PROPERTIES COMPILE_OPTIONS "-O3")

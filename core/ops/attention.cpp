@@ -1,5 +1,6 @@
 #include "core/ops/attention.h"
 
+#include <array>
 #include <cmath>
 #include <tuple>
 
@@ -90,13 +91,73 @@ struct Turn {
   }
 };
 
+void check_bias(const char* op, const AttentionBias& bias, const Tensor& q, const Tensor& cu_q, const Tensor& cu_k,
+                const AttentionSpec& spec) {
+  const int64_t N = q.dim(0), H = spec.q_heads;
+  if (bias.full.defined()) {
+    const Tensor& t = bias.full;
+    check_f32(op, t, "bias.full");
+    check_shape(t.rank() == 3 && (t.dim(0) == 1 || t.dim(0) == H) && t.dim(1) == N, "[", op, "] bias.full ", t.shape(),
+                " must be (1 or ", H, ", ", N, ", keys)");
+  }
+  check_shape(bias.rel_h.defined() == bias.rel_w.defined(), "[", op, "] bias.rel_h and bias.rel_w come together");
+  if (bias.rel_h.defined()) {
+    for (const auto& [t, what] : {std::pair{&bias.rel_h, "bias.rel_h"}, {&bias.rel_w, "bias.rel_w"}}) {
+      check_like(op, *t, what, q);
+      check_shape(t->rank() == 2 && t->dim(0) == N && t->dim(1) % H == 0 && t->dim(1) > 0, "[", op, "] ", what, " ",
+                  t->shape(), " must be (", N, ", ", H, " * grid side)");
+    }
+  }
+  if (cu_q.device() != Device::kCpu) return;
+  const int32_t *begin = cu_q.data<int32_t>(), *keys = cu_k.data<int32_t>();
+  for (int64_t i = 0; i + 1 < cu_q.dim(0); ++i) {
+    const int64_t lk = keys[i + 1] - keys[i];
+    if (begin[i + 1] == begin[i]) continue;
+    check<DataError>(!bias.full.defined() || lk <= bias.full.dim(2), "[", op, "] segment ", i, " has ", lk,
+                     " keys, bias.full only ", bias.full.defined() ? bias.full.dim(2) : 0);
+    const int64_t grid = bias.rel_h.defined() ? bias.rel_h.dim(1) / H * (bias.rel_w.dim(1) / H) : lk;
+    check<DataError>(lk == grid, "[", op, "] segment ", i, " has ", lk, " keys, the grid of bias.rel_h and rel_w ",
+                     grid);
+  }
+}
+
+// Heads of t, or a null view of an undefined tensor.
+HeadView grid_heads(const Tensor& t, int64_t q_heads) {
+  return t.defined() ? heads(t, 0, last_dim(t) / q_heads) : HeadView{};
+}
+
+AttentionBiasView view(const AttentionBias& b, int64_t q_heads) {
+  AttentionBiasView v;
+  if (b.full.defined()) v.full = f32(b.full), v.heads = b.full.dim(0), v.cols = b.full.dim(2);
+  v.rel_h = grid_heads(b.rel_h, q_heads), v.rel_w = grid_heads(b.rel_w, q_heads);
+  v.grid_h = v.rel_h.head, v.grid_w = v.rel_w.head;
+  return v;
+}
+
+// Destinations of the three gradients, inputs first.. of the op; `keep` holds them until the launch.
+AttentionBiasGrad bias_destinations(GradSink& dx, int first, int64_t q_heads, std::array<Tensor, 3>& keep) {
+  AttentionBiasGrad g;
+  const auto destination = [&](int i, bool& accumulate) {
+    if (dx.wants(first + i)) {
+      const GradDest d = dx.destination(first + i);
+      keep[static_cast<size_t>(i)] = d.grad, accumulate = d.accumulate;
+    }
+    return keep[static_cast<size_t>(i)];
+  };
+  g.full = f32(destination(0, g.accumulate_full));
+  g.rel_h = grid_heads(destination(1, g.accumulate_h), q_heads);
+  g.rel_w = grid_heads(destination(2, g.accumulate_w), q_heads);
+  return g;
+}
+
 Tensor kept(const Tensor& t) { return t.defined() ? t.detach() : t; }
 AttentionRope kept(const AttentionRope& r) { return {kept(r.q), kept(r.k), r.theta}; }
+AttentionBias kept(const AttentionBias& b) { return {kept(b.full), kept(b.rel_h), kept(b.rel_w)}; }
 
 }  // namespace
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
-                 const AttentionSpec& spec, const AttentionRope& rope) {
+                 const AttentionSpec& spec, const AttentionRope& rope, const AttentionBias& bias) {
   check_spec("attention", spec);
   check_operand("attention", "q", q, spec.q_heads * spec.head_dim);
   check_operand("attention", "k", k, spec.kv_heads * spec.head_dim);
@@ -108,6 +169,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   check_cu("attention", "cu_k", cu_k, k.dim(0));
   check_segments("attention", cu_q, cu_k, spec.causal);
   check_rope("attention", rope, q.dim(0), k.dim(0), spec.head_dim);
+  check_bias("attention", bias, q, cu_q, cu_k, spec);
 
   AttentionShape s = shape_of(spec, q.dim(0), k.dim(0));
   s.cu_q = i32(cu_q), s.cu_k = i32(cu_k), s.segments = cu_q.dim(0) - 1;
@@ -115,11 +177,12 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   Tensor y = empty_like(q), lse = Tensor::empty({spec.q_heads, q.dim(0)});
   {
     const Turn turn(rope, D);
-    launch(AttentionFwd{s, heads(q, 0, D), heads(k, 0, D), heads(v, 0, D), heads(y, 0, D), f32(lse), turn.view()});
+    launch(AttentionFwd{s, heads(q, 0, D), heads(k, 0, D), heads(v, 0, D), heads(y, 0, D), f32(lse), turn.view(),
+                        view(bias, s.q_heads)});
   }
-  record("attention", {q, k, v}, {&y},
+  record("attention", {q, k, v, bias.full, bias.rel_h, bias.rel_w}, {&y},
          [s, D, q = q.detach(), k = k.detach(), v = v.detach(), y = y.detach(), lse, cu_q = cu_q.detach(),
-          cu_k = cu_k.detach(), rope = kept(rope)](std::span<const Tensor> dy, GradSink& dx) {
+          cu_k = cu_k.detach(), rope = kept(rope), bias = kept(bias)](std::span<const Tensor> dy, GradSink& dx) {
            const Turn turn(rope, D);
            AttentionBwd b{.s = s,
                           .q = heads(q, 0, D),
@@ -128,8 +191,10 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
                           .out = heads(y, 0, D),
                           .dout = heads(dy[0], 0, D),
                           .lse = f32(lse),
-                          .turn = turn.view()};
-           Tensor keep[3];
+                          .turn = turn.view(),
+                          .bias = view(bias, s.q_heads)};
+           std::array<Tensor, 3> keep, keep_bias;
+           b.dbias = bias_destinations(dx, 3, s.q_heads, keep_bias);
            if (dx.wants(0)) {
              const GradDest d = dx.destination(0);
              b.dq = heads(keep[0] = d.grad, 0, D), b.accumulate_q = d.accumulate;
@@ -146,40 +211,46 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   return y;
 }
 
-Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec& spec, const AttentionRope& rope) {
+Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec& spec, const AttentionRope& rope,
+                        const AttentionBias& bias) {
   check_spec("attention_packed", spec);
   const int64_t D = spec.head_dim, k0 = spec.q_heads * D, v0 = k0 + spec.kv_heads * D, N = rows_of(qkv);
   check_operand("attention_packed", "qkv", qkv, v0 + spec.kv_heads * D);
   check_cu("attention_packed", "cu", cu, N);
   check_rope("attention_packed", rope, N, N, D);
+  check_bias("attention_packed", bias, qkv, cu, cu, spec);
 
   AttentionShape s = shape_of(spec, N, N);
   s.cu_q = s.cu_k = i32(cu), s.segments = cu.dim(0) - 1;
   Tensor y = Tensor::empty({N, k0}, qkv.dtype()), lse = Tensor::empty({spec.q_heads, N});
   {
     const Turn turn(rope, D);
-    launch(
-        AttentionFwd{s, heads(qkv, 0, D), heads(qkv, k0, D), heads(qkv, v0, D), heads(y, 0, D), f32(lse), turn.view()});
+    launch(AttentionFwd{s, heads(qkv, 0, D), heads(qkv, k0, D), heads(qkv, v0, D), heads(y, 0, D), f32(lse),
+                        turn.view(), view(bias, s.q_heads)});
   }
-  record("attention_packed", {qkv}, {&y},
-         [s, D, k0, v0, qkv = qkv.detach(), y = y.detach(), lse, cu = cu.detach(), rope = kept(rope)](
-             std::span<const Tensor> dy, GradSink& dx) {
+  record("attention_packed", {qkv, bias.full, bias.rel_h, bias.rel_w}, {&y},
+         [s, D, k0, v0, qkv = qkv.detach(), y = y.detach(), lse, cu = cu.detach(), rope = kept(rope),
+          bias = kept(bias)](std::span<const Tensor> dy, GradSink& dx) {
            const Turn turn(rope, D);
-           const GradDest d = dx.destination(0);
-           launch(AttentionBwd{.s = s,
-                               .q = heads(qkv, 0, D),
-                               .k = heads(qkv, k0, D),
-                               .v = heads(qkv, v0, D),
-                               .out = heads(y, 0, D),
-                               .dout = heads(dy[0], 0, D),
-                               .lse = f32(lse),
-                               .dq = heads(d.grad, 0, D),
-                               .dk = heads(d.grad, k0, D),
-                               .dv = heads(d.grad, v0, D),
-                               .accumulate_q = d.accumulate,
-                               .accumulate_k = d.accumulate,
-                               .accumulate_v = d.accumulate,
-                               .turn = turn.view()});
+           AttentionBwd b{.s = s,
+                          .q = heads(qkv, 0, D),
+                          .k = heads(qkv, k0, D),
+                          .v = heads(qkv, v0, D),
+                          .out = heads(y, 0, D),
+                          .dout = heads(dy[0], 0, D),
+                          .lse = f32(lse),
+                          .turn = turn.view(),
+                          .bias = view(bias, s.q_heads)};
+           std::array<Tensor, 3> keep_bias;
+           b.dbias = bias_destinations(dx, 1, s.q_heads, keep_bias);
+           Tensor keep;
+           if (dx.wants(0)) {
+             const GradDest d = dx.destination(0);
+             keep = d.grad;
+             b.dq = heads(keep, 0, D), b.dk = heads(keep, k0, D), b.dv = heads(keep, v0, D);
+             b.accumulate_q = b.accumulate_k = b.accumulate_v = d.accumulate;
+           }
+           launch(b);
          });
   return y;
 }

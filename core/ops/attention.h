@@ -18,19 +18,34 @@ struct AttentionSpec {
 // Rotary embedding inside attention: rows of q and k are turned as rope(x, positions, heads, theta) would, while they
 // are read, and gradients back while they are written. An undefined tensor: that operand is not turned. D even.
 struct AttentionRope {
-  Tensor q, k;  // positions (Nq) and (Nk) i32; may be one tensor
+  Tensor q = {}, k = {};  // positions (Nq) and (Nk) i32; may be one tensor
   float theta = 1e4f;
+};
+
+// Added to the scaled scores before the softmax: a full bias, a decomposed one, or both; undefined: nothing.
+// Minus infinity in `full` masks a key; a row that sees no key gives 0. Gradients of all are made where wanted; that of
+// a shared `full` costs a second pass over the scores.
+struct AttentionBias {
+  Tensor full =
+      {};  // (1 or q_heads, Nq, K) f32; column j is the j-th key of the row's segment, K at least their number
+  // Relative positions on a grid of keys, as in ViTDet and SAM: key j = a * Kw + b of a segment gets rel_h[a] +
+  // rel_w[b] of the row and head. Every segment that has queries has Kh * Kw keys. Stored as q is; both or neither.
+  // Source: Li et al. 2022, arXiv:2203.16527, after arXiv:2112.01526.
+  Tensor rel_h = {};  // (Nq, q_heads*Kh)
+  Tensor rel_w = {};  // (Nq, q_heads*Kw)
 };
 
 // q (Nq, q_heads*D), k and v (Nk, kv_heads*D), cu_q and cu_k (S+1) i32 rising from 0 to Nq and Nk -> (Nq, q_heads*D)
 // Saves the operands, the output and one fp32 per row and head. Causal skips the tiles above the diagonal.
-// Throws ShapeError for shapes, DataError for cumulative lengths that do not rise from 0 to the row count, for a
-// segment with queries and no keys and, if causal, for a segment with more queries than keys (host values only).
+// Throws ShapeError for shapes; DataError (host values only) for cumulative lengths that do not rise from 0 to the row
+// count, for a segment with queries and no keys or other keys than its bias has and, if causal, for one with more
+// queries than keys.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
-                 const AttentionSpec& spec, const AttentionRope& rope = {});
+                 const AttentionSpec& spec, const AttentionRope& rope = {}, const AttentionBias& bias = {});
 
 // The same on qkv (N, (q_heads + 2*kv_heads)*D), columns q | k | v, with one set of cumulative lengths (S+1).
-Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec& spec, const AttentionRope& rope = {});
+Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec& spec, const AttentionRope& rope = {},
+                        const AttentionBias& bias = {});
 
 // Generation: out (Nq, q_heads*D) = attention of q against rows [0, len) of the caches (capacity, kv_heads*D), one
 // sequence. Writes `out` in place and is never recorded. The cache holds turned keys: rope.k is undefined. Throws
