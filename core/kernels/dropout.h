@@ -1,11 +1,12 @@
 #pragma once
 // Dropout by counters. Element (n, c) is kept iff word c % 4 of philox(key, c / 4, row_ids[n]), as a number in [0, 1)
 // of 24 bits, is >= p; kept elements are multiplied by 1 / (1 - p). Nothing is saved: backward is the same kernel on
-// dy. The mask depends on row_ids[n], not on n: packing and the split over ranks do not change it.
+// dy. The mask depends on row_ids[n], not on n: packing, the split over ranks and the storage do not change it.
 #include <cstdint>
 
 #include "core/cost.h"
 #include "core/device.h"
+#include "core/dtype.h"
 #include "core/rng.h"
 
 namespace tpo {
@@ -14,13 +15,16 @@ class Stream;
 
 struct Dropout {
   static constexpr const char* kName = "dropout";
-  const float* x;          // (rows, cols)
+  const void* x;           // (rows, cols)
   const int64_t* row_ids;  // (rows)
-  float* y;                // (rows, cols), may be x
+  void* y;                 // (rows, cols), may be x
   int64_t rows, cols;
   float p;  // 0 <= p < 1
   RngKey key;
-  Cost cost() const { return {26 * rows * cols, 4 * rows * cols + 8 * rows, 4 * rows * cols}; }
+  DType dtype;
+  Cost cost() const {
+    return {26 * rows * cols, width_of(dtype) * rows * cols + 8 * rows, width_of(dtype) * rows * cols};
+  }
 };
 void run(const Dropout&, Cpu, Stream&);
 void run(const Dropout&, Cuda, Stream&);

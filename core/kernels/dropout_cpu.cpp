@@ -4,6 +4,7 @@
 #include "core/kernels/dropout.h"
 #include "core/kernels/pointwise_loop.h"
 #include "core/kernels/simd.h"
+#include "core/kernels/storage.h"
 #include "core/stream.h"
 
 namespace tpo {
@@ -63,25 +64,30 @@ void philox_blocks(RngKey key, uint64_t first, uint64_t row, uint32_t* words) {
 }
 #endif
 
+template <class T>
+void drop(const Dropout& k, int64_t begin, int64_t end) {
+  // uniform01(word) >= p compared as integers: both sides are exact multiples of 2^-24 after rounding p up.
+  const int32_t limit = static_cast<int32_t>(std::ceil(static_cast<double>(k.p) * 0x1p24));
+  const float keep = 1.0f / (1.0f - k.p);
+  uint32_t words[4 * kBlocks];
+  for (int64_t r = begin; r < end; ++r) {
+    const T* x = static_cast<const T*>(k.x) + r * k.cols;
+    T* y = static_cast<T*>(k.y) + r * k.cols;
+    for (int64_t c0 = 0; c0 < k.cols; c0 += 4 * kBlocks) {
+      philox_blocks(k.key, static_cast<uint64_t>(c0 / 4), static_cast<uint64_t>(k.row_ids[r]), words);
+      const int64_t width = std::min(4 * kBlocks, k.cols - c0);
+#pragma omp simd
+      for (int64_t c = 0; c < width; ++c)
+        y[c0 + c] = narrow<T>(static_cast<int32_t>(words[c] >> 8) >= limit ? widen(x[c0 + c]) * keep : 0.0f);
+    }
+  }
+}
+
 }  // namespace
 
 void run(const Dropout& k, Cpu, Stream&) {
-  parallel_for(k.rows, row_grain(k.cols, kHeavyGrain), [&](int64_t begin, int64_t end) {
-    // uniform01(word) >= p compared as integers: both sides are exact multiples of 2^-24 after rounding p up.
-    const int32_t limit = static_cast<int32_t>(std::ceil(static_cast<double>(k.p) * 0x1p24));
-    const float keep = 1.0f / (1.0f - k.p);
-    uint32_t words[4 * kBlocks];
-    for (int64_t r = begin; r < end; ++r) {
-      const float* x = k.x + r * k.cols;
-      float* y = k.y + r * k.cols;
-      for (int64_t c0 = 0; c0 < k.cols; c0 += 4 * kBlocks) {
-        philox_blocks(k.key, static_cast<uint64_t>(c0 / 4), static_cast<uint64_t>(k.row_ids[r]), words);
-        const int64_t width = std::min(4 * kBlocks, k.cols - c0);
-#pragma omp simd
-        for (int64_t c = 0; c < width; ++c)
-          y[c0 + c] = static_cast<int32_t>(words[c] >> 8) >= limit ? x[c0 + c] * keep : 0.0f;
-      }
-    }
+  with_storage(k.dtype, [&]<class T>() {
+    parallel_for(k.rows, row_grain(k.cols, kHeavyGrain), [&](int64_t begin, int64_t end) { drop<T>(k, begin, end); });
   });
 }
 

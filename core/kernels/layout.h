@@ -1,9 +1,10 @@
 #pragma once
-// Permutations of 32-bit elements. Memory-bound: every byte is read once and written once.
+// Permutations of elements of 2 or 4 bytes. Memory-bound: every byte is read once and written once.
 #include <cstdint>
 
 #include "core/cost.h"
 #include "core/device.h"
+#include "core/dtype.h"
 
 namespace tpo {
 
@@ -12,10 +13,11 @@ class Stream;
 // y[c,r] = x[r,c]
 struct Transpose {
   static constexpr const char* kName = "transpose";
-  const float* x;  // (rows, cols)
-  float* y;        // (cols, rows)
+  const void* x;  // (rows, cols)
+  void* y;        // (cols, rows)
   int64_t rows, cols;
-  Cost cost() const { return {0, 4 * rows * cols, 4 * rows * cols}; }
+  DType dtype;
+  Cost cost() const { return {0, width_of(dtype) * rows * cols, width_of(dtype) * rows * cols}; }
 };
 void run(const Transpose&, Cpu, Stream&);
 void run(const Transpose&, Cuda, Stream&);
@@ -25,12 +27,13 @@ void run(const Transpose&, Cuda, Stream&);
 // inverse: x and y exchange their roles, patches become images. Requires: t divides T, p divides H and W.
 struct Patchify {
   static constexpr const char* kName = "patchify";
-  const float* src;
-  float* dst;
+  const void* src;
+  void* dst;
   int64_t images, frames, height, width, channels, tubelet, patch;
   bool inverse;
-  int64_t numel() const { return images * frames * height * width * channels; }
-  Cost cost() const { return {0, 4 * numel(), 4 * numel()}; }
+  DType dtype;
+  int64_t nbytes() const { return images * frames * height * width * channels * width_of(dtype); }
+  Cost cost() const { return {0, nbytes(), nbytes()}; }
 };
 void run(const Patchify&, Cpu, Stream&);
 void run(const Patchify&, Cuda, Stream&);

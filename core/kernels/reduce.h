@@ -1,9 +1,10 @@
 #pragma once
-// Sums, fp32 in, combined in a fixed order that does not depend on the thread count. Memory-bound.
+// Sums in fp32 or double, combined in a fixed order that does not depend on the thread count. Memory-bound.
 #include <cstdint>
 
 #include "core/cost.h"
 #include "core/device.h"
+#include "core/dtype.h"
 
 namespace tpo {
 
@@ -12,10 +13,11 @@ class Stream;
 // out[0] = sum_i x[i], partial sums of fixed chunks combined in double
 struct SumAll {
   static constexpr const char* kName = "sum_all";
-  const float* x;  // (n)
-  float* out;      // (1)
+  const void* x;  // (n)
+  float* out;     // (1)
   int64_t n;
-  Cost cost() const { return {n, 4 * n, 4}; }
+  DType dtype;
+  Cost cost() const { return {n, width_of(dtype) * n, 4}; }
 };
 void run(const SumAll&, Cpu, Stream&);
 void run(const SumAll&, Cuda, Stream&);
@@ -24,9 +26,10 @@ void run(const SumAll&, Cuda, Stream&);
 struct FillWith {
   static constexpr const char* kName = "fill_with";
   const float* value;  // (1)
-  float* y;            // (n)
+  void* y;             // (n)
   int64_t n;
-  Cost cost() const { return {0, 4, 4 * n}; }
+  DType dtype;
+  Cost cost() const { return {0, 4, width_of(dtype) * n}; }
 };
 void run(const FillWith&, Cpu, Stream&);
 void run(const FillWith&, Cuda, Stream&);
@@ -34,11 +37,15 @@ void run(const FillWith&, Cuda, Stream&);
 // y[o,c] = alpha sum_{g < group} x[o group + g, c]
 struct PoolRowsFwd {
   static constexpr const char* kName = "pool_rows_fwd";
-  const float* x;  // (out_rows * group, cols)
-  float* y;        // (out_rows, cols)
+  const void* x;  // (out_rows * group, cols)
+  void* y;        // (out_rows, cols)
   int64_t out_rows, group, cols;
   float alpha;
-  Cost cost() const { return {out_rows * group * cols, 4 * out_rows * group * cols, 4 * out_rows * cols}; }
+  DType dtype;
+  Cost cost() const {
+    const int64_t out_bytes = width_of(dtype) * out_rows * cols;
+    return {out_rows * group * cols, group * out_bytes, out_bytes};
+  }
 };
 void run(const PoolRowsFwd&, Cpu, Stream&);
 void run(const PoolRowsFwd&, Cuda, Stream&);
@@ -46,11 +53,15 @@ void run(const PoolRowsFwd&, Cuda, Stream&);
 // dx[o group + g, c] = alpha dy[o, c]
 struct PoolRowsBwd {
   static constexpr const char* kName = "pool_rows_bwd";
-  const float* dy;  // (out_rows, cols)
-  float* dx;        // (out_rows * group, cols)
+  const void* dy;  // (out_rows, cols)
+  void* dx;        // (out_rows * group, cols)
   int64_t out_rows, group, cols;
   float alpha;
-  Cost cost() const { return {out_rows * group * cols, 4 * out_rows * cols, 4 * out_rows * group * cols}; }
+  DType dtype;
+  Cost cost() const {
+    const int64_t out_bytes = width_of(dtype) * out_rows * cols;
+    return {out_rows * group * cols, out_bytes, group * out_bytes};
+  }
 };
 void run(const PoolRowsBwd&, Cpu, Stream&);
 void run(const PoolRowsBwd&, Cuda, Stream&);
@@ -58,15 +69,17 @@ void run(const PoolRowsBwd&, Cuda, Stream&);
 // out[r] = the smallest c with x[r,c] = max_c x[r,c]; NaN counts as the maximum. Requires: cols >= 1.
 struct ArgmaxRows {
   static constexpr const char* kName = "argmax_rows";
-  const float* x;  // (rows, cols)
-  int32_t* out;    // (rows)
+  const void* x;  // (rows, cols)
+  int32_t* out;   // (rows)
   int64_t rows, cols;
-  Cost cost() const { return {rows * cols, 4 * rows * cols, 4 * rows}; }
+  DType dtype;
+  Cost cost() const { return {rows * cols, width_of(dtype) * rows * cols, 4 * rows}; }
 };
 void run(const ArgmaxRows&, Cpu, Stream&);
 void run(const ArgmaxRows&, Cuda, Stream&);
 
-// *out = sum_i x[i]^2 in double over fixed chunks; NaN or inf anywhere makes it so. `out` is host memory.
+// Of gradients and optimizer state, which are fp32: *out = sum_i x[i]^2 in double over fixed chunks; NaN or inf
+// anywhere makes it so. `out` is host memory.
 struct SumSquares {
   static constexpr const char* kName = "sum_squares";
   const float* x;  // (n)

@@ -7,6 +7,7 @@
 
 #include "core/kernels/pointwise_loop.h"
 #include "core/kernels/reduce.h"
+#include "core/kernels/storage.h"
 #include "core/stream.h"
 
 namespace tpo {
@@ -14,7 +15,7 @@ namespace tpo {
 namespace {
 
 constexpr int64_t kChunks = 128;
-constexpr int64_t kPoolTile = 2048;  // columns, 8 KiB: stays in the first-level cache
+constexpr int64_t kPoolTile = 512;  // columns summed at a time, 2 KiB: enough of a row for the prefetcher
 
 // sum over fixed chunks of part(begin, end), in chunk order.
 template <class T, class Part>
@@ -34,71 +35,83 @@ T sum_chunks(int64_t n, const Part& part) {
 }  // namespace
 
 void run(const SumAll& k, Cpu, Stream&) {
-  *k.out = static_cast<float>(sum_chunks<double>(k.n, [&](int64_t begin, int64_t end) {
-    const float* x = k.x;
-    double total = 0;
-    for (int64_t b = begin; b < end; b += kLoopBlock) {
-      const int64_t stop = std::min(end, b + kLoopBlock);
-      float sum = 0;
+  with_storage(k.dtype, [&]<class T>() {
+    *k.out = static_cast<float>(sum_chunks<double>(k.n, [&](int64_t begin, int64_t end) {
+      const T* x = static_cast<const T*>(k.x);
+      double total = 0;
+      for (int64_t b = begin; b < end; b += kLoopBlock) {
+        const int64_t stop = std::min(end, b + kLoopBlock);
+        float sum = 0;
 #pragma omp simd reduction(+ : sum)
-      for (int64_t i = b; i < stop; ++i) sum += x[i];
-      total += static_cast<double>(sum);
-    }
-    return total;
-  }));
+        for (int64_t i = b; i < stop; ++i) sum += widen(x[i]);
+        total += static_cast<double>(sum);
+      }
+      return total;
+    }));
+  });
 }
 
 void run(const FillWith& k, Cpu, Stream&) {
-  const float v = *k.value;
-  for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) { std::fill(k.y + begin, k.y + end, v); });
+  with_storage(k.dtype, [&]<class T>() {
+    const T v = narrow<T>(*k.value);
+    T* y = static_cast<T*>(k.y);
+    for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) { std::fill(y + begin, y + end, v); });
+  });
 }
 
 void run(const PoolRowsFwd& k, Cpu, Stream&) {
-  parallel_for(k.out_rows, row_grain(k.group * k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
-    const float alpha = k.alpha;
-    for (int64_t o = begin; o < end; ++o) {
-      for (int64_t c0 = 0; c0 < k.cols; c0 += kPoolTile) {
-        const int64_t width = std::min(kPoolTile, k.cols - c0);
-        float* y = k.y + o * k.cols + c0;
-        std::fill_n(y, width, 0.0f);
+  const int64_t tiles = (k.cols + kPoolTile - 1) / kPoolTile;
+  with_storage(k.dtype, [&]<class T>() {
+    parallel_for(k.out_rows * tiles, row_grain(k.group * kPoolTile, kLightGrain), [&](int64_t begin, int64_t end) {
+      float sums[kPoolTile];
+      for (int64_t t = begin; t < end; ++t) {
+        const int64_t o = t / tiles, c0 = t % tiles * kPoolTile, width = std::min(kPoolTile, k.cols - c0);
+        std::fill_n(sums, width, 0.0f);
         for (int64_t g = 0; g < k.group; ++g) {
-          const float* x = k.x + (o * k.group + g) * k.cols + c0;
+          const T* x = static_cast<const T*>(k.x) + (o * k.group + g) * k.cols + c0;
 #pragma omp simd
-          for (int64_t c = 0; c < width; ++c) y[c] += x[c];
+          for (int64_t c = 0; c < width; ++c) sums[c] += widen(x[c]);
         }
+        T* y = static_cast<T*>(k.y) + o * k.cols + c0;
+        const float alpha = k.alpha;
 #pragma omp simd
-        for (int64_t c = 0; c < width; ++c) y[c] *= alpha;
+        for (int64_t c = 0; c < width; ++c) y[c] = narrow<T>(alpha * sums[c]);
       }
-    }
+    });
   });
 }
 
 void run(const PoolRowsBwd& k, Cpu, Stream&) {
-  parallel_for(k.out_rows * k.group, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
-    const float alpha = k.alpha;
-    for (int64_t r = begin; r < end; ++r) {
-      const float* dy = k.dy + r / k.group * k.cols;
-      float* dx = k.dx + r * k.cols;
+  with_storage(k.dtype, [&]<class T>() {
+    parallel_for(k.out_rows * k.group, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
+      const float alpha = k.alpha;
+      for (int64_t r = begin; r < end; ++r) {
+        const T* dy = static_cast<const T*>(k.dy) + r / k.group * k.cols;
+        T* dx = static_cast<T*>(k.dx) + r * k.cols;
 #pragma omp simd
-      for (int64_t c = 0; c < k.cols; ++c) dx[c] = alpha * dy[c];
-    }
+        for (int64_t c = 0; c < k.cols; ++c) dx[c] = narrow<T>(alpha * widen(dy[c]));
+      }
+    });
   });
 }
 
 void run(const ArgmaxRows& k, Cpu, Stream&) {
-  parallel_for(k.rows, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
-    for (int64_t r = begin; r < end; ++r) {
-      const float* x = k.x + r * k.cols;
-      float top = x[0];
-      int bad = 0;
+  with_storage(k.dtype, [&]<class T>() {
+    parallel_for(k.rows, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const T* x = static_cast<const T*>(k.x) + r * k.cols;
+        float top = widen(x[0]);
+        int bad = 0;
 #pragma omp simd reduction(max : top) reduction(| : bad)
-      for (int64_t c = 0; c < k.cols; ++c) {
-        top = x[c] > top ? x[c] : top;
-        bad |= static_cast<int>(x[c] != x[c]);
+        for (int64_t c = 0; c < k.cols; ++c) {
+          const float v = widen(x[c]);
+          top = v > top ? v : top;
+          bad |= static_cast<int>(v != v);
+        }
+        const auto is_top = [&](T v) { return bad != 0 ? std::isnan(widen(v)) : widen(v) == top; };
+        k.out[r] = static_cast<int32_t>(std::find_if(x, x + k.cols, is_top) - x);
       }
-      const auto is_top = [&](float v) { return bad != 0 ? std::isnan(v) : v == top; };
-      k.out[r] = static_cast<int32_t>(std::find_if(x, x + k.cols, is_top) - x);
-    }
+    });
   });
 }
 

@@ -7,7 +7,7 @@
 namespace tpo {
 
 Tensor dropout(const Tensor& x, float p, RngKey key, const Tensor& row_ids) {
-  check_f32("dropout", x, "x");
+  check_float("dropout", x, "x");
   check_shape(p >= 0 && p < 1, "[dropout] p is ", p, ", must be in [0, 1)");
   if (p == 0) return x;
   const int64_t C = last_dim(x), R = rows_of(x);
@@ -15,7 +15,7 @@ Tensor dropout(const Tensor& x, float p, RngKey key, const Tensor& row_ids) {
               row_ids.shape(), " must be (N) i64 for x ", x.shape());
   Tensor y = empty_like(x);
   const auto mask = [p, key, R, C](const Tensor& from, const Tensor& ids, const Tensor& to) {
-    launch(Dropout{f32(from), static_cast<const int64_t*>(ids.raw()), f32(to), R, C, p, key});
+    launch(Dropout{raw(from), static_cast<const int64_t*>(ids.raw()), raw(to), R, C, p, key, to.dtype()});
   };
   mask(x, row_ids, y);
   record("dropout", {x}, {&y}, [mask, row_ids](std::span<const Tensor> dy, GradSink& dx) {

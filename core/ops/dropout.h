@@ -8,9 +8,9 @@ namespace tpo {
 //   keep(n,c) = uniform01(word c % 4 of philox(key, c / 4, row_ids[n])) >= p: a function of (key, row_ids[n], c) only,
 //   whatever row of which rank holds it. The caller makes row_ids unique among rows that must differ, and keys unique
 //   among uses in a step.
-//   x (..., C) f32 with N rows   0 <= p < 1, no unit   row_ids (N) i64   -> (..., C)
-//   p == 0 returns x itself. Saves row_ids alone: backward computes the mask again.
-//   Throws ShapeError if p, the dtypes or the shapes do not fit, before any effect.
+//   x (..., C) f32 or bf16 with N rows; the mask is the same for both   0 <= p < 1, no unit   row_ids (N) i64   ->
+//   (..., C) p == 0 returns x itself. Saves row_ids alone: backward computes the mask again. Throws ShapeError if p,
+//   the dtypes or the shapes do not fit, before any effect.
 Tensor dropout(const Tensor& x, float p, RngKey key, const Tensor& row_ids);
 
 }  // namespace tpo

@@ -9,13 +9,6 @@ namespace tpo {
 
 namespace {
 
-// Elements of one row of the first dim.
-int64_t row_numel(const Tensor& t) {
-  int64_t n = 1;
-  for (int i = 1; i < t.rank(); ++i) n *= t.dim(i);
-  return n;
-}
-
 bool same_trailing(const Tensor& a, const Tensor& b) {
   if (a.rank() != b.rank()) return false;
   for (int i = 1; i < a.rank(); ++i)
@@ -25,13 +18,13 @@ bool same_trailing(const Tensor& a, const Tensor& b) {
 
 // Launches `cut` from x to a new tensor of `out`; the gradient is the inverse permutation.
 Tensor permute(const char* op, const Tensor& x, const Shape& out, Patchify cut) {
-  Tensor y = Tensor::empty(out);
-  cut.src = f32(x), cut.dst = f32(y);
+  Tensor y = Tensor::empty(out, x.dtype());
+  cut.src = raw(x), cut.dst = raw(y);
   launch(cut);
   record(op, {x}, {&y}, [cut, shape = x.shape()](std::span<const Tensor> dy, GradSink& dx) {
-    const Tensor gx = Tensor::empty(shape);
+    const Tensor gx = Tensor::empty(shape, cut.dtype);
     Patchify back = cut;
-    back.src = f32(dy[0]), back.dst = f32(gx), back.inverse = true;
+    back.src = raw(dy[0]), back.dst = raw(gx), back.inverse = true;
     launch(back);
     dx.add(0, gx);
   });
@@ -69,54 +62,50 @@ Tensor slice_rows(const Tensor& x, int64_t begin, int64_t end) {
   check_shape(x.defined() && x.rank() >= 1 && 0 <= begin && begin <= end && end <= x.dim(0), "[slice_rows] rows [",
               begin, ", ", end, ") of ", x.shape());
   Tensor y = x.rows(begin, end);
-  record("slice_rows", {x}, {&y}, [begin, end, row = row_numel(x)](std::span<const Tensor> dy, GradSink& dx) {
+  record("slice_rows", {x}, {&y}, [begin, end](std::span<const Tensor> dy, GradSink& dx) {
     const GradDest d = dx.destination(0);
-    if (d.accumulate) {
-      launch(Cast{dy[0].raw(), f32(d.grad) + begin * row, (end - begin) * row, dy[0].dtype(), d.grad.dtype(), true});
-      return;
-    }
-    float* grad = f32(d.grad);
-    const int64_t rows = row == 0 ? 0 : d.grad.numel() / row;
-    launch(FillZero{grad, begin * row * 4});
-    launch(CopyBytes{grad + begin * row, dy[0].raw(), dy[0].nbytes()});
-    launch(FillZero{grad + end * row, (rows - end) * row * 4});
+    const Tensor part = d.grad.rows(begin, end);
+    launch(Cast{raw(dy[0]), raw(part), part.numel(), dy[0].dtype(), part.dtype(), d.accumulate});
+    if (d.accumulate) return;
+    for (const Tensor& rest : {d.grad.rows(0, begin), d.grad.rows(end, d.grad.dim(0))})
+      launch(FillZero{raw(rest), rest.nbytes()});
   });
   return y;
 }
 
 Tensor transpose(const Tensor& x) {
-  check_f32("transpose", x, "x");
+  check_float("transpose", x, "x");
   check_shape(x.rank() == 2, "[transpose] x ", x.shape(), " must be (R, C)");
   const int64_t R = x.dim(0), C = x.dim(1);
-  Tensor y = Tensor::empty({C, R});
-  launch(Transpose{f32(x), f32(y), R, C});
+  Tensor y = Tensor::empty({C, R}, x.dtype());
+  launch(Transpose{raw(x), raw(y), R, C, x.dtype()});
   record("transpose", {x}, {&y}, [R, C](std::span<const Tensor> dy, GradSink& dx) {
-    const Tensor gx = Tensor::empty({R, C});
-    launch(Transpose{f32(dy[0]), f32(gx), C, R});
+    const Tensor gx = Tensor::empty({R, C}, dy[0].dtype());
+    launch(Transpose{raw(dy[0]), raw(gx), C, R, gx.dtype()});
     dx.add(0, gx);
   });
   return y;
 }
 
 Tensor patchify(const Tensor& images, int64_t patch, int64_t tubelet) {
-  check_f32("patchify", images, "images");
+  check_float("patchify", images, "images");
   const Shape& s = images.shape();
   check_shape(s.rank() == 5, "[patchify] images ", s, " must be (I, T, H, W, C)");
   check_shape(patch >= 1 && tubelet >= 1 && s[1] % tubelet == 0 && s[2] % patch == 0 && s[3] % patch == 0,
               "[patchify] images ", s, " (I, T, H, W, C) must divide by tubelet ", tubelet, " and patch ", patch);
   const Shape out{s[0] * (s[1] / tubelet) * (s[2] / patch) * (s[3] / patch), tubelet * patch * patch * s[4]};
   return permute("patchify", images, out,
-                 Patchify{nullptr, nullptr, s[0], s[1], s[2], s[3], s[4], tubelet, patch, false});
+                 Patchify{nullptr, nullptr, s[0], s[1], s[2], s[3], s[4], tubelet, patch, false, images.dtype()});
 }
 
 Tensor merge_patches(const Tensor& x, int64_t h, int64_t w, int64_t m) {
-  check_f32("merge_patches", x, "x");
+  check_float("merge_patches", x, "x");
   check_shape(x.rank() == 2 && h >= 1 && w >= 1 && m >= 1 && h % m == 0 && w % m == 0 && x.dim(0) % (h * w) == 0,
               "[merge_patches] x ", x.shape(), " must be (I * h * w, C) with h ", h, " and w ", w, " multiples of m ",
               m);
   const int64_t images = x.dim(0) / (h * w), C = x.dim(1);
   const Shape out{images * (h / m) * (w / m), m * m * C};
-  return permute("merge_patches", x, out, Patchify{nullptr, nullptr, images, 1, h, w, C, 1, m, false});
+  return permute("merge_patches", x, out, Patchify{nullptr, nullptr, images, 1, h, w, C, 1, m, false, x.dtype()});
 }
 
 }  // namespace tpo

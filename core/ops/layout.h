@@ -1,6 +1,6 @@
 #pragma once
 // Rearrangements: rows joined and cut, matrices transposed, images cut into patches. A reshape is Tensor::view.
-// fp32; concat_rows and slice_rows take any dtype (only f32 has gradients). Nothing is saved.
+// f32 or bf16; concat_rows and slice_rows take any dtype (gradients for those two). Nothing is saved.
 // Errors: ShapeError naming op and shapes, before any effect.
 #include <vector>
 

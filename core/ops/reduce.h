@@ -1,11 +1,11 @@
 #pragma once
-// Reductions, fp32. The order of additions is fixed by the shape: results do not depend on the number of threads.
-// Errors: ShapeError naming the op and the shape, before any effect.
+// Reductions of f32 or bf16, summed in fp32. The order of additions is fixed by the shape: results do not depend on the
+// number of threads. Errors: ShapeError naming the op and the shape, before any effect.
 #include "core/tape.h"
 
 namespace tpo {
 
-// Sum of all elements -> (1). An empty tensor gives 0. Saves nothing.
+// Sum of all elements -> (1) f32, whatever the storage of x: it is a loss. An empty tensor gives 0. Saves nothing.
 Tensor sum_all(const Tensor& x);
 
 // y[o, c] = mean over g < group of x[o * group + g, c].   x (R, C), group >= 1 divides R -> (R / group, C).
@@ -13,7 +13,7 @@ Tensor sum_all(const Tensor& x);
 Tensor mean_pool_rows(const Tensor& x, int64_t group);
 
 // The column of the maximum of each row, the smallest if several; NaN counts as the maximum.
-// x (N, V) f32, V >= 1 -> (N) i32. Not recorded.
+// x (N, V), V >= 1 -> (N) i32. Not recorded.
 Tensor argmax_rows(const Tensor& x);
 
 }  // namespace tpo

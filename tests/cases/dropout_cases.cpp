@@ -58,7 +58,8 @@ void add_dropout_cases(CaseList& list) {
                     },
                 .ref = [=](RefInputs v) { return reference(v[0], v[1], static_cast<double>(d.p), chained ? 2 : 1); },
                 .grads = {0},
-                .tol = 3e-7};  // 1 - p, its inverse and the product
+                .tol = 3e-7,
+                .bf16_stores = chained ? 2 : 1};  // 1 - p, its inverse and the product
           },
           d.size);
     }

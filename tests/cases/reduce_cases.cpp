@@ -51,7 +51,8 @@ void add_reduce_cases(CaseList& list) {
                               return y;
                             },
                         .grads = {0},
-                        .tol = sum_tolerance(64)};  // 64 additions a lane at most before double takes over
+                        .tol = sum_tolerance(64),
+                        .bf16_stores = 0};  // 64 additions a lane at most before double takes over
         },
         s.size);
   for (const Pool p : {Pool{1, 1, 1}, {3, 5, 7}, {17, 4, 2500, Size::kLarge}, {256, 16, 1024, Size::kBench}})

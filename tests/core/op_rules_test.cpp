@@ -7,6 +7,7 @@
 #include <limits>
 
 #include "core/ops/box_loss.h"
+#include "core/ops/cast.h"
 #include "core/ops/dropout.h"
 #include "core/ops/layout.h"
 #include "core/ops/norm.h"
@@ -180,6 +181,13 @@ TEST(DropoutRules, backward_uses_the_mask_of_forward_and_threads_do_not_change_i
     values.push_back(y.to_vector<float>());
   }
   EXPECT_EQ(values[0], values[1]);
+}
+
+TEST(DropoutRules, both_storages_have_the_same_mask) {
+  const Tensor x = Tensor::from(std::vector<float>(3 * 203, 1), {3, 203}), ids = row_ids({70, -8, 5000000000});
+  const auto wide = dropout(x, 0.4f, RngKey(4), ids).to_vector<float>();
+  const auto half = dropout(cast(x, DType::kBF16), 0.4f, RngKey(4), ids).to_vector<BF16>();
+  for (size_t i = 0; i < wide.size(); ++i) EXPECT_EQ(BF16(wide[i]).bits, half[i].bits) << i;
 }
 
 TEST(DropoutRules, p_of_zero_returns_the_tensor_itself) {
