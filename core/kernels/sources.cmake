@@ -15,12 +15,14 @@ foreach(file
     dropout_cpu.cpp
     embedding_cpu.cpp
     gemm_cpu.cpp
+    index_cpu.cpp
     layout_cpu.cpp
     norm_cpu.cpp
     pointwise_cpu.cpp
     reduce_cpu.cpp
     rope_cpu.cpp
     rope_table_cpu.cpp
+    segment_cpu.cpp
     softmax_cpu.cpp)
   if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/${file})
     target_sources(tpo_core PRIVATE ${CMAKE_CURRENT_LIST_DIR}/${file})

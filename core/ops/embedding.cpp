@@ -12,20 +12,12 @@ namespace tpo {
 
 namespace {
 
-void check_rows(const char* op, const Tensor& ids, int64_t rows, const char* what) {
-  if (ids.device() != Device::kCpu) return;
-  const int32_t* p = ids.data<int32_t>();
-  for (int64_t n = 0; n < ids.numel(); ++n)
-    check<DataError>(p[n] >= 0 && p[n] < rows, "[", op, "] ", what, "[", n, "] is ", p[n], ", must be in 0..",
-                     rows - 1);
-}
-
 // table[ids], with the gradient scattered back.
 Tensor gather(const char* op, const Tensor& table, const Tensor& ids, const char* what) {
   check_float(op, table, "table");
   check_i32_vector(op, ids, what);
   check_shape(table.rank() == 2, "[", op, "] table ", table.shape(), " must be a matrix; ", what, " is ", ids.shape());
-  check_rows(op, ids, table.dim(0), what);
+  check_in_range(op, what, ids, table.dim(0));
   const int64_t N = ids.dim(0), C = table.dim(1);
   Tensor y = Tensor::empty({N, C}, table.dtype());
   launch(GatherRows{raw(table), i32(ids), raw(y), N, C * width_of(y.dtype())});
@@ -61,7 +53,7 @@ Tensor overwrite_rows(const Tensor& x, const Tensor& idx, const Tensor& src) {
   check_i32_vector("overwrite_rows", idx, "idx");
   check_shape(x.rank() == 2 && src.shape() == Shape({idx.dim(0), x.dim(1)}), "[overwrite_rows] src ", src.shape(),
               " must be (K, C) for x ", x.shape(), " of (N, C) and idx ", idx.shape(), " of (K)");
-  check_rows("overwrite_rows", idx, x.dim(0), "idx");
+  check_in_range("overwrite_rows", "idx", idx, x.dim(0));
   check_distinct(idx, x.dim(0));
   const int64_t K = idx.dim(0), C = x.dim(1), row = C * width_of(x.dtype());
   Tensor y = empty_like(x);
@@ -79,6 +71,29 @@ Tensor overwrite_rows(const Tensor& x, const Tensor& idx, const Tensor& src) {
       launch(SetRows{nullptr, i32(idx), raw(g), K, row});
       dx.add(0, g);
     }
+  });
+  return y;
+}
+
+Tensor scatter_add_rows(const Tensor& src, const Tensor& idx, int64_t rows) {
+  check_float("scatter_add_rows", src, "src");
+  check_i32_vector("scatter_add_rows", idx, "idx");
+  check_shape(src.rank() == 2 && src.dim(0) == idx.dim(0) && rows >= 0, "[scatter_add_rows] src ", src.shape(),
+              " must be (N, C) for idx ", idx.shape(), " of (N), and rows ", rows, " not negative");
+  check_in_range("scatter_add_rows", "idx", idx, rows);
+  const int64_t N = src.dim(0), C = src.dim(1);
+  const Tensor sums = Tensor::empty({rows, C});
+  launch(FillZero{raw(sums), sums.nbytes()});
+  launch(ScatterAddRows{raw(src), i32(idx), f32(sums), N, C, src.dtype()});
+  Tensor y = sums;
+  if (src.dtype() != DType::kF32) {
+    y = Tensor::empty({rows, C}, src.dtype());
+    launch(Cast{raw(sums), raw(y), y.numel(), sums.dtype(), y.dtype()});
+  }
+  record("scatter_add_rows", {src}, {&y}, [idx = idx.detach(), N, C](std::span<const Tensor> dy, GradSink& dx) {
+    const Tensor g = Tensor::empty({N, C}, dy[0].dtype());
+    launch(GatherRows{raw(dy[0]), i32(idx), raw(g), N, C * width_of(g.dtype())});
+    dx.add(0, g);
   });
   return y;
 }

@@ -1,5 +1,5 @@
 #pragma once
-// Rows by index. Values fp32, indices i32. An index out of range is a DataError that names its place and value, thrown
+// Rows by index. Values f32 or bf16, indices i32. An index out of range is a DataError that names its place and value, thrown
 // before any effect (host tensors only; on meta values do not exist).
 #include "core/tape.h"
 
@@ -10,6 +10,10 @@ Tensor embedding(const Tensor& table, const Tensor& ids);
 
 // x (R, C), idx (K) -> (K, C). Rows may repeat. Backward as embedding.
 Tensor gather_rows(const Tensor& x, const Tensor& idx);
+
+// y[r] = sum over n with idx[n] = r of src[n], in the order of n, in fp32; 0 where no row goes.
+//   src (N, C), idx (N) in [0, rows) -> (rows, C). Saves idx; backward is gather_rows.
+Tensor scatter_add_rows(const Tensor& src, const Tensor& idx, int64_t rows);
 
 // x (N, C) with row idx[k] replaced by row k of src (K, C). Indices must be distinct (DataError).
 // The gradient of replaced rows goes to src; x gets zero there.

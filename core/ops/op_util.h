@@ -44,6 +44,23 @@ inline void check_i32_vector(const char* op, const Tensor& t, const char* what) 
               " must be a vector of i32");
 }
 
+// Throws DataError unless every value of the i32 tensor t is in [0, limit). Host tensors only: on meta there are none.
+inline void check_in_range(const char* op, const char* what, const Tensor& t, int64_t limit) {
+  if (t.device() != Device::kCpu) return;
+  const int32_t* p = t.data<int32_t>();
+  const int64_t n = t.numel();
+  int32_t lowest = 0, highest = -1;
+#pragma omp simd reduction(min : lowest) reduction(max : highest)
+  for (int64_t i = 0; i < n; ++i) {
+    lowest = p[i] < lowest ? p[i] : lowest;
+    highest = p[i] > highest ? p[i] : highest;
+  }
+  if (lowest >= 0 && highest < limit) return;
+  int64_t at = 0;
+  while (p[at] >= 0 && p[at] < limit) ++at;
+  throw DataError(cat("[", op, "] ", what, "[", at, "] is ", p[at], ", must be in 0..", limit - 1));
+}
+
 // Where a kernel writes the gradient of a weight in fp32: the bucket of a leaf, or scratch that finish() rounds into
 // the gradient of a weight that was itself computed. Undefined, with a null address, if input wants no gradient.
 struct Fp32Grad {

@@ -7,12 +7,14 @@ foreach(file
     cross_entropy.cpp
     dropout.cpp
     embedding.cpp
+    index.cpp
     layout.cpp
     matmul.cpp
     norm.cpp
     pointwise.cpp
     reduce.cpp
     rope.cpp
+    segment.cpp
     softmax.cpp)
   if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/${file})
     target_sources(tpo_core PRIVATE ${CMAKE_CURRENT_LIST_DIR}/${file})

@@ -9,6 +9,7 @@ void add_conv_cases(CaseList&);
 void add_cross_entropy_cases(CaseList&);
 void add_dropout_cases(CaseList&);
 void add_embedding_cases(CaseList&);
+void add_index_cases(CaseList&);
 void add_layout_cases(CaseList&);
 void add_matmul_cases(CaseList&);
 void add_norm_cases(CaseList&);
@@ -26,6 +27,7 @@ const CaseList& all_cases() {
     add_cross_entropy_cases(l);
     add_dropout_cases(l);
     add_embedding_cases(l);
+    add_index_cases(l);
     add_layout_cases(l);
     add_matmul_cases(l);
     add_norm_cases(l);
