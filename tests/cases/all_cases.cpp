@@ -16,6 +16,7 @@ void add_norm_cases(CaseList&);
 void add_pointwise_cases(CaseList&);
 void add_reduce_cases(CaseList&);
 void add_rope_cases(CaseList&);
+void add_segment_cases(CaseList&);
 void add_softmax_cases(CaseList&);
 
 const CaseList& all_cases() {
@@ -34,6 +35,7 @@ const CaseList& all_cases() {
     add_pointwise_cases(l);
     add_reduce_cases(l);
     add_rope_cases(l);
+    add_segment_cases(l);
     add_softmax_cases(l);
     return l;
   }();
