@@ -7,6 +7,7 @@ foreach(file
     attention_few_cpu.cpp
     attention_tiles.cpp
     blas.cpp
+    bmm_cpu.cpp
     box_loss_cpu.cpp
     cast_cpu.cpp
     conv_cpu.cpp

@@ -1,6 +1,7 @@
 # Op sources of tpo_core, one a line. An op is one function: check, launch, record.
 foreach(file
     attention.cpp
+    bmm.cpp
     box_loss.cpp
     cast.cpp
     conv.cpp

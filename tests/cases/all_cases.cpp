@@ -4,6 +4,7 @@
 namespace tpo::optest {
 
 void add_attention_cases(CaseList&);
+void add_bmm_cases(CaseList&);
 void add_box_loss_cases(CaseList&);
 void add_conv_cases(CaseList&);
 void add_cross_entropy_cases(CaseList&);
@@ -23,6 +24,7 @@ const CaseList& all_cases() {
   static const CaseList list = [] {
     CaseList l;
     add_attention_cases(l);
+    add_bmm_cases(l);
     add_box_loss_cases(l);
     add_conv_cases(l);
     add_cross_entropy_cases(l);
