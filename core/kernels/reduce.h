@@ -66,6 +66,32 @@ struct PoolRowsBwd {
 void run(const PoolRowsBwd&, Cpu, Stream&);
 void run(const PoolRowsBwd&, Cuda, Stream&);
 
+// y[r] = alpha sum_c x[r,c], at most 1024 columns summed in fp32 before double takes over
+struct SumLast {
+  static constexpr const char* kName = "sum_last";
+  const void* x;  // (rows, cols)
+  void* y;        // (rows)
+  int64_t rows, cols;
+  float alpha;
+  DType dtype;
+  Cost cost() const { return {rows * cols, width_of(dtype) * rows * cols, width_of(dtype) * rows}; }
+};
+void run(const SumLast&, Cpu, Stream&);
+void run(const SumLast&, Cuda, Stream&);
+
+// y[r,c] = alpha x[r]
+struct RepeatLast {
+  static constexpr const char* kName = "repeat_last";
+  const void* x;  // (rows)
+  void* y;        // (rows, cols)
+  int64_t rows, cols;
+  float alpha;
+  DType dtype;
+  Cost cost() const { return {rows, width_of(dtype) * rows, width_of(dtype) * rows * cols}; }
+};
+void run(const RepeatLast&, Cpu, Stream&);
+void run(const RepeatLast&, Cuda, Stream&);
+
 // out[r] = the smallest c with x[r,c] = max_c x[r,c]; NaN counts as the maximum. Requires: cols >= 1.
 struct ArgmaxRows {
   static constexpr const char* kName = "argmax_rows";

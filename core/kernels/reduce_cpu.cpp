@@ -32,22 +32,54 @@ T sum_chunks(int64_t n, const Part& part) {
   return total;
 }
 
+// Blocks of 1024 in fp32, their sums in double.
+template <class T>
+double sum_blocks(const T* x, int64_t begin, int64_t end) {
+  double total = 0;
+  for (int64_t b = begin; b < end; b += kLoopBlock) {
+    const int64_t stop = std::min(end, b + kLoopBlock);
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = b; i < stop; ++i) sum += widen(x[i]);
+    total += static_cast<double>(sum);
+  }
+  return total;
+}
+
+// As vector code, which std::fill is not at -O2.
+template <class T>
+void fill(T* y, int64_t n, T value) {
+#pragma omp simd
+  for (int64_t i = 0; i < n; ++i) y[i] = value;
+}
+
 }  // namespace
 
 void run(const SumAll& k, Cpu, Stream&) {
   with_storage(k.dtype, [&]<class T>() {
-    *k.out = static_cast<float>(sum_chunks<double>(k.n, [&](int64_t begin, int64_t end) {
+    const T* x = static_cast<const T*>(k.x);
+    *k.out = static_cast<float>(
+        sum_chunks<double>(k.n, [&](int64_t begin, int64_t end) { return sum_blocks(x, begin, end); }));
+  });
+}
+
+void run(const SumLast& k, Cpu, Stream&) {
+  with_storage(k.dtype, [&]<class T>() {
+    parallel_for(k.rows, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
       const T* x = static_cast<const T*>(k.x);
-      double total = 0;
-      for (int64_t b = begin; b < end; b += kLoopBlock) {
-        const int64_t stop = std::min(end, b + kLoopBlock);
-        float sum = 0;
-#pragma omp simd reduction(+ : sum)
-        for (int64_t i = b; i < stop; ++i) sum += widen(x[i]);
-        total += static_cast<double>(sum);
-      }
-      return total;
-    }));
+      for (int64_t r = begin; r < end; ++r)
+        static_cast<T*>(k.y)[r] = narrow<T>(k.alpha * static_cast<float>(sum_blocks(x + r * k.cols, 0, k.cols)));
+    });
+  });
+}
+
+void run(const RepeatLast& k, Cpu, Stream&) {
+  with_storage(k.dtype, [&]<class T>() {
+    parallel_for(k.rows, row_grain(k.cols, kLightGrain), [&](int64_t begin, int64_t end) {
+      T* y = static_cast<T*>(k.y);
+      for (int64_t r = begin; r < end; ++r)
+        fill(y + r * k.cols, k.cols, narrow<T>(k.alpha * widen(static_cast<const T*>(k.x)[r])));
+    });
   });
 }
 
@@ -55,7 +87,7 @@ void run(const FillWith& k, Cpu, Stream&) {
   with_storage(k.dtype, [&]<class T>() {
     const T v = narrow<T>(*k.value);
     T* y = static_cast<T*>(k.y);
-    for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) { std::fill(y + begin, y + end, v); });
+    for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) { fill(y + begin, end - begin, v); });
   });
 }
 

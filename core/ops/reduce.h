@@ -12,6 +12,16 @@ Tensor sum_all(const Tensor& x);
 // Saves nothing.
 Tensor mean_pool_rows(const Tensor& x, int64_t group);
 
+// Over all dims but the last:  y[c] = sum, or mean, over r of x[r, c].   x (..., C) of R rows -> (C). Saves nothing.
+// The sum of no rows is 0, their mean is refused.
+Tensor sum_rows(const Tensor& x);
+Tensor mean_rows(const Tensor& x);
+
+// Over the last dim:  y[...] = sum, or mean, over c of x[..., c].   x (..., C) -> (...), (1) for a vector. Saves
+// nothing. The sum of no columns is 0, their mean is refused.
+Tensor sum_last(const Tensor& x);
+Tensor mean_last(const Tensor& x);
+
 // The column of the maximum of each row, the smallest if several; NaN counts as the maximum.
 // x (N, V), V >= 1 -> (N) i32. Not recorded.
 Tensor argmax_rows(const Tensor& x);

@@ -33,6 +33,43 @@ struct Pool {
   Size size = Size::kSmall;
 };
 
+// Sums and means over the rows and over the last dim.
+void add_means(CaseList& list, const Sum& s) {
+  const int64_t cols = s.shape[-1], rows = s.shape.rank() == 1 ? 1 : cols == 0 ? s.shape[0] : s.shape.numel() / cols;
+  struct Op {
+    const char* name;
+    Tensor (*op)(const Tensor&);
+    bool over_rows, mean;
+  };
+  for (const Op& op : {Op{"sum_rows", sum_rows, true, false},
+                       {"mean_rows", mean_rows, true, true},
+                       {"sum_last", sum_last, false, false},
+                       {"mean_last", mean_last, false, true}}) {
+    const int64_t count = op.over_rows ? rows : cols;
+    if (op.mean && count == 0) continue;
+    Shape out;
+    for (int i = 0; i + 1 < s.shape.rank(); ++i) out.push_back(s.shape[i]);
+    if (op.over_rows || s.shape.rank() == 1) out = Shape{op.over_rows ? cols : 1};
+    list.add(
+        cat(op.name, "/", s.shape),
+        [=](Rand& r) {
+          return OpCase{.in = {r.uniform(s.shape, 0, 1)},  // one sign: the sum is of the size of its terms
+                        .run = [=](Inputs v) { return op.op(v[0]); },
+                        .ref =
+                            [=](RefInputs v) {
+                              Ref y(out);
+                              for (int64_t i = 0; i < rows * cols; ++i)
+                                y[op.over_rows ? i % cols : i / cols] += v[0][i];
+                              for (double& e : y.v) e /= op.mean ? static_cast<double>(count) : 1;
+                              return y;
+                            },
+                        .grads = {0},
+                        .tol = sum_tolerance(count)};
+        },
+        s.size);
+  }
+}
+
 }  // namespace
 
 void add_reduce_cases(CaseList& list) {
@@ -66,6 +103,15 @@ void add_reduce_cases(CaseList& list) {
                         .tol = sum_tolerance(p.group)};
         },
         p.size);
+  for (const Sum& s : {Sum{{1, 1}},
+                       {{5, 7}},
+                       {{3, 2, 13}},
+                       {{11}},
+                       {{0, 3}},
+                       {{3, 0}},
+                       {{67, 1031}, Size::kLarge},
+                       {{1024, 1024}, Size::kBench}})
+    add_means(list, s);
   for (const Sum& s : {Sum{{1, 1}}, {{5, 7}}, {{67, 1031}, Size::kLarge}, {{64, 32000}, Size::kBench}})
     list.add(
         cat("argmax_rows/", s.shape),
