@@ -10,17 +10,40 @@ namespace tpo {
 
 class Stream;
 
-// y[c,r] = x[r,c]
+// y[b,c,r] = x[b,r,c]
 struct Transpose {
   static constexpr const char* kName = "transpose";
-  const void* x;  // (rows, cols)
-  void* y;        // (cols, rows)
-  int64_t rows, cols;
+  const void* x;  // (batch, rows, cols)
+  void* y;        // (batch, cols, rows)
+  int64_t batch, rows, cols;
   DType dtype;
-  Cost cost() const { return {0, width_of(dtype) * rows * cols, width_of(dtype) * rows * cols}; }
+  int64_t nbytes() const { return batch * rows * cols * width_of(dtype); }
+  Cost cost() const { return {0, nbytes(), nbytes()}; }
 };
 void run(const Transpose&, Cpu, Stream&);
 void run(const Transpose&, Cuda, Stream&);
+
+// y[a,c,b] = x[a,b,c], each a run of `run_bytes`
+struct SwapMiddle {
+  static constexpr const char* kName = "swap_middle";
+  const void* x;  // (a, b, c, run)
+  void* y;        // (a, c, b, run)
+  int64_t a, b, c, run_bytes;
+  Cost cost() const { return {0, a * b * c * run_bytes, a * b * c * run_bytes}; }
+};
+void run(const SwapMiddle&, Cpu, Stream&);
+void run(const SwapMiddle&, Cuda, Stream&);
+
+// Copies a column of blocks: dst[r dst_row + i] = src[r src_row + i] for i < bytes, zeros if src is null.
+struct CopyColumns {
+  static constexpr const char* kName = "copy_columns";
+  const void* src;
+  void* dst;
+  int64_t rows, bytes, src_row, dst_row;  // distances of rows in bytes
+  Cost cost() const { return {0, src ? rows * bytes : 0, rows * bytes}; }
+};
+void run(const CopyColumns&, Cpu, Stream&);
+void run(const CopyColumns&, Cuda, Stream&);
 
 // Cuts images (I, T, H, W, C) into patches of t x p x p:
 //   y[((i T/t + a) H/p + b) W/p + d, ((e p + f) p + g) C + c] = x[i, a t + e, b p + f, d p + g, c]

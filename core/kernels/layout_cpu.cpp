@@ -38,26 +38,37 @@ void transpose8(const uint16_t* x, int64_t x_row, uint16_t* y, int64_t y_row) {
 }
 #endif
 
+constexpr int64_t kTile = 8;   // rows and columns turned in registers
+constexpr int64_t kSide = 64;  // of the blocks turned in scratch, from which y gets whole cache lines
+
+// Rows [r, r_end) and columns [c, c_end) of one matrix, at most kSide each.
+template <class T>
+void transpose_block(const T* x, T* y, int64_t rows, int64_t cols, int64_t r, int64_t r_end, int64_t c, int64_t c_end) {
+  T turned[kSide * kSide];
+  const int64_t height = r_end - r, width = c_end - c;
+  for (int64_t i = 0; i < height; i += kTile)
+    for (int64_t j = 0; j < width; j += kTile) {
+      const T* from = x + (r + i) * cols + c + j;
+      T* to = turned + j * kSide + i;
+      if (i + kTile <= height && j + kTile <= width) {
+        transpose8(from, cols, to, kSide);
+        continue;
+      }
+      for (int64_t q = 0; q < std::min(kTile, width - j); ++q)
+        for (int64_t p = 0; p < std::min(kTile, height - i); ++p) to[q * kSide + p] = from[p * cols + q];
+    }
+  for (int64_t j = 0; j < width; ++j) std::copy_n(turned + j * kSide, height, y + (c + j) * rows + r);
+}
+
 template <class T>
 void transpose(const Transpose& k) {
-  constexpr int64_t kTile = 8;   // rows and columns turned in registers
-  constexpr int64_t kBand = 64;  // columns: a band of rows fills whole cache lines of y before they are evicted
-  const T* x = static_cast<const T*>(k.x);
-  T* y = static_cast<T*>(k.y);
-  parallel_for((k.cols + kBand - 1) / kBand, row_grain(kBand * k.rows, kLightGrain), [&](int64_t first, int64_t last) {
-    for (int64_t band = first; band < last; ++band) {
-      const int64_t c_end = std::min(k.cols, (band + 1) * kBand);
-      for (int64_t r = 0; r < k.rows; r += kTile) {
-        const int64_t r_end = std::min(k.rows, r + kTile);
-        for (int64_t c = band * kBand; c < c_end; c += kTile) {
-          if (r + kTile <= k.rows && c + kTile <= c_end) {
-            transpose8(x + r * k.cols + c, k.cols, y + c * k.rows + r, k.rows);
-            continue;
-          }
-          for (int64_t j = c; j < std::min(c_end, c + kTile); ++j)
-            for (int64_t i = r; i < r_end; ++i) y[j * k.rows + i] = x[i * k.cols + j];
-        }
-      }
+  const int64_t bands = (k.cols + kSide - 1) / kSide;
+  parallel_for(k.batch * bands, row_grain(kSide * k.rows, kLightGrain), [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {
+      const int64_t at = p / bands * k.rows * k.cols, c = p % bands * kSide;
+      for (int64_t r = 0; r < k.rows; r += kSide)
+        transpose_block(static_cast<const T*>(k.x) + at, static_cast<T*>(k.y) + at, k.rows, k.cols, r,
+                        std::min(k.rows, r + kSide), c, std::min(k.cols, c + kSide));
     }
   });
 }
@@ -67,6 +78,31 @@ void transpose(const Transpose& k) {
 void run(const Transpose& k, Cpu, Stream&) {
   if (k.dtype == DType::kBF16) return transpose<uint16_t>(k);
   transpose<float>(k);
+}
+
+void run(const SwapMiddle& k, Cpu, Stream&) {
+  const auto bytes = static_cast<size_t>(k.run_bytes);
+  parallel_for(k.a * k.c, row_grain(k.b * k.run_bytes / 4, kLightGrain), [&](int64_t begin, int64_t end) {
+    for (int64_t p = begin; p < end; ++p) {  // p = a * C + c: the runs of y that lie together
+      const char* x = static_cast<const char*>(k.x) + (p / k.c * k.b * k.c + p % k.c) * k.run_bytes;
+      char* y = static_cast<char*>(k.y) + p * k.b * k.run_bytes;
+      for (int64_t b = 0; b < k.b; ++b) std::memcpy(y + b * k.run_bytes, x + b * k.c * k.run_bytes, bytes);
+    }
+  });
+}
+
+void run(const CopyColumns& k, Cpu, Stream&) {
+  const auto bytes = static_cast<size_t>(k.bytes);
+  parallel_for(k.rows, row_grain(k.bytes / 4, kLightGrain), [&](int64_t begin, int64_t end) {
+    for (int64_t r = begin; r < end; ++r) {
+      char* dst = static_cast<char*>(k.dst) + r * k.dst_row;
+      if (k.src != nullptr) {
+        std::memcpy(dst, static_cast<const char*>(k.src) + r * k.src_row, bytes);
+      } else {
+        std::memset(dst, 0, bytes);
+      }
+    }
+  });
 }
 
 // One run of p * C contiguous elements is the unit on both sides.

@@ -31,6 +31,21 @@ Tensor permute(const char* op, const Tensor& x, const Shape& out, Patchify cut) 
   return y;
 }
 
+// Copies between the columns of `wide` from `at` on and all of `part`, seen as matrices; an undefined part is zeros.
+void copy_part(const Tensor& wide, int64_t at, int64_t cols, const Tensor& part, bool into_wide) {
+  const int64_t width = width_of(wide.dtype()), row = last_dim(wide) * width, bytes = cols * width;
+  char* place = static_cast<char*>(raw(wide)) + at * width;
+  if (into_wide) return launch(CopyColumns{raw(part), place, rows_of(wide), bytes, bytes, row});
+  launch(CopyColumns{place, raw(part), rows_of(wide), bytes, row, bytes});
+}
+
+// Columns where the parts of these widths start, and their sum.
+std::vector<int64_t> starts_of(std::span<const int64_t> widths) {
+  std::vector<int64_t> starts{0};
+  for (int64_t w : widths) starts.push_back(starts.back() + w);
+  return starts;
+}
+
 }  // namespace
 
 Tensor concat_rows(const std::vector<Tensor>& parts) {
@@ -75,16 +90,82 @@ Tensor slice_rows(const Tensor& x, int64_t begin, int64_t end) {
 
 Tensor transpose(const Tensor& x) {
   check_float("transpose", x, "x");
-  check_shape(x.rank() == 2, "[transpose] x ", x.shape(), " must be (R, C)");
-  const int64_t R = x.dim(0), C = x.dim(1);
-  Tensor y = Tensor::empty({C, R}, x.dtype());
-  launch(Transpose{raw(x), raw(y), R, C, x.dtype()});
-  record("transpose", {x}, {&y}, [R, C](std::span<const Tensor> dy, GradSink& dx) {
-    const Tensor gx = Tensor::empty({R, C}, dy[0].dtype());
-    launch(Transpose{raw(dy[0]), raw(gx), C, R, gx.dtype()});
+  check_shape(x.rank() == 2 || x.rank() == 3, "[transpose] x ", x.shape(), " must be (R, C) or (B, R, C)");
+  const int64_t B = x.rank() == 3 ? x.dim(0) : 1, R = x.dim(-2), C = x.dim(-1);
+  Tensor y = Tensor::empty(x.rank() == 3 ? Shape{B, C, R} : Shape{C, R}, x.dtype());
+  launch(Transpose{raw(x), raw(y), B, R, C, x.dtype()});
+  record("transpose", {x}, {&y}, [B, R, C, shape = x.shape()](std::span<const Tensor> dy, GradSink& dx) {
+    const Tensor gx = Tensor::empty(shape, dy[0].dtype());
+    launch(Transpose{raw(dy[0]), raw(gx), B, C, R, gx.dtype()});
     dx.add(0, gx);
   });
   return y;
+}
+
+Tensor swap_middle(const Tensor& x) {
+  check_float("swap_middle", x, "x");
+  check_shape(x.rank() == 4, "[swap_middle] x ", x.shape(), " must be (A, B, C, D)");
+  const int64_t A = x.dim(0), B = x.dim(1), C = x.dim(2), D = x.dim(3), run = D * width_of(x.dtype());
+  if (D == 1) return transpose(x.view({A, B, C})).view({A, C, B, 1});  // single elements turn in registers
+  Tensor y = Tensor::empty({A, C, B, D}, x.dtype());
+  launch(SwapMiddle{raw(x), raw(y), A, B, C, run});
+  record("swap_middle", {x}, {&y}, [A, B, C, D, run](std::span<const Tensor> dy, GradSink& dx) {
+    const Tensor gx = Tensor::empty({A, B, C, D}, dy[0].dtype());
+    launch(SwapMiddle{raw(dy[0]), raw(gx), A, C, B, run});
+    dx.add(0, gx);
+  });
+  return y;
+}
+
+Tensor concat_last(const std::vector<Tensor>& parts) {
+  check_shape(!parts.empty(), "[concat_last] needs at least one part");
+  std::vector<int64_t> widths;
+  for (const Tensor& p : parts) {
+    check_float("concat_last", p, "a part");
+    check_like("concat_last", p, "a part", parts[0]);
+    check_shape(p.rank() == parts[0].rank() && p.shape().with_last(1) == parts[0].shape().with_last(1),
+                "[concat_last] part ", p.shape(), " does not fit ", parts[0].shape(), " but for the last dim");
+    widths.push_back(last_dim(p));
+  }
+  const std::vector<int64_t> starts = starts_of(widths);
+  Tensor y = Tensor::empty(parts[0].shape().with_last(starts.back()), parts[0].dtype());
+  for (size_t i = 0; i < parts.size(); ++i) copy_part(y, starts[i], widths[i], parts[i], true);
+  Tensor* const outs[1] = {&y};
+  record("concat_last", parts, outs, [starts](std::span<const Tensor> dy, GradSink& dx) {
+    for (int i = 0; i + 1 < static_cast<int>(starts.size()); ++i) {
+      if (!dx.wants(i)) continue;
+      const int64_t at = starts[static_cast<size_t>(i)], cols = starts[static_cast<size_t>(i) + 1] - at;
+      const Tensor g = Tensor::empty(dy[0].shape().with_last(cols), dy[0].dtype());
+      copy_part(dy[0], at, cols, g, false);
+      dx.add(i, g);
+    }
+  });
+  return y;
+}
+
+std::vector<Tensor> split_last(const Tensor& x, const std::vector<int64_t>& widths) {
+  check_float("split_last", x, "x");
+  for (int64_t w : widths) check_shape(w >= 0, "[split_last] width ", w, " is negative");
+  const std::vector<int64_t> starts = starts_of(widths);
+  check_shape(starts.back() == last_dim(x), "[split_last] widths add to ", starts.back(), ", must be the last dim of ",
+              x.shape());
+  std::vector<Tensor> parts;
+  std::vector<Tensor*> outs;
+  parts.reserve(widths.size());
+  for (size_t i = 0; i < widths.size(); ++i) {
+    parts.push_back(Tensor::empty(x.shape().with_last(widths[i]), x.dtype()));
+    copy_part(x, starts[i], widths[i], parts[i], false);
+    outs.push_back(&parts[i]);
+  }
+  const Tensor in[1] = {x};
+  record("split_last", in, outs,
+         [widths, starts, shape = x.shape(), dtype = x.dtype()](std::span<const Tensor> dy, GradSink& dx) {
+           const Tensor g = Tensor::empty(shape, dtype);
+           for (size_t i = 0; i < widths.size(); ++i)
+             copy_part(g, starts[i], widths[i], dy[i], true);  // zeros if unused
+           dx.add(0, g);
+         });
+  return parts;
 }
 
 Tensor patchify(const Tensor& images, int64_t patch, int64_t tubelet) {

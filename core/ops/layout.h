@@ -15,8 +15,18 @@ Tensor concat_rows(const std::vector<Tensor>& parts);
 // Rows [begin, end) of the first dim. The result shares x's memory.
 Tensor slice_rows(const Tensor& x, int64_t begin, int64_t end);
 
-// (R, C) -> (C, R)
+// (R, C) -> (C, R), or each of a batch: (B, R, C) -> (B, C, R)
 Tensor transpose(const Tensor& x);
+
+// (A, B, C, D) -> (A, C, B, D): heads before tokens and back, y[a, c, b, :] = x[a, b, c, :].
+Tensor swap_middle(const Tensor& x);
+
+// Parts (..., C_i) of equal dtype and leading dims, side by side -> (..., sum C_i). At least one part.
+Tensor concat_last(const std::vector<Tensor>& parts);
+
+// The inverse: x (..., C) cut into parts (..., widths[i]) in this order; the widths add to C. A part that nothing uses
+// has gradient 0.
+std::vector<Tensor> split_last(const Tensor& x, const std::vector<int64_t>& widths);
 
 // Cuts images or clips into patches of `tubelet` frames by `patch` x `patch` pixels, one a row.
 //   images (I, T, H, W, C), tubelet divides T, patch divides H and W

@@ -36,6 +36,99 @@ struct Rows {
   Size size = Size::kSmall;
 };
 
+// Dims 1 and 2 of x seen as (A, B, C, D) exchanged.
+Ref swapped(const Ref& x, int64_t A, int64_t B, int64_t C, int64_t D) {
+  Ref y({A, C, B, D});
+  int64_t at = 0;
+  for (int64_t a = 0; a < A; ++a)
+    for (int64_t c = 0; c < C; ++c)
+      for (int64_t b = 0; b < B; ++b)
+        for (int64_t d = 0; d < D; ++d) y[at++] = x[((a * B + b) * C + c) * D + d];
+  return y;
+}
+
+struct Blocks {
+  int64_t a, b, c, d;
+  Size size = Size::kSmall;
+};
+
+void add_swaps(CaseList& list, const Blocks& s) {
+  const Shape shape{s.a, s.b, s.c, s.d};
+  list.add(
+      cat("swap_middle/", shape),
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal(shape)},
+                      .run = [](Inputs v) { return swap_middle(v[0]); },
+                      .ref = [=](RefInputs v) { return swapped(v[0], s.a, s.b, s.c, s.d); },
+                      .grads = {0},
+                      .bf16_stores = 0};
+      },
+      s.size);
+  list.add(
+      cat("transpose/batch_", shape),
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal({s.a, s.b, s.c * s.d})},
+                      .run = [](Inputs v) { return transpose(v[0]); },
+                      .ref =
+                          [=](RefInputs v) {
+                            Ref y = swapped(v[0], s.a, s.b, s.c * s.d, 1);
+                            y.shape = {s.a, s.c * s.d, s.b};
+                            return y;
+                          },
+                      .grads = {0},
+                      .bf16_stores = 0};
+      },
+      s.size);
+}
+
+// Columns of parts a (..., na) and b (..., nb) side by side, in the order b a b.
+void add_columns(CaseList& list, const Rows& d) {
+  const int64_t rows = d.cols, na = d.a, nb = d.b;
+  const auto side_by_side = [=](const Ref& a, const Ref& b) {
+    Ref y({rows, na + 2 * nb});
+    for (int64_t r = 0; r < rows; ++r)
+      for (int64_t c = 0; c < y.cols(); ++c)
+        y.at(r, c) = c < nb ? b.at(r, c) : c < nb + na ? a.at(r, c - nb) : b.at(r, c - nb - na);
+    return y;
+  };
+  list.add(
+      cat("concat_last/", rows, "x", na, "+", nb),
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal({rows, na}), r.normal({rows, nb})},
+                      .run =
+                          [](Inputs v) {
+                            const Tensor b = scale(v[1], 1);  // its two gradients are added
+                            return concat_last({b, v[0], b});
+                          },
+                      .ref = [=](RefInputs v) { return side_by_side(v[0], v[1]); },
+                      .grads = {0, 1},
+                      .bf16_stores = 0};
+      },
+      d.size);
+  list.add(
+      cat("split_last/", rows, "x", na, "+", nb),
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal({rows, na + nb + 3})},
+                      .run =
+                          [=](Inputs v) {  // nobody uses the part of 3 columns
+                            const auto parts = split_last(v[0], {na, 3, nb});
+                            return concat_last({parts[2], parts[0], parts[2]});
+                          },
+                      .ref =
+                          [=](RefInputs v) {
+                            Ref a({rows, na}), b({rows, nb});
+                            for (int64_t r = 0; r < rows; ++r) {
+                              for (int64_t c = 0; c < na; ++c) a.at(r, c) = v[0].at(r, c);
+                              for (int64_t c = 0; c < nb; ++c) b.at(r, c) = v[0].at(r, na + 3 + c);
+                            }
+                            return side_by_side(a, b);
+                          },
+                      .grads = {0},
+                      .bf16_stores = 0};
+      },
+      d.size);
+}
+
 struct Images {
   Shape shape;
   int64_t patch, tubelet;
@@ -104,7 +197,10 @@ void add_rows(CaseList& list, const Rows& d) {
 void add_layout_cases(CaseList& list) {
   for (const Rows& d :
        {Rows{1, 1, 1}, {3, 5, 7}, {8, 9, 16}, {131, 72, 97, Size::kLarge}, {1024, 1024, 1024, Size::kBench}})
-    add_rows(list, d);
+    add_rows(list, d), add_columns(list, d);
+  for (const Blocks& d :
+       {Blocks{1, 1, 1, 1}, {3, 5, 7, 2}, {2, 17, 9, 1}, {4, 67, 12, 64, Size::kLarge}, {8, 256, 16, 64, Size::kBench}})
+    add_swaps(list, d);
   for (const Images& d : {Images{{1, 1, 1, 1, 3}, 1, 1},
                           {{2, 1, 4, 6, 3}, 2, 1},
                           {{2, 4, 6, 4, 3}, 2, 2},
