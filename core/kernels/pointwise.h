@@ -44,7 +44,7 @@ struct UnaryBwd {
 void run(const UnaryBwd&, Cpu, Stream&);
 void run(const UnaryBwd&, Cuda, Stream&);
 
-enum class BinaryKind : uint8_t { kAdd, kSub, kMul };
+enum class BinaryKind : uint8_t { kAdd, kSub, kMul, kDiv, kMin, kMax };
 
 // y[i] = a[i] op b[i]
 struct Binary {
@@ -59,6 +59,40 @@ struct Binary {
 };
 void run(const Binary&, Cpu, Stream&);
 void run(const Binary&, Cuda, Stream&);
+
+// da[i] = f_a(a[i], b[i]) dy[i],  db[i] = f_b(a[i], b[i]) dy[i] with the partial derivatives of a quotient, minimum or
+// maximum; a null da or db is not wanted. db may be dy.
+struct BinaryBwd {
+  static constexpr const char* kName = "binary_bwd";
+  const void* a;   // (n)
+  const void* b;   // (n)
+  const void* dy;  // (n)
+  void* da;        // (n) or null
+  void* db;        // (n) or null
+  int64_t n;
+  BinaryKind kind;  // kDiv, kMin or kMax
+  DType dtype;
+  Cost cost() const {
+    const int64_t wanted = (da ? 1 : 0) + (db ? 1 : 0);
+    return {3 * wanted * n, 3 * width_of(dtype) * n, wanted * width_of(dtype) * n};
+  }
+};
+void run(const BinaryBwd&, Cpu, Stream&);
+void run(const BinaryBwd&, Cuda, Stream&);
+
+// y[i] = min(max(x[i], lo), hi); with dy: dx[i] = lo <= x[i] <= hi ? dy[i] : 0, written to y, which may be dy
+struct Clamp {
+  static constexpr const char* kName = "clamp";
+  const void* x;   // (n)
+  const void* dy;  // (n), or null for the value
+  void* y;         // (n)
+  int64_t n;
+  float lo, hi;
+  DType dtype;
+  Cost cost() const { return {2 * n, (dy ? 2 : 1) * width_of(dtype) * n, width_of(dtype) * n}; }
+};
+void run(const Clamp&, Cpu, Stream&);
+void run(const Clamp&, Cuda, Stream&);
 
 // y[i] = alpha x[i]
 struct Scale {

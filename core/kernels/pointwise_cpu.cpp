@@ -40,6 +40,29 @@ void binary(const Binary& k, const Op& op) {
   });
 }
 
+template <class F>
+void binary_bwd(const BinaryBwd& k, F) {
+  with_storage(k.dtype, [&]<class T>() {
+    for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) {
+      const T *a = static_cast<const T*>(k.a), *b = static_cast<const T*>(k.b);
+      const T* dy = static_cast<const T*>(k.dy);
+      T *da = static_cast<T*>(k.da), *db = static_cast<T*>(k.db);
+      // In blocks of the first-level cache, so that both passes read memory once.
+      for (int64_t at = begin; at < end; at += kLoopBlock) {
+        const int64_t stop = std::min(end, at + kLoopBlock);
+        if (da != nullptr) {
+#pragma omp simd
+          for (int64_t i = at; i < stop; ++i) da[i] = narrow<T>(F::da(widen(a[i]), widen(b[i])) * widen(dy[i]));
+        }
+        if (db != nullptr) {
+#pragma omp simd
+          for (int64_t i = at; i < stop; ++i) db[i] = narrow<T>(F::db(widen(a[i]), widen(b[i])) * widen(dy[i]));
+        }
+      }
+    });
+  });
+}
+
 }  // namespace
 
 bool saves_output(UnaryKind kind) {
@@ -84,7 +107,46 @@ void run(const Binary& k, Cpu, Stream&) {
       return binary(k, [](float a, float b) { return a - b; });
     case BinaryKind::kMul:
       return binary(k, [](float a, float b) { return a * b; });
+    case BinaryKind::kDiv:
+      return binary(k, [](float a, float b) { return math::Div::f(a, b); });
+    case BinaryKind::kMin:
+      return binary(k, [](float a, float b) { return math::Min::f(a, b); });
+    case BinaryKind::kMax:
+      return binary(k, [](float a, float b) { return math::Max::f(a, b); });
   }
+}
+
+void run(const BinaryBwd& k, Cpu, Stream&) {
+  switch (k.kind) {
+    case BinaryKind::kDiv:
+      return binary_bwd(k, math::Div{});
+    case BinaryKind::kMin:
+      return binary_bwd(k, math::Min{});
+    case BinaryKind::kMax:
+      return binary_bwd(k, math::Max{});
+    default:
+      TPO_ASSERT(false);
+  }
+}
+
+void run(const Clamp& k, Cpu, Stream&) {
+  with_storage(k.dtype, [&]<class T>() {
+    for_elements(k.n, kLightGrain, [&](int64_t begin, int64_t end) {
+      const T *x = static_cast<const T*>(k.x), *dy = static_cast<const T*>(k.dy);
+      T* y = static_cast<T*>(k.y);
+      const float lo = k.lo, hi = k.hi;
+      if (dy == nullptr) {
+#pragma omp simd
+        for (int64_t i = begin; i < end; ++i) y[i] = narrow<T>(math::clamp(widen(x[i]), lo, hi));
+        return;
+      }
+#pragma omp simd
+      for (int64_t i = begin; i < end; ++i) {
+        const float v = widen(x[i]), d = widen(dy[i]);
+        y[i] = narrow<T>(((v >= lo) & (v <= hi)) ? d : 0.0f);
+      }
+    });
+  });
 }
 
 void run(const Scale& k, Cpu, Stream&) {

@@ -105,4 +105,30 @@ struct GeluTanh {
   TPO_INLINE static float twice_u(float x) { return x * (1.59576912f + 0.07135481f * x * x); }
 };
 
+// Two operands. f(a, b) is the value, da and db its partial derivatives. Equal operands share the gradient of a minimum
+// or maximum by halves, as in torch; NaN in either makes NaN.
+struct Div {
+  TPO_INLINE static float f(float a, float b) { return a / b; }
+  TPO_INLINE static float da(float, float b) { return 1.0f / b; }
+  TPO_INLINE static float db(float a, float b) { return -(a / b) / b; }
+};
+
+struct Max {
+  TPO_INLINE static float f(float a, float b) { return ((a > b) | (a != a)) ? a : b; }
+  TPO_INLINE static float da(float a, float b) { return a > b ? 1.0f : (a == b ? 0.5f : 0.0f); }
+  TPO_INLINE static float db(float a, float b) { return da(b, a); }
+};
+
+struct Min {
+  TPO_INLINE static float f(float a, float b) { return ((a < b) | (a != a)) ? a : b; }
+  TPO_INLINE static float da(float a, float b) { return Max::da(b, a); }
+  TPO_INLINE static float db(float a, float b) { return Max::da(a, b); }
+};
+
+// min(max(x, lo), hi); NaN stays NaN.
+TPO_INLINE float clamp(float x, float lo, float hi) {
+  const float above = x < lo ? lo : x;
+  return above > hi ? hi : above;
+}
+
 }  // namespace tpo::math

@@ -40,6 +40,18 @@ Tensor unary(const char* op, const Tensor& x, UnaryKind kind) {
   return y;
 }
 
+// Ops whose derivatives read both operands.
+Tensor binary_saving(const char* op, const Tensor& a, const Tensor& b, BinaryKind kind) {
+  Tensor y = binary(op, a, b, kind);
+  record(op, {a, b}, {&y}, [a = a.detach(), b = b.detach(), kind](std::span<const Tensor> dy, GradSink& dx) {
+    const Tensor da = dx.wants(0) ? empty_like(a) : Tensor(), db = dx.wants(1) ? reuse(dy[0]) : Tensor();
+    launch(BinaryBwd{raw(a), raw(b), raw(dy[0]), raw(da), raw(db), a.numel(), kind, a.dtype()});
+    if (da.defined()) dx.add(0, da);
+    if (db.defined()) dx.add(1, db);
+  });
+  return y;
+}
+
 }  // namespace
 
 Tensor add(const Tensor& a, const Tensor& b) {
@@ -69,6 +81,23 @@ Tensor mul(const Tensor& a, const Tensor& b) {
   return y;
 }
 
+Tensor div(const Tensor& a, const Tensor& b) { return binary_saving("div", a, b, BinaryKind::kDiv); }
+Tensor minimum(const Tensor& a, const Tensor& b) { return binary_saving("minimum", a, b, BinaryKind::kMin); }
+Tensor maximum(const Tensor& a, const Tensor& b) { return binary_saving("maximum", a, b, BinaryKind::kMax); }
+
+Tensor clamp(const Tensor& x, float lo, float hi) {
+  check_float("clamp", x, "x");
+  check_shape(lo <= hi, "[clamp] lo ", lo, " is above hi ", hi);
+  Tensor y = empty_like(x);
+  launch(Clamp{raw(x), nullptr, raw(y), y.numel(), lo, hi, x.dtype()});
+  record("clamp", {x}, {&y}, [x = x.detach(), lo, hi](std::span<const Tensor> dy, GradSink& dx) {
+    const Tensor gx = reuse(dy[0]);
+    launch(Clamp{raw(x), raw(dy[0]), raw(gx), gx.numel(), lo, hi, gx.dtype()});
+    dx.add(0, gx);
+  });
+  return y;
+}
+
 Tensor scale(const Tensor& x, float alpha) {
   check_float("scale", x, "x");
   Tensor y = scaled(x, alpha, empty_like(x));
@@ -91,6 +120,17 @@ Tensor add_bias(const Tensor& x, const Tensor& bias) {
     dx.add(0, dy[0]);
   });
   return y;
+}
+
+Tensor add_table(const Tensor& x, const Tensor& table) {
+  check_float("add_table", x, "x");
+  check_like("add_table", table, "table", x);
+  Shape want{1};
+  for (int i = 1; i < x.rank(); ++i) want.push_back(x.dim(i));
+  check_shape(x.rank() >= 1 && table.shape() == want, "[add_table] table ", table.shape(), " must be ", want, " for x ",
+              x.shape());
+  const int64_t n = table.numel();
+  return add_bias(x.view({x.dim(0), n}), table.view({n})).view(x.shape());
 }
 
 Tensor relu(const Tensor& x) { return unary("relu", x, UnaryKind::kRelu); }

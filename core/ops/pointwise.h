@@ -11,11 +11,24 @@ Tensor add(const Tensor& a, const Tensor& b);
 Tensor sub(const Tensor& a, const Tensor& b);
 Tensor mul(const Tensor& a, const Tensor& b);
 
+// a / b. Saves both.
+Tensor div(const Tensor& a, const Tensor& b);
+// The smaller or larger of each pair. Equal operands get half the gradient each, as in torch. Save both.
+Tensor minimum(const Tensor& a, const Tensor& b);
+Tensor maximum(const Tensor& a, const Tensor& b);
+
+// min(max(x, lo), hi); derivative 1 in [lo, hi], else 0. lo <= hi. Saves x.
+Tensor clamp(const Tensor& x, float lo, float hi);
+
 // alpha * x. Saves nothing.
 Tensor scale(const Tensor& x, float alpha);
 
 // y[..., c] = x[..., c] + bias[c].   x (..., C), bias (C). Saves nothing; dbias is the column sum of dy.
 Tensor add_bias(const Tensor& x, const Tensor& bias);
+
+// y[b, ...] = x[b, ...] + table[0, ...]: the same table, of positions say, for every entry of the batch.
+//   x (B, ...), table (1, ...) of the other extents -> (B, ...). Saves nothing; dtable is the sum of dy over the batch.
+Tensor add_table(const Tensor& x, const Tensor& table);
 
 // max(x, 0); derivative 0 at 0. Saves y.
 Tensor relu(const Tensor& x);

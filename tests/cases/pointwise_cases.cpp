@@ -39,6 +39,18 @@ Tensor off_zero(Rand& r, const Shape& s) {
   return Tensor::from(v, s);
 }
 
+// Pairs at least 0.02 apart, where minimum and maximum have their kink, the second at least 0.5 from 0: a divisor.
+std::vector<Tensor> apart(Rand& r, const Shape& s) {
+  const Tensor a = r.normal(s, 2), b = r.normal(s);
+  std::vector<float> va(static_cast<size_t>(s.numel())), vb = va;
+  if (a.device() == Device::kCpu) va = a.to_vector<float>(), vb = b.to_vector<float>();
+  for (size_t i = 0; i < va.size(); ++i) {
+    vb[i] += vb[i] < 0 ? -0.5f : 0.5f;
+    if (std::fabs(va[i] - vb[i]) < 0.04f) va[i] = vb[i] * 1.25f;
+  }
+  return {Tensor::from(va, s), Tensor::from(vb, s)};
+}
+
 struct Unary {
   const char* name;
   Tensor (*op)(const Tensor&);
@@ -51,6 +63,7 @@ struct Binary {
   Tensor (*op)(const Tensor&, const Tensor&);
   Fn2 ref;
   double tol;
+  bool apart = false;
 };
 
 struct Dims {
@@ -93,7 +106,7 @@ void add_binary(CaseList& list, const Binary& b, const Dims& d) {
   list.add(
       cat(b.name, "/", d.shape),
       [=](Rand& r) {
-        return OpCase{.in = {r.normal(d.shape, 2), r.normal(d.shape)},
+        return OpCase{.in = b.apart ? apart(r, d.shape) : std::vector<Tensor>{r.normal(d.shape, 2), r.normal(d.shape)},
                       .run = [=](Inputs v) { return b.op(v[0], v[1]); },
                       .ref = [=](RefInputs v) { return map2(v[0], v[1], b.ref); },
                       .grads = {0, 1},
@@ -104,7 +117,7 @@ void add_binary(CaseList& list, const Binary& b, const Dims& d) {
   list.add(
       cat(b.name, "/in_place", d.shape),
       [=](Rand& r) {
-        return OpCase{.in = {r.normal(d.shape, 2), r.normal(d.shape)},
+        return OpCase{.in = b.apart ? apart(r, d.shape) : std::vector<Tensor>{r.normal(d.shape, 2), r.normal(d.shape)},
                       .run = [=](Inputs v) { return scale(b.op(v[0], v[1]), -0.5f); },
                       .ref =
                           [=](RefInputs v) {
@@ -130,6 +143,24 @@ void add_add_bias(CaseList& list, int64_t rows, int64_t cols, Size size) {
                             Ref y = v[0];
                             for (int64_t i = 0; i < y.rows(); ++i)
                               for (int64_t c = 0; c < y.cols(); ++c) y.at(i, c) += v[1][c];
+                            return y;
+                          },
+                      .grads = {0, 1},
+                      .tol = 6e-8};
+      },
+      size);
+}
+
+void add_add_table(CaseList& list, int64_t batch, int64_t rows, int64_t cols, Size size) {
+  list.add(
+      cat("add_table/", batch, "x", rows, "x", cols),
+      [=](Rand& r) {
+        return OpCase{.in = {r.normal({batch, rows, cols}), r.normal({1, rows, cols})},
+                      .run = [](Inputs v) { return add_table(v[0], v[1]); },
+                      .ref =
+                          [=](RefInputs v) {
+                            Ref y = v[0];
+                            for (int64_t i = 0; i < batch * rows * cols; ++i) y[i] += v[1][i % (rows * cols)];
                             return y;
                           },
                       .grads = {0, 1},
@@ -169,11 +200,19 @@ void add_pointwise_cases(CaseList& list) {
       {"gelu_tanh", gelu_tanh, ref_gelu_tanh, 4e-7},
       {"silu", silu, ref_silu, 3e-7},
       {"sigmoid", sigmoid, ref_sigmoid, 3e-7},
+      // The bound that matters lies where off_zero leaves a gap.
+      {"clamp_below", [](const Tensor& x) { return clamp(x, 0.005f, 100); },
+       [](double x) { return std::max(x, 0.005); }, 6e-8},
+      {"clamp_above", [](const Tensor& x) { return clamp(x, -100, -0.005f); },
+       [](double x) { return std::min(x, -0.005); }, 6e-8},
       {"scale", [](const Tensor& x) { return scale(x, -2.5f); }, [](double x) { return -2.5 * x; }, 6e-8}};
   const Binary binary[] = {{"add", add, [](double a, double b) { return a + b; }, 6e-8},
                            {"sub", sub, [](double a, double b) { return a - b; }, 6e-8},
                            {"mul", mul, [](double a, double b) { return a * b; }, 6e-8},
-                           {"swiglu", swiglu, [](double a, double b) { return ref_silu(a) * b; }, 4e-7}};
+                           {"swiglu", swiglu, [](double a, double b) { return ref_silu(a) * b; }, 4e-7},
+                           {"div", div, [](double a, double b) { return a / b; }, 1.2e-7, true},
+                           {"minimum", minimum, [](double a, double b) { return std::min(a, b); }, 0, true},
+                           {"maximum", maximum, [](double a, double b) { return std::max(a, b); }, 0, true}};
   for (const Dims& d : {Dims{{1}}, {{7, 13}}, {{2, 3, 11}}, {{67, 1031}, Size::kLarge}, {{1024, 1024}, Size::kBench}}) {
     for (const Unary& u : unary) add_unary(list, u, d);
     for (const Binary& b : binary) add_binary(list, b, d);
@@ -183,6 +222,10 @@ void add_pointwise_cases(CaseList& list) {
   add_add_bias(list, 7, 13, Size::kSmall);
   add_add_bias(list, 513, 384, Size::kLarge);
   add_add_bias(list, 1024, 1024, Size::kBench);
+  add_add_table(list, 1, 1, 1, Size::kSmall);
+  add_add_table(list, 3, 5, 7, Size::kSmall);
+  add_add_table(list, 5, 131, 96, Size::kLarge);
+  add_add_table(list, 8, 256, 768, Size::kBench);
 }
 
 }  // namespace tpo::optest
