@@ -24,6 +24,7 @@ foreach(file
     rope_cpu.cpp
     rope_table_cpu.cpp
     segment_cpu.cpp
+    select_cpu.cpp
     softmax_cpu.cpp)
   if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/${file})
     target_sources(tpo_core PRIVATE ${CMAKE_CURRENT_LIST_DIR}/${file})

@@ -16,6 +16,7 @@ foreach(file
     reduce.cpp
     rope.cpp
     segment.cpp
+    select.cpp
     softmax.cpp)
   if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/${file})
     target_sources(tpo_core PRIVATE ${CMAKE_CURRENT_LIST_DIR}/${file})

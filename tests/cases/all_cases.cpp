@@ -18,6 +18,7 @@ void add_pointwise_cases(CaseList&);
 void add_reduce_cases(CaseList&);
 void add_rope_cases(CaseList&);
 void add_segment_cases(CaseList&);
+void add_select_cases(CaseList&);
 void add_softmax_cases(CaseList&);
 
 const CaseList& all_cases() {
@@ -38,6 +39,7 @@ const CaseList& all_cases() {
     add_reduce_cases(l);
     add_rope_cases(l);
     add_segment_cases(l);
+    add_select_cases(l);
     add_softmax_cases(l);
     return l;
   }();
