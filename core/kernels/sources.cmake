@@ -20,12 +20,17 @@ foreach(file
     layout_cpu.cpp
     norm_cpu.cpp
     pointwise_cpu.cpp
+    pool_cpu.cpp
+    position_cpu.cpp
     reduce_cpu.cpp
+    resample_cpu.cpp
     rope_cpu.cpp
     rope_table_cpu.cpp
     segment_cpu.cpp
     select_cpu.cpp
     softmax_cpu.cpp)
+    softmax_cpu.cpp
+    window_cpu.cpp)
   if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/${file})
     target_sources(tpo_core PRIVATE ${CMAKE_CURRENT_LIST_DIR}/${file})
   endif()
@@ -38,5 +43,7 @@ foreach(file attention_cpu.cpp attention_bwd_cpu.cpp attention_few_cpu.cpp
 foreach(file attention_bias.cpp attention_cpu.cpp attention_bwd_cpu.cpp attention_few_cpu.cpp
              attention_tiles.cpp cross_entropy_cpu.cpp embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp
              rope_table_cpu.cpp)
+foreach(file attention_cpu.cpp attention_bwd_cpu.cpp cross_entropy_cpu.cpp embedding_cpu.cpp gemm_cpu.cpp pool_cpu.cpp
+    resample_cpu.cpp rope_cpu.cpp)
   set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/${file} PROPERTIES COMPILE_OPTIONS "-O3")
 endforeach()

@@ -13,11 +13,16 @@ foreach(file
     matmul.cpp
     norm.cpp
     pointwise.cpp
+    pool.cpp
+    position.cpp
     reduce.cpp
+    resize.cpp
     rope.cpp
     segment.cpp
     select.cpp
     softmax.cpp)
+    softmax.cpp
+    window.cpp)
   if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/${file})
     target_sources(tpo_core PRIVATE ${CMAKE_CURRENT_LIST_DIR}/${file})
   endif()

@@ -15,11 +15,15 @@ void add_layout_cases(CaseList&);
 void add_matmul_cases(CaseList&);
 void add_norm_cases(CaseList&);
 void add_pointwise_cases(CaseList&);
+void add_pool_cases(CaseList&);
+void add_position_cases(CaseList&);
 void add_reduce_cases(CaseList&);
+void add_resize_cases(CaseList&);
 void add_rope_cases(CaseList&);
 void add_segment_cases(CaseList&);
 void add_select_cases(CaseList&);
 void add_softmax_cases(CaseList&);
+void add_window_cases(CaseList&);
 
 const CaseList& all_cases() {
   static const CaseList list = [] {
@@ -36,11 +40,15 @@ const CaseList& all_cases() {
     add_matmul_cases(l);
     add_norm_cases(l);
     add_pointwise_cases(l);
+    add_pool_cases(l);
+    add_position_cases(l);
     add_reduce_cases(l);
+    add_resize_cases(l);
     add_rope_cases(l);
     add_segment_cases(l);
     add_select_cases(l);
     add_softmax_cases(l);
+    add_window_cases(l);
     return l;
   }();
   return list;

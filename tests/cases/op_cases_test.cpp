@@ -16,7 +16,7 @@ std::vector<CaseEntry> entries(bool bench) {
 
 // Families whose kernels do not take bf16 yet.
 bool f32_only_for_now(const std::string& name) {
-  for (const char* op : {"box_loss", "rope", "softmax"})
+  for (const char* op : {"box_loss", "softmax"})
     if (name.find(op) != std::string::npos) return true;
   return false;
 }
