@@ -1,12 +1,12 @@
-// Separable resampling. Two orders of the passes: a row of y is mixed from rows of x and then made wide ("tall first"),
-// or rows of x are made wide once, kept in a ring while they are needed, and mixed ("wide first"). The second is for
-// few channels and more rows after than before, where making a row wide is the expensive part: it reads single
-// elements.
+// Separable resampling: a row of y is mixed from rows of x ("tall"), then every pixel from pixels of that row ("wide").
+// Pixels of few channels fill no vector: there eight rows go wide together. And where there are more rows after than
+// before, rows of x go wide once, are kept in a ring while they are needed, and are mixed then.
 #include <algorithm>
 #include <vector>
 
 #include "core/kernels/pointwise_loop.h"
 #include "core/kernels/resample.h"
+#include "core/kernels/simd.h"
 #include "core/kernels/storage.h"
 #include "core/stream.h"
 
@@ -15,6 +15,8 @@ namespace tpo {
 namespace {
 
 constexpr int64_t kFewChannels = 8;  // below this a pixel's channels do not fill a vector
+
+size_t at(int64_t i) { return static_cast<size_t>(i); }
 
 // Weights of one axis: destination d is the sum over t < count[d] of weight(d)[t] source[first[d] + t].
 struct Band {
@@ -28,12 +30,12 @@ struct Band {
 Band band_of(const ResampleAxis& axis) {
   Band b{axis.out, 1, axis.identity(), {}, {}, {}};
   for (int64_t o = 0; o < axis.out; ++o) b.width = std::max(b.width, resample_run(axis, o).count);
-  b.weights.resize(static_cast<size_t>(b.size * b.width));
+  b.weights.resize(at(b.size * b.width));
   for (int64_t o = 0; o < axis.out; ++o) {
     const ResampleRun r = resample_run(axis, o);
     b.first.push_back(r.first), b.count.push_back(r.count);
     for (int64_t t = 0; t < r.count; ++t)
-      b.weights[static_cast<size_t>(o * b.width + t)] = static_cast<float>(resample_weight(axis, r, r.first + t));
+      b.weights[at(o * b.width + t)] = static_cast<float>(resample_weight(axis, r, r.first + t));
   }
   return b;
 }
@@ -41,7 +43,6 @@ Band band_of(const ResampleAxis& axis) {
 // The adjoint: runs begin and end in order, so the outputs that read one input are a run too.
 Band transposed(const Band& b, int64_t inputs) {
   Band a{inputs, 1, b.identity, {}, {}, {}};
-  const auto at = [](int64_t i) { return static_cast<size_t>(i); };
   int64_t begin = 0, end = 0;
   for (int64_t i = 0; i < inputs; ++i) {
     while (begin < b.size && b.first[at(begin)] + b.count[at(begin)] <= i) ++begin;
@@ -93,117 +94,129 @@ void mix(int64_t terms, const S* const* x, const float* w, D* y, int64_t n) {
   }
 }
 
-// The same weights per element of a row, term by term, for rows of few channels. Absent terms have weight 0 and read
-// the element behind the row, which is 0.
-struct Gather {
-  std::vector<int32_t> at;
-  std::vector<float> weight;
-};
-
-Gather gather_of(const Band& b, int64_t sources, int64_t channels) {
-  Gather g;
-  for (int64_t t = 0; t < b.width; ++t)
-    for (int64_t d = 0; d < b.size; ++d)
-      for (int64_t c = 0; c < channels; ++c) {
-        const bool there = t < b.count[static_cast<size_t>(d)];
-        const int64_t from = there ? (b.first[static_cast<size_t>(d)] + t) * channels + c : sources * channels;
-        g.at.push_back(static_cast<int32_t>(from));
-        g.weight.push_back(there ? b.weight(d)[t] : 0.0f);
-      }
-  return g;
-}
-
 struct Plan {
   Band h, w;
-  Gather gather;  // empty unless few channels
   int64_t channels;
   int64_t rows, row;  // of the source: count and elements
   bool wide_first;
+  int64_t wide() const { return w.size * channels; }  // elements of a row of the result
 };
 
 Plan plan_of(const Resample& k) {
-  Plan p{band_of(k.h), band_of(k.w), {}, k.channels, k.h.in, k.w.in * k.channels, k.wide_first()};
-  if (k.adjoint) {
-    p.h = transposed(p.h, k.h.in), p.w = transposed(p.w, k.w.in);
-    p.rows = k.h.out, p.row = k.w.out * k.channels;
-  }
-  if (k.channels < kFewChannels && !p.w.identity) p.gather = gather_of(p.w, p.row / k.channels, k.channels);
+  Plan p{band_of(k.h), band_of(k.w), k.channels, k.h.in, k.w.in * k.channels, k.wide_first()};
+  if (!k.adjoint) return p;
+  p.h = transposed(p.h, k.h.in), p.w = transposed(p.w, k.w.in);
+  p.rows = k.h.out, p.row = k.w.out * k.channels;
   return p;
 }
 
-// y (w.size, channels) from a row of the source, behind which stands one 0.
+// y (w.size, channels) from a row of the source, a pixel at a time.
 template <class D>
-void widen_row(const Plan& p, const float* row, D* y) {
-  if (p.gather.at.empty()) {
-    std::vector<const float*> x(static_cast<size_t>(p.w.width));
-    for (int64_t d = 0; d < p.w.size; ++d) {
-      const int64_t count = p.w.count[static_cast<size_t>(d)];
-      for (int64_t t = 0; t < count; ++t)
-        x[static_cast<size_t>(t)] = row + (p.w.first[static_cast<size_t>(d)] + t) * p.channels;
-      mix(count, x.data(), p.w.weight(d), y + d * p.channels, p.channels);
-    }
-    return;
-  }
-  constexpr int64_t kChunk = 128;
-  float sum[kChunk];
-  const int64_t n = p.w.size * p.channels;
-  for (int64_t from = 0; from < n; from += kChunk) {
-    const int64_t length = std::min(kChunk, n - from);
-    for (int64_t t = 0; t < p.w.width; ++t) {
-      const int32_t* at = p.gather.at.data() + t * n + from;
-      const float* w = p.gather.weight.data() + t * n + from;
-      if (t == 0) std::fill(sum, sum + length, 0.0f);
-#pragma omp simd
-      for (int64_t j = 0; j < length; ++j) sum[j] += w[j] * row[at[j]];
-    }
-    convert(sum, y + from, length);
+void make_wide(const Plan& p, const float* row, D* y) {
+  std::vector<const float*> x(at(p.w.width));
+  for (int64_t d = 0; d < p.w.size; ++d) {
+    for (int64_t t = 0; t < p.w.count[at(d)]; ++t) x[at(t)] = row + (p.w.first[at(d)] + t) * p.channels;
+    mix(p.w.count[at(d)], x.data(), p.w.weight(d), y + d * p.channels, p.channels);
   }
 }
 
-// Rows [begin, end) of all destination rows (image, row).
-template <class T>
-void tall_first(const Plan& p, const T* x, T* y, int64_t begin, int64_t end) {
-  std::vector<float> mixed(static_cast<size_t>(p.row) + 1);  // the last one stays 0
-  std::vector<const T*> rows(static_cast<size_t>(p.h.width));
-  for (int64_t r = begin; r < end; ++r) {
-    const int64_t d = r % p.h.size, count = p.h.count[static_cast<size_t>(d)];
-    const T* image = x + r / p.h.size * p.rows * p.row;
-    for (int64_t t = 0; t < count; ++t)
-      rows[static_cast<size_t>(t)] = image + (p.h.first[static_cast<size_t>(d)] + t) * p.row;
-    T* to = y + r * p.w.size * p.channels;
-    if (p.w.identity) {
-      mix(count, rows.data(), p.h.weight(d), to, p.row);
-      continue;
-    }
-    if constexpr (std::is_same_v<T, float>) {
-      if (p.h.identity && p.gather.at.empty()) {
-        widen_row(p, rows[0], to);
-        continue;
+// Eight rows of few channels at a time, turned so that a vector holds one element of each.
+class EightRows {
+ public:
+  static constexpr int64_t kRows = 8;
+  explicit EightRows(const Plan& p)
+      : p_(p),
+        row_(whole(p.row)),
+        wide_(whole(p.wide())),
+        source_(at(kRows * row_)),
+        turned_(source_.size()),
+        turned_wide_(at(kRows * wide_)),
+        result_(turned_wide_.size()) {}
+
+  float* source(int64_t i) { return source_.data() + i * row_; }
+  const float* result(int64_t i) const { return result_.data() + i * wide_; }
+
+  // Results of all eight sources; the caller leaves those alone that it did not fill.
+  void make_wide() {
+    for (int64_t j = 0; j < row_; j += kRows)
+      simd::transpose8(source_.data() + j, row_, turned_.data() + j * kRows, kRows);
+    const int64_t pixel = p_.channels * kRows;
+    for (int64_t d = 0; d < p_.w.size; ++d) {
+      const float* w = p_.w.weight(d);
+      const float* first = turned_.data() + p_.w.first[at(d)] * pixel;
+      for (int64_t c = 0; c < pixel; c += kRows) {
+        simd::F8 sum = simd::F8::zero();
+        for (int64_t t = 0; t < p_.w.count[at(d)]; ++t)
+          sum = fma(simd::F8(w[t]), simd::F8::load(first + t * pixel + c), sum);
+        sum.store(turned_wide_.data() + d * pixel + c);
       }
     }
-    mix(count, rows.data(), p.h.weight(d), mixed.data(), p.row);
-    widen_row(p, mixed.data(), to);
+    for (int64_t j = 0; j < wide_; j += kRows)
+      simd::transpose8(turned_wide_.data() + j * kRows, kRows, result_.data() + j, wide_);
+  }
+
+ private:
+  static int64_t whole(int64_t n) { return (n + kRows - 1) / kRows * kRows; }
+  const Plan& p_;
+  int64_t row_, wide_;  // elements of a row, rounded up to whole vectors
+  std::vector<float> source_, turned_, turned_wide_, result_;
+};
+
+// Row r of all destination rows (image, row) as a mixture of rows of the source. `rows` is scratch.
+template <class T, class D>
+void mix_row(const Plan& p, const T* x, int64_t r, std::vector<const T*>& rows, D* y) {
+  const int64_t d = r % p.h.size;
+  const T* first = x + (r / p.h.size * p.rows + p.h.first[at(d)]) * p.row;
+  for (int64_t t = 0; t < p.h.count[at(d)]; ++t) rows[at(t)] = first + t * p.row;
+  mix(p.h.count[at(d)], rows.data(), p.h.weight(d), y, p.row);
+}
+
+template <class T>
+void tall_first(const Plan& p, const T* x, T* y, int64_t begin, int64_t end) {
+  std::vector<float> mixed(at(p.row));
+  std::vector<const T*> rows(at(p.h.width));
+  for (int64_t r = begin; r < end; ++r) {
+    T* to = y + r * p.wide();
+    if (p.w.identity) {
+      mix_row(p, x, r, rows, to);
+      continue;
+    }
+    mix_row(p, x, r, rows, mixed.data());
+    make_wide(p, mixed.data(), to);
   }
 }
 
 template <class T>
-void wide_first(const Plan& p, const T* x, T* y, int64_t begin, int64_t end) {
-  const int64_t wide = p.w.size * p.channels;
-  std::vector<float> source(static_cast<size_t>(p.row) + 1);  // the last one stays 0
-  std::vector<float> ring(static_cast<size_t>(p.h.width * wide));
-  const auto slot = [&](int64_t row) { return ring.data() + row % p.h.width * wide; };
-  std::vector<const float*> rows(static_cast<size_t>(p.h.width));
-  int64_t made = 0;  // rows below this were made wide or are no longer needed
+void tall_first_few_channels(const Plan& p, const T* x, T* y, int64_t begin, int64_t end) {
+  EightRows block(p);
+  std::vector<const T*> rows(at(p.h.width));
+  for (int64_t r = begin; r < end; r += EightRows::kRows) {
+    const int64_t n = std::min(EightRows::kRows, end - r);
+    for (int64_t i = 0; i < n; ++i) mix_row(p, x, r + i, rows, block.source(i));
+    block.make_wide();
+    for (int64_t i = 0; i < n; ++i) convert(block.result(i), y + (r + i) * p.wide(), p.wide());
+  }
+}
+
+template <class T>
+void wide_first_few_channels(const Plan& p, const T* x, T* y, int64_t begin, int64_t end) {
+  EightRows block(p);
+  const int64_t wide = p.wide(), slots = p.h.width + EightRows::kRows - 1;
+  std::vector<float> ring(at(slots * wide));
+  std::vector<const float*> rows(at(p.h.width));
+  int64_t made = 0;  // rows of the image below this were made wide or are no longer needed
   for (int64_t r = begin; r < end; ++r) {
-    const int64_t d = r % p.h.size, first = p.h.first[static_cast<size_t>(d)],
-                  count = p.h.count[static_cast<size_t>(d)];
+    const int64_t d = r % p.h.size, first = p.h.first[at(d)], stop = first + p.h.count[at(d)];
     if (r == begin || d == 0) made = 0;
-    for (made = std::max(made, first); made < first + count; ++made) {
-      convert(x + (r / p.h.size * p.rows + made) * p.row, source.data(), p.row);
-      widen_row(p, source.data(), slot(made));
+    for (made = std::max(made, first); made < stop;) {
+      const int64_t n = std::min(EightRows::kRows, p.rows - made);
+      const T* from = x + (r / p.h.size * p.rows + made) * p.row;
+      for (int64_t i = 0; i < n; ++i) convert(from + i * p.row, block.source(i), p.row);
+      block.make_wide();
+      for (int64_t i = 0; i < n; ++i, ++made) std::copy_n(block.result(i), wide, ring.data() + made % slots * wide);
     }
-    for (int64_t t = 0; t < count; ++t) rows[static_cast<size_t>(t)] = slot(first + t);
-    mix(count, rows.data(), p.h.weight(d), y + r * wide, wide);
+    for (int64_t i = first; i < stop; ++i) rows[at(i - first)] = ring.data() + i % slots * wide;
+    mix(stop - first, rows.data(), p.h.weight(d), y + r * wide, wide);
   }
 }
 
@@ -230,7 +243,9 @@ void run(const Resample& k, Cpu, Stream&) {
     parallel_for(k.images * p.h.size, row_grain(p.w.size * k.channels, kHeavyGrain), [&](int64_t begin, int64_t end) {
       const T* x = static_cast<const T*>(k.x);
       T* y = static_cast<T*>(k.y);
-      p.wide_first ? wide_first(p, x, y, begin, end) : tall_first(p, x, y, begin, end);
+      if (p.wide_first) return wide_first_few_channels(p, x, y, begin, end);
+      if (p.channels < kFewChannels && !p.w.identity) return tall_first_few_channels(p, x, y, begin, end);
+      tall_first(p, x, y, begin, end);
     });
   });
 }
