@@ -11,7 +11,7 @@ namespace tpo {
 
 namespace {
 
-constexpr int64_t kChunk = 128;  // channels
+constexpr int64_t kChunk = 256;  // channels
 
 struct Range {
   int64_t begin, end;
@@ -47,6 +47,42 @@ struct Best {
     }
   }
 };
+
+// sum[c] += dy[c] where the maximum was `here`; = if first.
+template <bool kFirst, class T, class D>
+void take(const T* dy, const uint8_t* place, uint8_t here, D* sum, int64_t n) {
+#pragma omp simd
+  for (int64_t c = 0; c < n; ++c) {
+    const float g = place[c] == here ? widen(dy[c]) : 0.0f;
+    if constexpr (kFirst)
+      sum[c] = narrow<D>(g);
+    else
+      sum[c] += g;
+  }
+}
+
+// The gradient of the pixels of image row r (of all images) and column j.
+template <class T>
+void pixel_gradient(const MaxPoolBwd& k, int64_t r, int64_t j) {
+  const int64_t i = r % k.h.in, first_row = r / k.h.in * k.h.out;
+  const Range rows = outputs_of(k.h, i), cols = outputs_of(k.w, j);
+  const int64_t windows = std::max<int64_t>(0, rows.end - rows.begin) * std::max<int64_t>(0, cols.end - cols.begin);
+  T* dx = static_cast<T*>(k.dx) + (r * k.w.in + j) * k.channels;
+  float sum[kChunk];
+  for (int64_t from = 0; from < k.channels; from += kChunk) {
+    const int64_t n = std::min(kChunk, k.channels - from);
+    if (windows != 1) std::fill(sum, sum + n, 0.0f);
+    for (int64_t o = rows.begin; o < rows.end; ++o)
+      for (int64_t p = cols.begin; p < cols.end; ++p) {
+        const int64_t at = ((first_row + o) * k.w.out + p) * k.channels + from;
+        const T* dy = static_cast<const T*>(k.dy) + at;
+        const int64_t up = i - o * k.h.stride + k.h.padding, left = j - p * k.w.stride + k.w.padding;
+        const auto here = static_cast<uint8_t>(up * k.w.kernel + left);
+        windows == 1 ? take<true>(dy, k.place + at, here, dx + from, n) : take<false>(dy, k.place + at, here, sum, n);
+      }
+    if (windows != 1) convert(sum, dx + from, n);
+  }
+}
 
 }  // namespace
 
@@ -84,29 +120,8 @@ void run(const MaxPoolFwd& k, Cpu, Stream&) {
 void run(const MaxPoolBwd& k, Cpu, Stream&) {
   with_storage(k.dtype, [&]<class T>() {
     parallel_for(k.images * k.h.in, row_grain(k.w.in * k.channels, kHeavyGrain), [&](int64_t begin, int64_t end) {
-      float sum[kChunk];
-      for (int64_t r = begin; r < end; ++r) {
-        const int64_t i = r % k.h.in, image = r / k.h.in;
-        const Range rows = outputs_of(k.h, i);
-        for (int64_t j = 0; j < k.w.in; ++j) {
-          const Range cols = outputs_of(k.w, j);
-          for (int64_t from = 0; from < k.channels; from += kChunk) {
-            const int64_t n = std::min(kChunk, k.channels - from);
-            std::fill(sum, sum + n, 0.0f);
-            for (int64_t o = rows.begin; o < rows.end; ++o)
-              for (int64_t p = cols.begin; p < cols.end; ++p) {
-                const int64_t at = ((image * k.h.out + o) * k.w.out + p) * k.channels + from;
-                const T* dy = static_cast<const T*>(k.dy) + at;
-                const uint8_t* place = k.place + at;
-                const int64_t up = i - o * k.h.stride + k.h.padding, left = j - p * k.w.stride + k.w.padding;
-                const auto here = static_cast<uint8_t>(up * k.w.kernel + left);
-#pragma omp simd
-                for (int64_t c = 0; c < n; ++c) sum[c] += place[c] == here ? widen(dy[c]) : 0.0f;
-              }
-            convert(sum, static_cast<T*>(k.dx) + (r * k.w.in + j) * k.channels + from, n);
-          }
-        }
-      }
+      for (int64_t r = begin; r < end; ++r)
+        for (int64_t j = 0; j < k.w.in; ++j) pixel_gradient<T>(k, r, j);
     });
   });
 }

@@ -82,7 +82,7 @@ void mix(int64_t terms, const S* const* x, const float* w, D* y, int64_t n) {
   if (terms == 2) return mix_few<2, false>(x, 0, w, y, n);
   if (terms == 3) return mix_few<3, false>(x, 0, w, y, n);
   if (terms == 4) return mix_few<4, false>(x, 0, w, y, n);
-  constexpr int64_t kChunk = 128;
+  constexpr int64_t kChunk = 1024;  // sums stay in the first cache, and rows are read by the page
   float sum[kChunk];
   for (int64_t from = 0; from < n; from += kChunk) {
     const int64_t length = std::min(kChunk, n - from);
