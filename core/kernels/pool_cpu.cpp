@@ -1,6 +1,7 @@
 // Max pooling, channels in chunks: a chunk of every input of the window is compared with the maximum so far, which
 // stays in the first cache.
 #include <algorithm>
+#include <vector>
 
 #include "core/kernels/pointwise_loop.h"
 #include "core/kernels/pool.h"
@@ -11,7 +12,7 @@ namespace tpo {
 
 namespace {
 
-constexpr int64_t kChunk = 256;  // channels
+constexpr int64_t kChunk = 128;  // channels
 
 struct Range {
   int64_t begin, end;
@@ -39,11 +40,11 @@ struct Best {
   void challenge(const T* x, int32_t at, int64_t n) {
 #pragma omp simd
     for (int64_t c = 0; c < n; ++c) {
-      const float v = widen(x[c]);
-      const bool wins = !(v <= value[c]);  // or is NaN; or the maximum so far is, and stays
-      const bool lost = value[c] != value[c];
-      place[c] = wins && !lost ? at : place[c];
-      value[c] = wins && !lost ? v : value[c];
+      const float v = widen(x[c]), m = value[c];
+      const bool wins = !(v <= m) & (m == m);  // greater, or NaN; a NaN stays
+      const int32_t won = wins ? at : 0;       // places grow along the window: the last one that won is the largest
+      place[c] = place[c] < won ? won : place[c];
+      value[c] = wins ? v : m;
     }
   }
 };
@@ -53,7 +54,7 @@ template <bool kFirst, class T, class D>
 void take(const T* dy, const uint8_t* place, uint8_t here, D* sum, int64_t n) {
 #pragma omp simd
   for (int64_t c = 0; c < n; ++c) {
-    const float g = place[c] == here ? widen(dy[c]) : 0.0f;
+    const float v = widen(dy[c]), g = place[c] == here ? v : 0.0f;
     if constexpr (kFirst)
       sum[c] = narrow<D>(g);
     else
@@ -61,27 +62,22 @@ void take(const T* dy, const uint8_t* place, uint8_t here, D* sum, int64_t n) {
   }
 }
 
-// The gradient of the pixels of image row r (of all images) and column j.
+// dx[c] for c < channels of pixel (i, j), which lies in the windows rows x cols; dy and place are those of its image.
+// `sum` is scratch of as many elements.
 template <class T>
-void pixel_gradient(const MaxPoolBwd& k, int64_t r, int64_t j) {
-  const int64_t i = r % k.h.in, first_row = r / k.h.in * k.h.out;
-  const Range rows = outputs_of(k.h, i), cols = outputs_of(k.w, j);
-  const int64_t windows = std::max<int64_t>(0, rows.end - rows.begin) * std::max<int64_t>(0, cols.end - cols.begin);
-  T* dx = static_cast<T*>(k.dx) + (r * k.w.in + j) * k.channels;
-  float sum[kChunk];
-  for (int64_t from = 0; from < k.channels; from += kChunk) {
-    const int64_t n = std::min(kChunk, k.channels - from);
-    if (windows != 1) std::fill(sum, sum + n, 0.0f);
-    for (int64_t o = rows.begin; o < rows.end; ++o)
-      for (int64_t p = cols.begin; p < cols.end; ++p) {
-        const int64_t at = ((first_row + o) * k.w.out + p) * k.channels + from;
-        const T* dy = static_cast<const T*>(k.dy) + at;
-        const int64_t up = i - o * k.h.stride + k.h.padding, left = j - p * k.w.stride + k.w.padding;
-        const auto here = static_cast<uint8_t>(up * k.w.kernel + left);
-        windows == 1 ? take<true>(dy, k.place + at, here, dx + from, n) : take<false>(dy, k.place + at, here, sum, n);
-      }
-    if (windows != 1) convert(sum, dx + from, n);
-  }
+void pixel_gradient(const MaxPoolBwd& k, const T* dy, const uint8_t* place, int64_t i, int64_t j, Range rows,
+                    Range cols, float* sum, T* dx) {
+  const bool single = rows.end - rows.begin == 1 && cols.end - cols.begin == 1;
+  if (!single) std::fill(sum, sum + k.channels, 0.0f);
+  for (int64_t o = rows.begin; o < rows.end; ++o)
+    for (int64_t p = cols.begin; p < cols.end; ++p) {
+      const int64_t at = (o * k.w.out + p) * k.channels;
+      const int64_t up = i - o * k.h.stride + k.h.padding, left = j - p * k.w.stride + k.w.padding;
+      const auto here = static_cast<uint8_t>(up * k.w.kernel + left);
+      if (single) return take<true>(dy + at, place + at, here, dx, k.channels);
+      take<false>(dy + at, place + at, here, sum, k.channels);
+    }
+  convert(sum, dx, k.channels);
 }
 
 }  // namespace
@@ -108,8 +104,9 @@ void run(const MaxPoolFwd& k, Cpu, Stream&) {
               }
             convert(best.value, static_cast<T*>(k.y) + to + from, n);
             if (k.place == nullptr) continue;
+            uint8_t* place = k.place + to + from;  // a local: stores of bytes may be to k for all the compiler knows
 #pragma omp simd
-            for (int64_t c = 0; c < n; ++c) k.place[to + from + c] = static_cast<uint8_t>(best.place[c]);
+            for (int64_t c = 0; c < n; ++c) place[c] = static_cast<uint8_t>(best.place[c]);
           }
         }
       }
@@ -118,10 +115,20 @@ void run(const MaxPoolFwd& k, Cpu, Stream&) {
 }
 
 void run(const MaxPoolBwd& k, Cpu, Stream&) {
+  std::vector<Range> cols;
+  for (int64_t j = 0; j < k.w.in; ++j) cols.push_back(outputs_of(k.w, j));
+  const int64_t plane = k.h.out * k.w.out * k.channels;
   with_storage(k.dtype, [&]<class T>() {
     parallel_for(k.images * k.h.in, row_grain(k.w.in * k.channels, kHeavyGrain), [&](int64_t begin, int64_t end) {
-      for (int64_t r = begin; r < end; ++r)
-        for (int64_t j = 0; j < k.w.in; ++j) pixel_gradient<T>(k, r, j);
+      std::vector<float> sum(static_cast<size_t>(k.channels));
+      for (int64_t r = begin; r < end; ++r) {
+        const int64_t i = r % k.h.in, image = r / k.h.in * plane;
+        const Range rows = outputs_of(k.h, i);
+        T* dx = static_cast<T*>(k.dx) + r * k.w.in * k.channels;
+        for (int64_t j = 0; j < k.w.in; ++j)
+          pixel_gradient(k, static_cast<const T*>(k.dy) + image, k.place + image, i, j, rows,
+                         cols[static_cast<size_t>(j)], sum.data(), dx + j * k.channels);
+      }
     });
   });
 }
