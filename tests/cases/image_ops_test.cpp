@@ -1,6 +1,7 @@
 // Ops on images and positions: what they refuse, and values that a random case does not show.
 #include <gtest/gtest.h>
 
+#include <array>
 #include <limits>
 
 #include "core/ops/pool.h"
@@ -8,6 +9,7 @@
 #include "core/ops/resize.h"
 #include "core/ops/rope.h"
 #include "core/ops/window.h"
+#include "core/parallel_for.h"
 
 namespace tpo {
 namespace {
@@ -88,6 +90,37 @@ TEST(ImageOps, rope_2d_leaves_tokens_at_the_origin) {
   const std::vector<float> y = rope_2d(x, at, 1, 1e4f).to_vector<float>();
   EXPECT_EQ(std::vector<float>(y.begin(), y.begin() + 4), (std::vector<float>{1, 2, 3, 4}));
   EXPECT_NE(y[4], 5);
+}
+
+// Values of x's op and of its gradient with dy = 1.
+template <class Fn>
+std::vector<float> both_ways(const Fn& op, const Tensor& input) {
+  Tape tape;
+  const TapeScope scope(tape);
+  const Tensor x = tape.watch(input), y = op(x), dy = ones(y.shape());
+  tape.backward(std::span(&y, 1), std::span(&dy, 1));
+  std::vector<float> all = y.to_vector<float>(), g = tape.grad(x).to_vector<float>();
+  all.insert(all.end(), g.begin(), g.end());
+  return all;
+}
+
+TEST(ImageOps, do_not_depend_on_the_number_of_threads) {
+  for (const int64_t channels : {2, 11}) {  // fewer than eight take another way
+    std::vector<float> v(static_cast<size_t>(3 * 61 * 53 * channels));
+    for (size_t i = 0; i < v.size(); ++i) v[i] = static_cast<float>(i * 7919 % 1009) / 1009;
+    const Tensor x = Tensor::from(v, {3, 61, 53, channels});
+    const auto up = [](const Tensor& t) { return resize(t, 130, 70, {ResizeMode::kBicubic, false, false}); };
+    const auto down = [](const Tensor& t) { return resize(t, 50, 90, {ResizeMode::kBilinear, false, true}); };
+    const auto pool = [](const Tensor& t) { return max_pool2d(t, {{3, 3}, {2, 2}, {1, 1}}); };
+    const auto all = [&] { return std::array{both_ways(up, x), both_ways(down, x), both_ways(pool, x)}; };
+    const int before = num_threads();
+    set_num_threads(1);
+    const auto one = all();
+    set_num_threads(3);
+    const auto three = all();
+    set_num_threads(before);
+    EXPECT_EQ(one, three);
+  }
 }
 
 TEST(ImageOps, empty_batches_are_allowed) {
