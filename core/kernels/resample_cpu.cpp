@@ -68,7 +68,7 @@ void mix_few(const S* const* x, int64_t from, const float* w, D* sum, int64_t n)
 #pragma omp simd
   for (int64_t j = 0; j < n; ++j) {
     float s = v[0] * widen(p[0][j]);
-#pragma GCC unroll 4
+#pragma GCC unroll 8
     for (int t = 1; t < N; ++t) s += v[t] * widen(p[t][j]);
     if constexpr (kAdd) s += sum[j];
     sum[j] = narrow<D>(s);
@@ -82,12 +82,14 @@ void mix(int64_t terms, const S* const* x, const float* w, D* y, int64_t n) {
   if (terms == 2) return mix_few<2, false>(x, 0, w, y, n);
   if (terms == 3) return mix_few<3, false>(x, 0, w, y, n);
   if (terms == 4) return mix_few<4, false>(x, 0, w, y, n);
+  if (terms == 8) return mix_few<8, false>(x, 0, w, y, n);  // bicubic with antialias at half the size
   constexpr int64_t kChunk = 1024;  // sums stay in the first cache, and rows are read by the page
   float sum[kChunk];
   for (int64_t from = 0; from < n; from += kChunk) {
     const int64_t length = std::min(kChunk, n - from);
     std::fill(sum, sum + length, 0.0f);
     int64_t t = 0;
+    for (; t + 8 <= terms; t += 8) mix_few<8, true>(x + t, from, w + t, sum, length);
     for (; t + 4 <= terms; t += 4) mix_few<4, true>(x + t, from, w + t, sum, length);
     for (; t < terms; ++t) mix_few<1, true>(x + t, from, w + t, sum, length);
     convert(sum, y + from, length);
