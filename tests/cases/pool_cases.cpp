@@ -68,7 +68,7 @@ void add(CaseList& list, const Dims& d, Kind kind) {
                       .ref = [=](RefInputs v) { return reference(v[0], d, kind); },
                       .grads = {0},
                       // Two divisors, and a product and a sum for each input, summed by axis.
-                      .tol = kind == Kind::kMax ? 0 : sum_tolerance(2 + 2 * (kernel[0] + kernel[1]))};
+                      .tol = kind == Kind::kMax ? 0 : sum_tolerance(2 + 2 * (d.spec.kernel[0] + d.spec.kernel[1]))};
       },
       d.size);
 }

@@ -12,7 +12,7 @@ constexpr double kTwoPi = 6.283185307179586;
 double code(int64_t p, int64_t n, int64_t f, const SineSpec& s) {
   double at = s.first + static_cast<double>(p);
   if (s.unit_scale) at = at / (s.first + static_cast<double>(n) - 1 + 1e-6) * kTwoPi;
-  at /= std::pow(s.temperature, 2.0 * static_cast<double>(f / 2) / static_cast<double>(s.features));
+  at /= std::pow(s.temperature, static_cast<double>(f - f % 2) / static_cast<double>(s.features));
   return f % 2 == 0 ? std::sin(at) : std::cos(at);
 }
 
