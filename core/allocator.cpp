@@ -1,16 +1,19 @@
 #include "core/allocator.h"
 
 #include <sys/mman.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
+#include <cstring>
 #include <map>
 #include <mutex>
 #include <unordered_map>
 #include <vector>
 
 #include "core/error.h"
+#include "core/heap.h"
 
 namespace tpo {
 
@@ -22,158 +25,250 @@ size_t Allocator::size_class(size_t bytes) {
 
 namespace {
 
-// Statistics shared by both allocators, so that meta and cpu count alike by construction.
-class Counter {
+// Where memory comes from: the host, or nowhere.
+class System {
  public:
-  void add(int64_t bytes) {
-    stats_.live_bytes += bytes;
-    ++stats_.allocations;
-    if (stats_.live_bytes > stats_.peak_bytes) stats_.peak_bytes = stats_.live_bytes;
-  }
-  void remove(int64_t bytes) { stats_.live_bytes -= bytes; }
-  AllocatorStats& stats() { return stats_; }
-  const AllocatorStats& stats() const { return stats_; }
-  void reset_peak() { stats_.peak_bytes = stats_.live_bytes; }
-
- private:
-  AllocatorStats stats_;
+  virtual ~System() = default;
+  virtual void* take(size_t size) = 0;  // 64-byte aligned, null if there is none
+  virtual void give(void* p, size_t size) = 0;
+  // Makes bytes [from, to) of the one large range usable; false if there is no memory.
+  virtual bool grow(int64_t from, int64_t to) = 0;
+  virtual std::byte* range() const = 0;
 };
 
-class CpuAllocator final : public Allocator {
+// The range is reserved without access at the first growth, which costs addresses only, and opened as it grows.
+class HostSystem final : public System {
  public:
-  ~CpuAllocator() override {
-    for (auto& [size, blocks] : cache_)
-      for (void* p : blocks) system_give(p, size);
+  ~HostSystem() override {
+    if (range_ != nullptr) munmap(range_, static_cast<size_t>(reserved_));
+  }
+  void* take(size_t size) override { return std::aligned_alloc(64, size); }
+  void give(void* p, size_t) override { std::free(p); }
+  bool grow(int64_t from, int64_t to) override {
+    if (range_ == nullptr && !reserve(to)) return false;
+    return to <= reserved_ && mprotect(range_ + from, static_cast<size_t>(to - from), PROT_READ | PROT_WRITE) == 0;
+  }
+  std::byte* range() const override { return range_; }
+
+ private:
+  // As much as the machine has; less where addresses are limited (ulimit -v).
+  bool reserve(int64_t least) {
+    const int64_t memory = sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
+    for (reserved_ = std::max(memory, least); reserved_ >= least; reserved_ /= 2) {
+      void* p =
+          mmap(nullptr, static_cast<size_t>(reserved_), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (p != MAP_FAILED) return range_ = static_cast<std::byte*>(p), true;
+    }
+    return false;
   }
 
-  void* allocate(size_t bytes) override {
+  std::byte* range_ = nullptr;
+  int64_t reserved_ = 0;
+};
+
+// Addresses in the non-canonical hole of x86-64: touching one faults.
+class MetaSystem final : public System {
+ public:
+  void* take(size_t size) override { return reinterpret_cast<void*>(next_ += size); }
+  void give(void*, size_t) override {}
+  bool grow(int64_t, int64_t) override { return true; }
+  std::byte* range() const override { return reinterpret_cast<std::byte*>(0x1000'0000'0000'0000ull); }
+
+ private:
+  uint64_t next_ = 0x2000'0000'0000'0000ull;
+};
+
+// What is live, by kind and phase.
+class Counter {
+ public:
+  // True if this made a new peak of the phase.
+  bool add(int64_t bytes, MemoryKind kind) {
+    const auto k = static_cast<size_t>(kind);
+    live_[k] += bytes;
+    if (live_[k] > peak_[k]) peak_[k] = live_[k];
+    total_ += bytes;
+    return mark();
+  }
+  void remove(int64_t bytes, MemoryKind kind) {
+    live_[static_cast<size_t>(kind)] -= bytes;
+    total_ -= bytes;
+  }
+  void begin_phase(const char* name) {
+    phase_ = 0;
+    while (phase_ < phases_.size() && std::strcmp(phases_[phase_].name, name) != 0) ++phase_;
+    if (phase_ == phases_.size()) phases_.push_back({name});
+    mark();
+  }
+  void name_peak(const char* kernel) { phases_[phase_].kernel = kernel; }
+  void reset() {
+    phases_ = {{phases_[phase_].name}};
+    phase_ = 0;
+    peak_ = live_;
+    mark();
+  }
+  int64_t live() const { return total_; }
+  int64_t peak() const {
+    int64_t most = 0;
+    for (const Phase& p : phases_) most = std::max(most, p.bytes);
+    return most;
+  }
+  MemoryUse use() const {
+    MemoryUse u{live_, peak_, {}};
+    for (const Phase& p : phases_) u.phases.push_back({p.name, p.kernel, p.bytes, p.by_kind});
+    return u;
+  }
+
+ private:
+  struct Phase {
+    const char* name;
+    const char* kernel = "";
+    int64_t bytes = 0;
+    BytesByKind by_kind{};
+  };
+  bool mark() {
+    Phase& p = phases_[phase_];
+    if (total_ <= p.bytes) return false;
+    p.bytes = total_, p.by_kind = live_, p.kernel = "";
+    return true;
+  }
+  std::vector<Phase> phases_{{"start"}};
+  size_t phase_ = 0;
+  BytesByKind live_{}, peak_{};
+  int64_t total_ = 0;
+};
+
+class CachingAllocator final : public Allocator {
+ public:
+  CachingAllocator(Device device, std::unique_ptr<System> system) : device_(device), system_(std::move(system)) {}
+  ~CachingAllocator() override {
+    for (auto& [size, blocks] : cache_)
+      for (void* p : blocks) system_->give(p, size);
+  }
+
+  void* allocate(size_t bytes, MemoryKind kind) override {
     const size_t size = size_class(bytes);
     const std::lock_guard lock(mutex_);
-    void* p = take_cached(size);
-    if (p == nullptr) {
-      trim(size);
-      p = system_allocate(size);
-      held_ += static_cast<int64_t>(size);
-    }
-    counter_.add(static_cast<int64_t>(size));
-    counter_.stats().held_peak_bytes = std::max(counter_.stats().held_peak_bytes, held_);
+    void* p = size > kSmall ? take_large(static_cast<int64_t>(size)) : take_small(size);
+    check<DeviceError>(p != nullptr, "out of host memory: ", size, " bytes asked, ", counter_.live(), " live, ",
+                       small_cached_ + heap_.free_bytes(), " cached");
+    ++stats_.allocations;
+    stats_.held_peak_bytes = std::max(stats_.held_peak_bytes, small_held_ + heap_.top());
+    if (counter_.add(static_cast<int64_t>(size), kind)) unnamed_peak_.store(true, std::memory_order_relaxed);
     return p;
   }
 
-  void free(void* p, size_t bytes) override {
+  void free(void* p, size_t bytes, MemoryKind kind) override {
     const size_t size = size_class(bytes);
     const std::lock_guard lock(mutex_);
-    counter_.remove(static_cast<int64_t>(size));
-    size_t real = size;
-    if (const auto it = larger_.find(p); it != larger_.end()) {
-      real = it->second;
-      larger_.erase(it);
+    counter_.remove(static_cast<int64_t>(size), kind);
+    if (size > kSmall) {
+      heap_.give(static_cast<std::byte*>(p) - system_->range());
+    } else {
+      give_small(p, size);
     }
-    counter_.stats().cached_bytes += static_cast<int64_t>(real);
-    cache_[real].push_back(p);
   }
 
   AllocatorStats stats() const override {
     const std::lock_guard lock(mutex_);
-    return counter_.stats();
+    AllocatorStats s = stats_;
+    s.live_bytes = counter_.live(), s.peak_bytes = counter_.peak();
+    s.cached_bytes = small_cached_ + heap_.free_bytes();
+    return s;
   }
   void reset_peak() override {
     const std::lock_guard lock(mutex_);
-    counter_.reset_peak();
+    counter_.reset();
   }
-  Device device() const override { return Device::kCpu; }
+  MemoryUse memory() const override {
+    const std::lock_guard lock(mutex_);
+    return counter_.use();
+  }
+  void begin_phase(const char* name) override {
+    const std::lock_guard lock(mutex_);
+    counter_.begin_phase(name);
+    unnamed_peak_.store(false, std::memory_order_relaxed);
+  }
+  Device device() const override { return device_; }
+
+ protected:
+  void name_peak(const char* kernel) override {
+    const std::lock_guard lock(mutex_);
+    counter_.name_peak(kernel);
+    unnamed_peak_.store(false, std::memory_order_relaxed);
+  }
 
  private:
-  // A cached block of this class, or of one up to half as large again: packed sequences differ from step to step, and
-  // exact classes alone would keep a block of each length ever seen.
+  static constexpr size_t kSmall = size_t{64} << 10;  // from here on classes are multiples of Heap::kGrain
+
+  void* take_large(int64_t size) {
+    int64_t at = heap_.take(size);
+    if (at < 0) {
+      const int64_t top = heap_.top_for(size);
+      ++stats_.system_requests;
+      if (!system_->grow(heap_.top(), top)) return nullptr;
+      heap_.extend(top);
+      at = heap_.take(size);
+    }
+    return system_->range() + at;
+  }
+
+  void* take_small(size_t size) {
+    if (void* p = take_cached(size)) return p;
+    trim();
+    ++stats_.system_requests;
+    void* p = system_->take(size);
+    if (p != nullptr) small_held_ += static_cast<int64_t>(size);
+    return p;
+  }
+  // A cached block of this class, or of one up to half as large again.
   void* take_cached(size_t size) {
     for (auto it = cache_.lower_bound(size); it != cache_.end() && it->first <= size + size / 2; ++it) {
       if (it->second.empty()) continue;
       void* p = it->second.back();
       it->second.pop_back();
-      counter_.stats().cached_bytes -= static_cast<int64_t>(it->first);
+      small_cached_ -= static_cast<int64_t>(it->first);
       if (it->first != size) larger_[p] = it->first;
       return p;
     }
     return nullptr;
   }
-
-  // Gives cached blocks back, largest first, while the cache would stay above a quarter of what is in use: blocks that
-  // no present shape fits must not pile up. Small caches are left alone.
-  void trim(size_t wanted) {
-    constexpr int64_t kKeep = 32 << 20;
-    const int64_t limit = std::max(kKeep, (counter_.stats().live_bytes + static_cast<int64_t>(wanted)) / 4);
-    for (auto it = cache_.rbegin(); it != cache_.rend() && counter_.stats().cached_bytes > limit; ++it)
-      while (!it->second.empty() && counter_.stats().cached_bytes > limit) release(it->first, it->second);
-  }
-  void release(size_t size, std::vector<void*>& blocks) {
-    system_give(blocks.back(), size);
-    blocks.pop_back();
-    counter_.stats().cached_bytes -= static_cast<int64_t>(size);
-    held_ -= static_cast<int64_t>(size);
-  }
-
-  // Large blocks come as pages of their own, so that giving one back really returns it; 64 bytes is what vector loads
-  // want of the others.
-  static constexpr size_t kPages = size_t{1} << 20;
-  static void* system_take(size_t size) {
-    if (size < kPages) return std::aligned_alloc(64, size);
-    void* p = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-    return p == MAP_FAILED ? nullptr : p;
-  }
-  static void system_give(void* p, size_t size) { size < kPages ? std::free(p) : static_cast<void>(munmap(p, size)); }
-
-  void* system_allocate(size_t size) {
-    void* p = system_take(size);
-    if (p == nullptr) {
-      for (auto& [cached, blocks] : cache_)
-        while (!blocks.empty()) release(cached, blocks);
-      p = system_take(size);
+  void give_small(void* p, size_t size) {
+    if (const auto it = larger_.find(p); it != larger_.end()) {
+      size = it->second;
+      larger_.erase(it);
     }
-    check<DeviceError>(p != nullptr, "out of host memory: ", size, " bytes asked, ", counter_.stats().live_bytes,
-                       " live, ", counter_.stats().cached_bytes, " cached");
-    return p;
+    small_cached_ += static_cast<int64_t>(size);
+    cache_[size].push_back(p);
+  }
+  // Small blocks that no present shape fits must not pile up: largest first while too many are cached.
+  void trim() {
+    constexpr int64_t kKeep = 32 << 20;
+    for (auto it = cache_.rbegin(); it != cache_.rend() && small_cached_ > kKeep; ++it) {
+      for (auto& blocks = it->second; !blocks.empty() && small_cached_ > kKeep; blocks.pop_back()) {
+        system_->give(blocks.back(), it->first);
+        small_cached_ -= static_cast<int64_t>(it->first), small_held_ -= static_cast<int64_t>(it->first);
+      }
+    }
   }
 
+  Device device_;
+  std::unique_ptr<System> system_;
   mutable std::mutex mutex_;
   Counter counter_;
-  std::map<size_t, std::vector<void*>> cache_;  // by real size
-  std::unordered_map<void*, size_t> larger_;    // blocks in use that are larger than their class
-  int64_t held_ = 0;                            // from the system now
-};
-
-class MetaAllocator final : public Allocator {
- public:
-  void* allocate(size_t bytes) override {
-    const std::lock_guard lock(mutex_);
-    counter_.add(static_cast<int64_t>(size_class(bytes)));
-    // Addresses in the non-canonical hole of x86-64: unique, and touching one faults.
-    next_ += size_class(bytes);
-    return reinterpret_cast<void*>(next_);
-  }
-  void free(void*, size_t bytes) override {
-    const std::lock_guard lock(mutex_);
-    counter_.remove(static_cast<int64_t>(size_class(bytes)));
-  }
-  AllocatorStats stats() const override {
-    const std::lock_guard lock(mutex_);
-    return counter_.stats();
-  }
-  void reset_peak() override {
-    const std::lock_guard lock(mutex_);
-    counter_.reset_peak();
-  }
-  Device device() const override { return Device::kMeta; }
-
- private:
-  mutable std::mutex mutex_;
-  Counter counter_;
-  uint64_t next_ = 0x1000'0000'0000'0000ull;
+  AllocatorStats stats_;  // but for what the members know
+  Heap heap_;
+  std::map<size_t, std::vector<void*>> cache_;  // small blocks by real size
+  std::unordered_map<void*, size_t> larger_;    // small blocks in use that are larger than their class
+  int64_t small_cached_ = 0, small_held_ = 0;
 };
 
 }  // namespace
 
-std::shared_ptr<Allocator> make_cpu_allocator() { return std::make_shared<CpuAllocator>(); }
-std::shared_ptr<Allocator> make_meta_allocator() { return std::make_shared<MetaAllocator>(); }
+std::shared_ptr<Allocator> make_cpu_allocator() {
+  return std::make_shared<CachingAllocator>(Device::kCpu, std::make_unique<HostSystem>());
+}
+std::shared_ptr<Allocator> make_meta_allocator() {
+  return std::make_shared<CachingAllocator>(Device::kMeta, std::make_unique<MetaSystem>());
+}
 
 }  // namespace tpo

@@ -13,6 +13,7 @@ const Tensor& Batch::at(const std::string& name) const {
 }
 
 Batch upload(const HostBatch& host, Stream& stream) {
+  const MemoryScope memory(MemoryKind::kBatch);
   Batch batch;
   for (const auto& [name, array] : host.arrays)
     batch.set(name, Tensor::from_bytes(array.bytes, array.shape, array.dtype, stream));

@@ -54,7 +54,10 @@ Tensor Param::use() {
 }
 
 GradDest Param::grad_destination() {
-  if (!grad.defined()) grad = Tensor::empty(value.shape());
+  if (!grad.defined()) {
+    const MemoryScope memory(MemoryKind::kGradients);
+    grad = Tensor::empty(value.shape());
+  }
   const bool accumulate = grad_written;
   grad_written = true;
   return {grad, accumulate};
@@ -64,6 +67,7 @@ void Param::on_ready() { hooks_->on_grad_ready(*this); }
 
 Param& ParamStore::create(const std::string& name, const Shape& shape, const Init& init, int group) {
   check<ConfigError>(find(name) == nullptr, "parameter ", name, " is created twice");
+  const MemoryScope memory(MemoryKind::kWeights);
   auto p = std::make_unique<Param>();
   p->name = name;
   p->full = shape;

@@ -40,6 +40,7 @@ std::unique_ptr<Stream> Stream::make_meta(MetaHardware hardware) {
 }
 
 void Stream::account(const char* kernel, const Cost& cost) {
+  allocator_->launched(kernel);
   if (device_ == Device::kMeta) {
     const double bytes = static_cast<double>(cost.read_bytes + cost.write_bytes);
     clock_s_ += std::max(static_cast<double>(cost.flops) / hardware_.flops_per_s, bytes / hardware_.bytes_per_s);

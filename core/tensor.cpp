@@ -8,9 +8,11 @@
 namespace tpo {
 
 Storage::Storage(std::shared_ptr<Allocator> allocator, size_t bytes)
-    : allocator_(std::move(allocator)), bytes_(bytes), data_(static_cast<std::byte*>(allocator_->allocate(bytes))) {}
+    : allocator_(std::move(allocator)),
+      bytes_(bytes),
+      data_(static_cast<std::byte*>(allocator_->allocate(bytes, kind_))) {}
 
-Storage::~Storage() { allocator_->free(data_, bytes_); }
+Storage::~Storage() { allocator_->free(data_, bytes_, kind_); }
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Stream& stream) {
   Tensor t;

@@ -28,6 +28,7 @@ class Storage {
  private:
   std::shared_ptr<Allocator> allocator_;
   size_t bytes_;
+  MemoryKind kind_ = MemoryScope::current();
   std::byte* data_;
 };
 

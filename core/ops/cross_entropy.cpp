@@ -44,12 +44,15 @@ Tensor vocab_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& targe
   k.chunk = VocabCrossEntropy::rows_per_chunk(k.n, k.v);
   k.scale = scale, k.dtype = x.dtype();
   Tensor loss = Tensor::empty({1});
-  const auto gradient_of = [](const Tensor& t, DType dtype) {
+  const auto gradient_of = [](const Tensor& t, DType dtype, MemoryKind kind) {
+    const MemoryScope memory(kind);
     return any_wants_grad({t}) ? Tensor::empty(t.shape(), dtype) : Tensor();
   };
-  const Tensor grads[4] = {gradient_of(x, k.dtype), gradient_of(w, DType::kF32), gradient_of(xa, k.dtype),
-                           gradient_of(b, DType::kF32)};
+  const auto input = MemoryKind::kActivations, weight = MemoryKind::kGradients;  // held until backward
+  const Tensor grads[4] = {gradient_of(x, k.dtype, input), gradient_of(w, DType::kF32, weight),
+                           gradient_of(xa, k.dtype, input), gradient_of(b, DType::kF32, weight)};
   {
+    const MemoryScope memory(MemoryKind::kWorkspace);
     const Tensor scratch = Tensor::empty({k.scratch_floats()});
     k.loss = f32(loss), k.scratch = f32(scratch);
     k.dx = raw(grads[0]), k.dw = f32(grads[1]), k.dxa = raw(grads[2]), k.db = f32(grads[3]);

@@ -247,11 +247,11 @@ class PartAllocator final : public Allocator {
  public:
   PartAllocator(std::shared_ptr<SharedMemory> memory, std::byte* part, size_t bytes)
       : memory_(std::move(memory)), part_(part), bytes_(bytes) {}
-  void* allocate(size_t bytes) override {
+  void* allocate(size_t bytes, MemoryKind) override {
     check<DeviceError>(bytes <= bytes_, "a shared buffer of ", bytes_, " bytes was asked for ", bytes);
     return part_;
   }
-  void free(void*, size_t) override {}
+  void free(void*, size_t, MemoryKind) override {}
   AllocatorStats stats() const override { return {}; }
   void reset_peak() override {}
   Device device() const override { return Device::kCpu; }

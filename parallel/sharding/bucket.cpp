@@ -84,8 +84,16 @@ std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& o
 }
 
 void materialise(Bucket& b, ProcessGroup& comm) {
-  for (Tensor* t : {&b.value, &b.m, &b.v}) *t = Tensor::zeros({b.numel}, b.precision.master);
-  b.grad = comm.shared_buffer({b.numel}, b.precision.gradients);
+  const auto zeros = [&](MemoryKind kind) {
+    const MemoryScope memory(kind);
+    return Tensor::zeros({b.numel}, b.precision.master);
+  };
+  b.value = zeros(MemoryKind::kWeights);
+  b.m = zeros(MemoryKind::kOptimizer), b.v = zeros(MemoryKind::kOptimizer);
+  {
+    const MemoryScope memory(MemoryKind::kGradients);
+    b.grad = comm.shared_buffer({b.numel}, b.precision.gradients);
+  }
   for (const Bucket::Entry& e : b.entries) {
     Param& p = *e.param;
     check_shape(p.value.dtype() == b.precision.master, "[bucket] parameter '", p.name, "' is ", p.value.dtype(),

@@ -36,8 +36,8 @@ struct Shared {
 class Part final : public Allocator {
  public:
   Part(std::shared_ptr<SharedMemory> memory, size_t begin) : memory_(std::move(memory)), begin_(begin) {}
-  void* allocate(size_t) override { return memory_->data() + begin_; }
-  void free(void*, size_t) override {}
+  void* allocate(size_t, MemoryKind) override { return memory_->data() + begin_; }
+  void free(void*, size_t, MemoryKind) override {}
   AllocatorStats stats() const override { return {}; }
   void reset_peak() override {}
   Device device() const override { return Device::kCpu; }
