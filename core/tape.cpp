@@ -175,11 +175,13 @@ void Tape::backward(std::span<const Tensor> outputs, std::span<const Tensor> gra
   }
   // Gradients are made outside any tape: there is no double backward.
   const NoGradScope no_grad;
+  const MemoryScope memory(MemoryKind::kWorkspace);
   for (size_t i = nodes_.size(); i-- > 0;) run_node(nodes_[i]);
 }
 
 void Tape::run_weight_grads() {
   const NoGradScope no_grad;
+  const MemoryScope memory(MemoryKind::kWorkspace);
   std::vector<Deferred> work = std::move(deferred_);
   deferred_.clear();
   for (Deferred& d : work) {
@@ -239,13 +241,51 @@ void record(std::string_view name, std::initializer_list<Tensor> in, std::initia
          std::move(fn));
 }
 
-Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std::vector<Tensor> inputs) {
+// Results of the products of a recomputed block, in the order of the program.
+struct KeptProducts {
+  struct Product {
+    Tensor y;  // undefined: the block's result, which nobody reads again
+    Shape shape;
+    DType dtype;
+    bool read;
+  };
+  std::vector<Product> products;
+  size_t next = 0;
+  Tensor result_grad;  // during the second run
+
+  // Bytes for a result that is only asked for its shape: those of its gradient, if they have the same dtype.
+  Tensor stand_in(const Product& p) const {
+    return result_grad.dtype() == p.dtype ? result_grad.view(p.shape) : Tensor::empty(p.shape, p.dtype);
+  }
+
+  // After the first run.
+  void drop(const Tensor& result) {
+    for (Product& p : products)
+      if (!p.read && p.y.storage_id() == result.storage_id() && p.y.numel() == result.numel()) p.y = Tensor();
+  }
+};
+
+Tensor take_kept() {
+  if (t_tape == nullptr || t_tape->kept_ == nullptr || t_tape->leaf_mode_ != Tape::Uses::kRecordOnly) return {};
+  KeptProducts& kept = *t_tape->kept_;
+  TPO_ASSERT(kept.next < kept.products.size());
+  KeptProducts::Product& p = kept.products[kept.next++];
+  return p.y.defined() ? std::move(p.y) : kept.stand_in(p);
+}
+
+void keep(const Tensor& y, bool read) {
+  if (t_tape != nullptr && t_tape->kept_ != nullptr && t_tape->leaf_mode_ == Tape::Uses::kCountOnly)
+    t_tape->kept_->products.push_back({y.detach(), y.shape(), y.dtype(), read});
+}
+
+Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std::vector<Tensor> inputs, Keep what) {
   Tape* tape = t_tape;
   // Without a tape, and inside the probe or the replay of an outer recomputed block, the block simply runs.
   if (tape == nullptr || tape->leaf_mode_ != Tape::Uses::kCountAndRecord) return block(inputs);
   Tape probe;
   probe.uses_ = tape->uses_;
   probe.leaf_mode_ = Tape::Uses::kCountOnly;
+  if (what == Keep::kProducts) probe.kept_ = std::make_shared<KeptProducts>();
   std::vector<Tensor> plain;
   bool wanted = false;
   for (const Tensor& t : inputs) {
@@ -258,6 +298,7 @@ Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std
     y = block(plain);
   }
   if (!wanted && probe.probed_.empty()) return y;
+  if (probe.kept_) probe.kept_->drop(y);
   Tape::Node node;
   node.name = "recompute";
   node.probed = std::move(probe.probed_);
@@ -267,11 +308,13 @@ Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std
   }
   node.out.push_back(tape->new_slot(y));
   y.set_slot(tape->id(), node.out.back());
-  node.backward = [block = std::move(block), plain = std::move(plain), uses = tape->uses_](std::span<const Tensor> dy,
-                                                                                           GradSink& dx) {
+  node.backward = [block = std::move(block), plain = std::move(plain), uses = tape->uses_,
+                   kept = std::move(probe.kept_)](std::span<const Tensor> dy, GradSink& dx) {
     Tape replay;
     replay.uses_ = uses;
     replay.leaf_mode_ = Tape::Uses::kRecordOnly;
+    replay.kept_ = kept;
+    if (kept) kept->result_grad = dy[0].detach();
     std::vector<Tensor> watched = plain;
     for (size_t i = 0; i < watched.size(); ++i)
       if (dx.wants(static_cast<int>(i))) watched[i] = replay.watch(watched[i]);
@@ -280,6 +323,7 @@ Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std
       const TapeScope scope(replay);
       again = block(watched);
     }
+    if (kept) kept->result_grad = Tensor();
     const Tensor outputs[1] = {again}, grads[1] = {dy[0]};
     replay.backward(outputs, grads);
     for (size_t i = 0; i < watched.size(); ++i)

@@ -36,6 +36,7 @@ class LeafSink {
 };
 
 class Tape;
+struct KeptProducts;
 
 // Destination of the gradients of one node's inputs, valid during its backward closure only.
 class GradSink {
@@ -61,6 +62,12 @@ class GradSink {
 
 // dy[k] is the gradient of output k; undefined if nothing used that output.
 using Backward = std::function<void(std::span<const Tensor> dy, GradSink& dx)>;
+
+// What a recomputed block keeps of its first run besides its inputs and its result.
+enum class Keep {
+  kNothing,   // everything is computed again
+  kProducts,  // results of matrix products: dear to compute. What lies between them is computed again.
+};
 
 class Tape {
  public:
@@ -102,7 +109,9 @@ class Tape {
   friend class GradSink;
   friend void record(std::string_view, std::initializer_list<Tensor>, std::initializer_list<Tensor*>, Backward);
   friend void record(std::string_view, std::span<const Tensor>, std::span<Tensor* const>, Backward);
-  friend Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)>, std::vector<Tensor>);
+  friend Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)>, std::vector<Tensor>, Keep);
+  friend Tensor take_kept();
+  friend void keep(const Tensor&, bool);
 
   struct Slot {
     Shape shape;
@@ -136,7 +145,8 @@ class Tape {
   // replay of that block only records, since its uses were counted by the probe.
   enum class Uses { kCountAndRecord, kCountOnly, kRecordOnly };
   Uses leaf_mode_ = Uses::kCountAndRecord;
-  std::vector<LeafSink*> probed_;  // uses seen by a probe, one entry a use
+  std::vector<LeafSink*> probed_;       // uses seen by a probe, one entry a use
+  std::shared_ptr<KeptProducts> kept_;  // of the block whose probe or replay this is; null unless it keeps products
   Mode mode_ = Mode::kFull;
   bool swept_ = false;
   struct Deferred {
@@ -150,7 +160,7 @@ class Tape {
   std::string_view running_;  // name of the node whose closure runs
 };
 
-// Makes a tape current on this thread.
+// Makes a tape current on this thread. Memory allocated inside counts as activations.
 class TapeScope {
  public:
   explicit TapeScope(Tape& tape);
@@ -160,6 +170,7 @@ class TapeScope {
 
  private:
   Tape* previous_;
+  MemoryScope memory_{MemoryKind::kActivations};
 };
 
 // Nothing is recorded inside (evaluation, generation, KV cache).
@@ -184,6 +195,20 @@ bool any_wants_grad(std::initializer_list<Tensor> in);
 
 // Runs block(inputs) without saving its intermediates and runs it again during backward. Parameters used inside fire
 // after the second run, once. The block must be deterministic (dropout here is: its masks are counter-based).
-Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std::vector<Tensor> inputs);
+// With Keep::kProducts the second run takes results of products from the first (take_kept), and a product whose result
+// is the block's own result is neither kept nor formed again, since no backward reads it.
+// Blocks may be nested: the outermost decides, since inside its two runs an inner block simply runs.
+Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std::vector<Tensor> inputs,
+                       Keep keep = Keep::kNothing);
+
+// For ops whose result is dear to compute:
+//   Tensor y = take_kept();
+//   if (!y.defined()) { y = Tensor::empty(..); launch(..); keep(y, false); }
+//   record(..);
+// take_kept is defined in the second run of a block that keeps products only; keep does nothing outside the first.
+// y may be written once more by another op that does the same (linear_add_into, add_into). `read`: the op's own
+// backward reads y.
+Tensor take_kept();
+void keep(const Tensor& y, bool read);
 
 }  // namespace tpo

@@ -59,7 +59,9 @@ TpoConfig make_model_config(const config::RunConfig& config, int64_t vocab) {
   if (m.region().has_hidden()) out.region.hidden = m.region().hidden();
   if (m.region().has_box_loss()) out.region.mse = m.region().box_loss() == "mse";
   out.task_token_stddev = m.task_token_std();
-  out.vision.recompute = out.language.recompute = m.recompute() == "full" ? Recompute::kFull : Recompute::kNone;
+  out.vision.recompute = out.language.recompute = m.recompute() == "full"        ? Recompute::kFull
+                                                  : m.recompute() == "selective" ? Recompute::kSelective
+                                                                                 : Recompute::kNone;
   std::string problems;
   for (const auto& p : config_problems(out)) problems += (problems.empty() ? "model: " : "\n  model: ") + p;
   check<ConfigError>(problems.empty(), problems);

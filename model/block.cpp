@@ -4,6 +4,28 @@
 
 namespace tpo {
 
+namespace {
+
+// h = x + attention(x), then h + mlp(norm(h)), with what `recompute` says kept. attention and mlp are functions of a
+// tensor that end in a matrix product; they are copied, and run again during backward. norm outlives the tape.
+template <class Attention, class Norm, class Mlp>
+Tensor residual_pair(const Tensor& x, Recompute recompute, Attention attention, const Norm& norm, Mlp mlp) {
+  const auto first = [attention](std::span<const Tensor> in) { return attention(in[0]); };
+  const auto second = [&norm, mlp](std::span<const Tensor> in) {
+    const auto [h, normed] = norm.after_sum(in[0], in[1]);
+    return add_into(h, mlp(normed));
+  };
+  if (recompute == Recompute::kSelective)
+    return recompute_block(second, {x, recompute_block(first, {x}, Keep::kProducts)}, Keep::kProducts);
+  const auto whole = [first, second](std::span<const Tensor> in) {
+    const Tensor both[2] = {in[0], first(in)};
+    return second(both);
+  };
+  return recompute == Recompute::kFull ? recompute_block(whole, {x}) : whole({&x, 1});
+}
+
+}  // namespace
+
 VisionBlock::VisionBlock(const ParamScope& s, int64_t width, int64_t heads, int64_t mlp_hidden, float ln_eps,
                          ProcessGroup& tp)
     : norm1_(s / "norm1", width, ln_eps),
@@ -11,9 +33,10 @@ VisionBlock::VisionBlock(const ParamScope& s, int64_t width, int64_t heads, int6
       attn_(s / "attn", width, heads, tp),
       mlp_(s / "mlp", width, mlp_hidden, tp) {}
 
-Tensor VisionBlock::operator()(const Tensor& x_NC, const Tensor& cu) const {
-  const auto [h_NC, normed_NC] = norm2_.after_sum(x_NC, attn_(norm1_(x_NC), cu));
-  return add(h_NC, mlp_(normed_NC));
+Tensor VisionBlock::operator()(const Tensor& x_NC, const Tensor& cu, Recompute recompute) const {
+  return residual_pair(
+      x_NC, recompute, [this, cu](const Tensor& x) { return attn_(norm1_(x), cu); }, norm2_,
+      [this](const Tensor& normed) { return mlp_(normed); });
 }
 
 DecoderBlock::DecoderBlock(const ParamScope& s, const DecoderBlockConfig& c, ProcessGroup& tp)
@@ -22,9 +45,10 @@ DecoderBlock::DecoderBlock(const ParamScope& s, const DecoderBlockConfig& c, Pro
       attn_(s / "attn", c.attention, tp, c.init, c.attention_lora),
       mlp_(s / "mlp", c.attention.width, c.mlp_hidden, tp, c.init, c.gate_lora, c.up_lora, c.down_lora) {}
 
-Tensor DecoderBlock::operator()(const Tensor& x_NC, const SequenceContext& context) const {
-  const auto [h_NC, normed_NC] = mlp_norm_.after_sum(x_NC, attn_(attn_norm_(x_NC), context));
-  return add(h_NC, mlp_(normed_NC, context.dropout));
+Tensor DecoderBlock::operator()(const Tensor& x_NC, const SequenceContext& context, Recompute recompute) const {
+  return residual_pair(
+      x_NC, recompute, [this, context](const Tensor& x) { return attn_(attn_norm_(x), context); }, mlp_norm_,
+      [this, context](const Tensor& normed) { return mlp_(normed, context.dropout); });
 }
 
 Tensor DecoderBlock::step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const {

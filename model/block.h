@@ -6,15 +6,21 @@
 
 namespace tpo {
 
-// kNone saves what every op saves; kFull saves a block's input only and runs the block again during backward.
-enum class Recompute { kNone, kFull };
+// What is kept of a block for its backward. The gradients have the same bits in all three.
+enum class Recompute {
+  kNone,  // what every op saves
+  // The input and the results of the matrix products but the last: norms, dropout, rotary positions, attention and
+  // activation functions are computed again, which costs the forward half of attention and little else.
+  kSelective,
+  kFull,  // the block's input; the whole block runs again
+};
 
 // x + attn(norm1(x)), then x + mlp(norm2(x)); LayerNorm and GELU. Names: norm1, attn, norm2, mlp.
 class VisionBlock {
  public:
   VisionBlock(const ParamScope& scope, int64_t width, int64_t heads, int64_t mlp_hidden, float ln_eps,
               ProcessGroup& tp);
-  Tensor operator()(const Tensor& x_NC, const Tensor& cu) const;
+  Tensor operator()(const Tensor& x_NC, const Tensor& cu, Recompute recompute = Recompute::kNone) const;
 
   const LayerNorm& norm1() const { return norm1_; }
   const LayerNorm& norm2() const { return norm2_; }
@@ -40,7 +46,7 @@ struct DecoderBlockConfig {
 class DecoderBlock {
  public:
   DecoderBlock(const ParamScope& scope, const DecoderBlockConfig& config, ProcessGroup& tp);
-  Tensor operator()(const Tensor& x_NC, const SequenceContext& context) const;
+  Tensor operator()(const Tensor& x_NC, const SequenceContext& context, Recompute recompute = Recompute::kNone) const;
   Tensor step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const;
 
   const RmsNorm& attention_norm() const { return attn_norm_; }

@@ -29,11 +29,15 @@ class FlopCounter {
     const bool a_wants = product(rows, l.base().in(), rank, x_wants, l.lora_a()->trainable);
     return product(rows, rank, l.base().out(), a_wants, l.lora_b()->trainable) || wants;
   }
-  // Two products of each (query, key) pair forward, five backward since the scores are formed again.
-  bool attention(int64_t pairs, const AttentionSpec& spec, bool wants) {
+  // Two products of each (query, key) pair forward, five backward since the scores are formed again, then the
+  // projection `out` of `rows`. Selective recompute runs the forward products of the pairs again.
+  template <class Layer>
+  bool attention(int64_t pairs, const AttentionSpec& spec, bool wants, const Layer& out, int64_t rows, Recompute mode) {
     const int64_t once = 2 * pairs * spec.q_heads * spec.head_dim;
     forward_ += 2 * once;
     if (wants) backward_ += 5 * once;
+    wants = linear(out, rows, wants);
+    if (wants && mode == Recompute::kSelective) backward_ += 2 * once;
     return wants;
   }
   // Counts `block` and, if its gradient is formed from a second run, that run too.
@@ -57,8 +61,8 @@ bool count_vision(FlopCounter& f, const UmtVit& vit, const PatchGrid& g) {
     wants = f.recomputed(c.recompute, [&] {
       const bool before = wants || block.norm1().trains();
       bool inner = f.linear(block.attention().qkv(), rows, before) || block.attention().bias_trains();
-      inner = f.attention(g.media * tokens * tokens, block.attention().spec(), inner);
-      inner = f.linear(block.attention().proj(), rows, inner) || wants;
+      const int64_t pairs = g.media * tokens * tokens;
+      inner = f.attention(pairs, block.attention().spec(), inner, block.attention().proj(), rows, c.recompute) || wants;
       const bool hidden = f.linear(block.mlp().fc1(), rows, inner || block.norm2().trains());
       return f.linear(block.mlp().fc2(), rows, hidden) || inner;
     });
@@ -75,8 +79,7 @@ bool count_decoder(FlopCounter& f, const Decoder& decoder, const MicrobatchSize&
       const bool before = wants || block.attention_norm().trains();
       const bool q = f.linear(a.q(), rows, before), k = f.linear(a.k(), rows, before);
       const bool v = f.linear(a.v(), rows, before);
-      bool inner = f.attention(pairs, a.spec(), q || k || v);
-      inner = f.linear(a.o(), rows, inner) || wants;
+      const bool inner = f.attention(pairs, a.spec(), q || k || v, a.o(), rows, decoder.config().recompute) || wants;
       const bool normed = inner || block.mlp_norm().trains();
       const bool gate = f.linear(block.mlp().gate(), rows, normed), up = f.linear(block.mlp().up(), rows, normed);
       return f.linear(block.mlp().down(), rows, gate || up) || inner;

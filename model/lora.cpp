@@ -30,7 +30,7 @@ Tensor LoraLinear::operator()(const Tensor& x, const DropoutContext& context) co
   const Tensor y = base_(x);
   if (a_ == nullptr || merged_) return y;
   const Tensor h = linear(drop(x, dropout_, site_, context), a_->use());
-  return linear_add(h, b_->use(), y, scale_);
+  return linear_add_into(h, b_->use(), y, scale_);
 }
 
 Tensor LoraLinear::low_rank(const Tensor& x, const DropoutContext& context) const {

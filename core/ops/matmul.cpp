@@ -98,17 +98,24 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, Activation a
     check_like("linear", bias, "bias", x);
     check_shape(bias.shape() == Shape{N}, "[linear] bias ", bias.shape(), " must be (N) for w ", w.shape());
   }
-  Tensor z = Tensor::empty(x.shape().with_last(N), x.dtype());
-  if (bias.defined()) launch(BroadcastRows{raw(bias), raw(z), M, bias.nbytes()});  // then beta 1: no second pass over z
-  gemm(x, w, z, {false, true}, 1, bias.defined() ? 1.0f : 0.0f);
+  Tensor z = take_kept();
+  if (!z.defined()) {
+    z = Tensor::empty(x.shape().with_last(N), x.dtype());
+    if (bias.defined())  // then beta 1: no second pass over z
+      launch(BroadcastRows{raw(bias), raw(z), M, bias.nbytes()});
+    gemm(x, w, z, {false, true}, 1, bias.defined() ? 1.0f : 0.0f);
+    keep(z, act != Activation::kNone);
+  }
+  const bool kept = !z.unique();
   Tensor y = z;
   Tensor saved;  // what the derivative of the activation is taken from
   if (act != Activation::kNone) {
     const UnaryKind kind = unary_of(act);
-    const bool keep = any_wants_grad({x, w, bias}) && !saves_output(kind);
-    if (keep) y = empty_like(z);
+    // A z that a recomputed block keeps must not be overwritten, unless twice gives the same as once (kRelu).
+    const bool apart = (kept || any_wants_grad({x, w, bias})) && !saves_output(kind);
+    if (apart) y = empty_like(z);
     launch(UnaryFwd{raw(z), raw(y), z.numel(), kind, z.dtype()});
-    saved = keep ? z : y.detach();
+    saved = apart ? z : y.detach();
   }
   record("linear", {x, w, bias}, {&y},
          [x = x.detach(), w = w.detach(), saved, act](std::span<const Tensor> dy, GradSink& dx) {
@@ -129,15 +136,9 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, Activation a
   return y;
 }
 
-Tensor linear_add(const Tensor& x, const Tensor& w, const Tensor& base, float alpha) {
-  check_linear("linear_add", x, w);
-  check_like("linear_add", base, "base", x);
-  const Shape out = x.shape().with_last(w.dim(0));
-  check_shape(base.shape() == out, "[linear_add] base ", base.shape(), " must be ", out, " for x ", x.shape(),
-              " and w ", w.shape());
-  Tensor y = empty_like(base);
-  launch(CopyBytes{y.raw(), base.raw(), base.nbytes()});
-  gemm(x, w, y, {false, true}, alpha, 1);
+namespace {
+
+void record_linear_add(const Tensor& x, const Tensor& w, const Tensor& base, float alpha, Tensor& y) {
   record("linear_add", {x, w, base}, {&y},
          [x = x.detach(), w = w.detach(), alpha](std::span<const Tensor> dy, GradSink& dx) {
            dx.add(2, dy[0]);
@@ -145,6 +146,36 @@ Tensor linear_add(const Tensor& x, const Tensor& w, const Tensor& base, float al
            if (!dx.wants(1)) return;
            dx.defer([x, dy = dy[0], alpha](GradSink& weights) { gemm_grad(weights, 1, dy, x, {true, false}, alpha); });
          });
+}
+
+void check_linear_add(const char* op, const Tensor& x, const Tensor& w, const Tensor& base) {
+  check_linear(op, x, w);
+  check_like(op, base, "base", x);
+  const Shape out = x.shape().with_last(w.dim(0));
+  check_shape(base.shape() == out, "[", op, "] base ", base.shape(), " must be ", out, " for x ", x.shape(), " and w ",
+              w.shape());
+}
+
+}  // namespace
+
+Tensor linear_add(const Tensor& x, const Tensor& w, const Tensor& base, float alpha) {
+  check_linear_add("linear_add", x, w, base);
+  Tensor y = empty_like(base);
+  launch(CopyBytes{y.raw(), base.raw(), base.nbytes()});
+  gemm(x, w, y, {false, true}, alpha, 1);
+  record_linear_add(x, w, base, alpha, y);
+  return y;
+}
+
+Tensor linear_add_into(const Tensor& x, const Tensor& w, const Tensor& base, float alpha) {
+  check_linear_add("linear_add_into", x, w, base);
+  Tensor y = take_kept();
+  if (!y.defined()) {
+    y = base.detach();
+    gemm(x, w, y, {false, true}, alpha, 1);
+    keep(y, false);
+  }
+  record_linear_add(x, w, base, alpha, y);
   return y;
 }
 

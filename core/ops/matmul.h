@@ -1,7 +1,8 @@
 #pragma once
 // Matrix products and the linear layer. Operands are f32 or bf16, all alike, summed in fp32. Every product runs in
 // BLAS, so a result depends on the number of rows and threads in the last bits. A product for an input that wants no
-// gradient is skipped in backward. Errors: ShapeError naming the op and all shapes, before any effect.
+// gradient is skipped in backward. linear and linear_add_into are what Keep::kProducts (tape.h) keeps; linear keeps
+// what it forms before the activation. Errors: ShapeError naming the op and all shapes, before any effect.
 #include "core/tape.h"
 
 namespace tpo {
@@ -25,5 +26,8 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias = {}, Activat
 // base + alpha * x w^T, the second product of LoRA.   x (..., K), w (N, K), base (..., N) -> (..., N)
 // Saves x and w. The gradient of w is deferred as in linear.
 Tensor linear_add(const Tensor& x, const Tensor& w, const Tensor& base, float alpha);
+// The same, written over base, which must be a result that nothing else reads, the backward of its op included: that of
+// a linear without activation. Saves a copy and its memory.
+Tensor linear_add_into(const Tensor& x, const Tensor& w, const Tensor& base, float alpha);
 
 }  // namespace tpo

@@ -54,12 +54,32 @@ Tensor binary_saving(const char* op, const Tensor& a, const Tensor& b, BinaryKin
 
 }  // namespace
 
-Tensor add(const Tensor& a, const Tensor& b) {
-  Tensor y = binary("add", a, b, BinaryKind::kAdd);
+namespace {
+
+void record_add(const Tensor& a, const Tensor& b, Tensor& y) {
   record("add", {a, b}, {&y}, [](std::span<const Tensor> dy, GradSink& dx) {
     dx.add(0, dy[0]);
     dx.add(1, dy[0]);
   });
+}
+
+}  // namespace
+
+Tensor add(const Tensor& a, const Tensor& b) {
+  Tensor y = binary("add", a, b, BinaryKind::kAdd);
+  record_add(a, b, y);
+  return y;
+}
+
+Tensor add_into(const Tensor& a, const Tensor& b) {
+  check_same("add_into", a, b);
+  Tensor y = take_kept();
+  if (!y.defined()) {
+    y = b.detach();
+    launch(Binary{raw(a), raw(b), raw(y), y.numel(), BinaryKind::kAdd, y.dtype()});
+    keep(y, false);
+  }
+  record_add(a, b, y);
   return y;
 }
 

@@ -8,6 +8,9 @@ namespace tpo {
 
 // a + b, a - b, a * b of equal shapes. add and sub save nothing, mul saves both.
 Tensor add(const Tensor& a, const Tensor& b);
+// a + b written over b, which must be a result that nothing else reads, the backward of its op included: that of a
+// matrix product. Saves memory, and lets a recomputed block that ends in it leave that product out (tape.h).
+Tensor add_into(const Tensor& a, const Tensor& b);
 Tensor sub(const Tensor& a, const Tensor& b);
 Tensor mul(const Tensor& a, const Tensor& b);
 

@@ -55,11 +55,7 @@ Tensor Decoder::embed(const Tensor& ids) const {
 Tensor Decoder::operator()(const Tensor& x_NC, const SequenceContext& context) const {
   const ProfileScope region("decoder");
   Tensor x = x_NC;
-  for (const DecoderBlock& block : blocks_) {
-    x = config_.recompute == Recompute::kNone
-            ? block(x, context)
-            : recompute_block([&block, context](std::span<const Tensor> in) { return block(in[0], context); }, {x});
-  }
+  for (const DecoderBlock& block : blocks_) x = block(x, context, config_.recompute);
   return norm_(x);
 }
 

@@ -76,6 +76,7 @@ const Tensor& UmtVit::position_table(int64_t frames) const {
   // An image takes the rows of a first frame; the table of a clip of another length is resampled, not extended.
   std::vector<float> table = sinusoid_table((g.frames == 1 ? 1 : trained) * spatial, config_.width);
   if (g.frames != 1 && g.frames != trained) table = interpolate_time(table, trained, g.frames, spatial, config_.width);
+  const MemoryScope memory(MemoryKind::kWeights);
   return tables_.emplace(frames, Tensor::from(table, {g.tokens_per_media() * config_.width})).first->second;
 }
 
@@ -93,11 +94,7 @@ Tensor UmtVit::operator()(const Tensor& images) const {
   std::vector<int32_t> ends;
   for (int64_t i = 0; i <= I; ++i) ends.push_back(static_cast<int32_t>(i * P));
   const Tensor cu = Tensor::from(ends, {I + 1});
-  for (const VisionBlock& block : blocks_) {
-    x = c.recompute == Recompute::kNone
-            ? block(x, cu)
-            : recompute_block([&block, cu](std::span<const Tensor> in) { return block(in[0], cu); }, {x});
-  }
+  for (const VisionBlock& block : blocks_) x = block(x, cu, c.recompute);
   return norm_(x);
 }
 
