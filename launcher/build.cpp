@@ -133,6 +133,10 @@ std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const
   return std::make_unique<Templates>(tokenizer, options);
 }
 
+int64_t visual_slots(const config::RunConfig& config, int64_t frames) {
+  return MetaModel(config).model.visual_slots_per_media(frames);
+}
+
 CollateOptions make_collate_options(const config::RunConfig& config) {
   const TpoConfig model = make_model_config(config, 1);
   CollateOptions options;
@@ -196,6 +200,7 @@ std::vector<LoaderDataset> TrainingData::loader_sets() const {
 TrainingData make_training_data(const config::RunConfig& config) {
   TrainingData data;
   data.tokenizer = make_tokenizer(config);
+  data.vocab = data.tokenizer->vocab_size();
   data.templates = make_templates(config, *data.tokenizer);
   std::vector<MixtureDataset> mixture;
   for (const auto& set : config.data().sets()) {

@@ -31,6 +31,9 @@ std::unique_ptr<Tokenizer> make_tokenizer(const config::RunConfig& config);
 // Templates whose slot counts and lengths agree with the model of this configuration.
 std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const Tokenizer& tokenizer);
 
+// Rows of the language model that a picture or clip of so many frames takes.
+int64_t visual_slots(const config::RunConfig& config, int64_t frames);
+
 CollateOptions make_collate_options(const config::RunConfig& config);
 LrSchedule make_lr_schedule(const config::RunConfig& config);
 
@@ -52,6 +55,7 @@ struct TrainingData {
   std::unique_ptr<Templates> templates;
   std::vector<std::unique_ptr<DatasetFolder>> folders;
   std::unique_ptr<Mixer> mixer;
+  int64_t vocab = 0;  // of the tokenizer
 
   std::vector<LoaderDataset> loader_sets() const;
 };

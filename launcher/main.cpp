@@ -23,6 +23,7 @@ constexpr const char* kUsage =
     "  train    train from a configuration; resumes by itself\n"
     "  eval     score a checkpoint on held-out datasets\n"
     "  predict  ask a checkpoint about one picture; draws boxes\n"
+    "  plan     what a step of a configuration needs: bytes by kind, operations\n"
     "  data     synth | import | index | inspect | verify datasets\n"
     "  ckpt     ls | verify checkpoints\n"
     "  report   a run folder as one HTML page\n"
@@ -35,13 +36,14 @@ int dispatch(const std::string& command, std::span<const std::string> args, tpo:
   if (command == "eval") return tpo::run_eval(args, world);
   tpo::check<tpo::ConfigError>(world.size() == 1, "tpo_dist ", command, " runs as one process; leave mpirun away");
   if (command == "predict") return tpo::run_predict(args);
+  if (command == "plan") return tpo::run_plan(args);
   if (command == "data") return tpo::run_data(args);
   if (command == "ckpt") return tpo::run_ckpt(args);
   if (command == "report") return tpo::run_report(args);
-  const std::vector<std::string> legal{"train", "eval", "predict", "data", "ckpt", "report"};
+  const std::vector<std::string> legal{"train", "eval", "predict", "plan", "data", "ckpt", "report"};
   const std::string near = tpo::nearest(command, legal);
   throw tpo::ConfigError(tpo::cat("unknown command ", command, near.empty() ? "" : "; did you mean " + near + "?",
-                                  "; legal: train, eval, predict, data, ckpt, report"));
+                                  "; legal: train, eval, predict, plan, data, ckpt, report"));
 }
 
 // Every shard is one open file; the usual soft limit of 1,024 is no limit of the machine.

@@ -70,6 +70,8 @@ std::vector<std::vector<double>> gather_doubles(ProcessGroup& world, const std::
   return all;
 }
 
+}  // namespace
+
 MicrobatchSize size_of(const HostBatch& host, const Counts& counts) {
   MicrobatchSize size;
   const auto ends = host.arrays.at("cu_seqlens").as<int32_t>();
@@ -82,8 +84,6 @@ MicrobatchSize size_of(const HostBatch& host, const Counts& counts) {
   size.loss_rows = counts.loss_tokens;
   return size;
 }
-
-}  // namespace
 
 // What this rank's microbatches of one step added up to.
 struct Trainer::Sums {
@@ -106,8 +106,7 @@ Trainer::Trainer(const config::RunConfig& config, const TrainingData& data, Proc
   const auto& layout = config.layout();
   mesh_ = std::make_unique<Mesh>(world, make_mesh_shape(config, world.size()));
   store_ = std::make_unique<ParamStore>(config.run().seed());
-  model_ =
-      std::make_unique<TpoModel>(*store_, make_model_config(config, data.tokenizer->vocab_size()), mesh_->tensor());
+  model_ = std::make_unique<TpoModel>(*store_, make_model_config(config, data.vocab), mesh_->tensor());
   apply_training_rules(config, *store_);
   // A detached embedding gets no gradient, whatever the patterns say.
   if (model_->config().language.detach_embeddings) store_->set_trainable("language.embed_tokens.*", false);
@@ -157,18 +156,24 @@ StepUse Trainer::use_of(const StepPlan& plan) const {
   return use;
 }
 
+// Names what follows, for errors and for the memory's peaks.
+void Trainer::enter(const char* phase) {
+  activity().phase = phase;
+  stream_->allocator()->begin_phase(phase);
+}
+
 void Trainer::run_microbatch(const HostBatch& host, const TpoModel::Scales& scales, Sums& sums) {
   const RngKey dropout = RngKey(store_->seed()).with("dropout").with(static_cast<uint64_t>(steps_done_));
   Tape tape;
   TpoModel::Losses losses;
   {
-    activity().phase = "forward";
+    enter("forward");
     const ProfileScope region("forward");
     const TapeScope scope(tape);
     losses = model_->loss(upload(host), scales, dropout);
   }
   {
-    activity().phase = "backward";
+    enter("backward");
     const ProfileScope region("backward");
     tape.backward(losses.total);
   }
@@ -186,12 +191,19 @@ StepStats Trainer::step() {
   const auto begin = Clock::now();
   const ProfileScope region("step");
   activity().step = steps_done_;
-  activity().phase = "load";
+  enter("load");
   if (!loader_) start_loader();
   const LocalStep local = [&] {
     const ProfileScope waiting("wait for loader", ProfileScope::Kind::kWait);
     return loader_->next();
   }();
+  const StepStats s = step(local);
+  last_step_s_ = seconds_since(begin);
+  return s;
+}
+
+StepStats Trainer::step(const LocalStep& local) {
+  const auto begin = Clock::now();
   const Counts& total = local.plan.total;
   const auto scale = [](double weight, int64_t count) {
     return count > 0 ? static_cast<float>(weight / static_cast<double>(count)) : 0.0f;
@@ -199,7 +211,7 @@ StepStats Trainer::step() {
   const TpoModel::Scales scales{scale(config_.loss().lm(), total.loss_tokens),
                                 scale(config_.loss().region(), total.regions)};
   Sums sums;
-  sums.lm_of_set.assign(data_.folders.size(), 0);
+  sums.lm_of_set.assign(local.plan.per_dataset.size(), 0);
   sync_->begin_step(use_of(local.plan));
   const int first = local.plan.local(mesh_->data_rank(), mesh_->shape().data).first;
   for (size_t i = 0; i < local.batches.size(); ++i) {
@@ -208,14 +220,12 @@ StepStats Trainer::step() {
         model_->flops(size_of(local.batches[i], local.plan.microbatches[static_cast<size_t>(first) + i].counts));
   }
   {
-    activity().phase = "reduce";
+    enter("reduce");
     const ProfileScope reduce("reduce");
     sync_->finish_grads(*stream_);
   }
   // The whole of the step before this one, whose end is known; of the first step, what has passed so far.
-  const StepStats s = finish(local, sums, last_step_s_ > 0 ? last_step_s_ : seconds_since(begin));
-  last_step_s_ = seconds_since(begin);
-  return s;
+  return finish(local, sums, last_step_s_ > 0 ? last_step_s_ : seconds_since(begin) + local.wait_s);
 }
 
 void Trainer::check_finite(const Sums& sums) const {
@@ -245,7 +255,7 @@ StepStats Trainer::finish(const LocalStep& local, const Sums& sums, double secon
   for (double lm : s.lm_of_set) s.lm += lm;
   loss = s.lm + s.region;
   if (!std::isfinite(loss)) check_finite(sums);
-  activity().phase = "optimizer";
+  enter("optimizer");
   const ProfileScope region("optimizer");
   s.lr = lr_.at(steps_done_);
   try {
@@ -278,7 +288,7 @@ TrainState Trainer::state(bool with_optimizer) {
     if (with_optimizer || !e.name.starts_with("optim.")) state.tensors.push_back({e.name, e.value, e.param->full, 0});
   });
   state.config_text = resolved_text(config_);
-  state.model_fingerprint = model_fingerprint(config_, data_.tokenizer->vocab_size());
+  state.model_fingerprint = model_fingerprint(config_, data_.vocab);
   return state;
 }
 

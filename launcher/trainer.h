@@ -38,6 +38,9 @@ class Trainer {
   // Runs one step. Throws NonFiniteGradient naming the samples if loss or gradient is not finite, before any parameter
   // changed.
   StepStats step();
+  // The same with these microbatches instead of the loader's: what a plan does without data. On meta their arrays are
+  // asked for shapes only, but for cu_seqlens. data may then hold nothing but vocab.
+  StepStats step(const LocalStep& local);
 
   // Fills the loader's queue and lets the matrix library take its workspace, as the first step would: what the process
   // holds afterwards is its baseline. Not needed for anything else.
@@ -62,6 +65,7 @@ class Trainer {
 
  private:
   struct Sums;
+  void enter(const char* phase);
   StepUse use_of(const StepPlan& plan) const;
   void run_microbatch(const HostBatch& host, const TpoModel::Scales& scales, Sums& sums);
   StepStats finish(const LocalStep& local, const Sums& sums, double seconds);
@@ -83,6 +87,9 @@ class Trainer {
   int64_t steps_done_ = 0;
   double last_step_s_ = 0;  // wall time of the latest whole step()
 };
+
+// Sizes of a collated microbatch.
+MicrobatchSize size_of(const HostBatch& host, const Counts& counts);
 
 // Loads the weights of a checkpoint into a fresh model (no optimizer state): evaluation and prediction.
 // The store must hold exactly the model's parameters. Collective.

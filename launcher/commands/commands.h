@@ -16,6 +16,7 @@ int run_eval(std::span<const std::string> args, ProcessGroup& world);
 int run_predict(std::span<const std::string> args);
 int run_data(std::span<const std::string> args);
 int run_ckpt(std::span<const std::string> args);
+int run_plan(std::span<const std::string> args);
 int run_report(std::span<const std::string> args);
 
 }  // namespace tpo

@@ -233,6 +233,8 @@ def bad_input_is_one_clear_error(b):
     b.fails(b.train("x", ["data.max_tokens=500"]), 3, "length index", "tpo_dist data index")
     b.fails(b.train("x", ["model.language.heads=5"]), 2, "heads")
     b.fails(b.train("x", ["train.freeze.0=nothing.*"]), 2, "nothing.*", "matches no parameter")
+    b.fails(["plan", "--config", b.config, "--shape", "data", "--set", "data.max_tokens=500"], 3, "length index")
+    b.fails(["plan", "--config", b.config, "--shape", "limits", "--media", "100"], 2, "--media", "data.max_tokens")
     b.fails(["eval", "--checkpoint", b.folder], 3, b.folder)
     b.fails(["predict", "--checkpoint", b.folder, "--prompt", "x", "--out", "y.png"], 2, "--image")
     assert not os.path.exists(b.folder + "/x/checkpoints"), "an error must come before anything is made"
@@ -253,6 +255,7 @@ FLAGS = {
     "train": {"config", "set", "help-config", "help"},
     "eval": {"checkpoint", "dataset", "pictures", "set", "help"},
     "predict": {"checkpoint", "image", "prompt", "box", "out", "max_new_tokens", "set", "help"},
+    "plan": {"config", "set", "ranks", "shape", "media", "vocab", "json", "help"},
     "data synth": {"out", "split", "seed", "format", "vocab", "size", "turns", "region_questions", "grid", "colours", "shapes",
                    "sizes", "dataset", "unique", "min_objects", "max_objects", "help"},
     "report": {"help"},
@@ -263,7 +266,7 @@ FLAGS = {
 
 def help_and_flags_are_frozen(b):
     top = b.ok(["--help"])
-    for command in ("train", "eval", "predict", "data", "ckpt", "report"):
+    for command in ("train", "eval", "predict", "plan", "data", "ckpt", "report"):
         assert f"  {command}" in top
     for command, flags in FLAGS.items():
         text = b.ok(command.split() + ["--help"])
@@ -274,6 +277,27 @@ def help_and_flags_are_frozen(b):
     assert "inspect" in b.ok(["--minloglevel=1", "--v=1", "data", "--help"])
     b.fails(["--minloglevle=1", "data", "--help"], 2, "unknown flag --minloglevle")
     b.fails(["--minloglevel=loud", "data", "--help"], 2, "must be of type int32")
+
+
+def plan_with_and_without_data(b):
+    """What a plan says before anything is there, and from the data against what a run then uses."""
+    def plan(*more):
+        out = b.ok(["plan", "--config", b.config, "--json", b.folder + "/plan.json", *more])
+        with open(b.folder + "/plan.json") as f:
+            return out, json.load(f)
+    out, limits = plan("--set", "data.tokenizer=/nonexistent.model", "--ranks", "4")
+    assert "limits of the configuration" in out and "vocabulary 1024 (preset nano; there is no /nonexistent.model)" in out, out
+    assert limits["microbatches_of_a_rank"] == 1
+    out, data = plan()
+    assert "from its length index" in out and "tokenizer.model)" in out, out
+    none, selective, full = (data["by_recompute"][mode] for mode in ("none", "selective", "full"))
+    assert none["step_flops"] < selective["step_flops"] < full["step_flops"], data
+    for mode in (none, selective, full):
+        assert sum(mode["by_kind"].values()) == mode["peak_bytes"] == max(p["peak_bytes"] for p in mode["phases"].values())
+    assert none["peak_bytes"] < limits["by_recompute"]["none"]["peak_bytes"]
+    b.ok(b.train("run"))
+    end = [json.loads(line) for line in open(b.folder + "/run/log.jsonl")][-1]
+    assert 0.7 * none["peak_bytes"] <= end["tensor_peak_bytes"] <= none["peak_bytes"], (none, end)
 
 
 def predict_and_report(b):

@@ -163,7 +163,7 @@ TEST(trainer, a_loss_that_is_not_finite_stops_before_the_update_and_names_the_sa
 }
 
 TEST(trainer, meta_predicts_peak_bytes_launches_and_flops_of_a_real_step) {
-  for (const char* recompute : {"none", "full"}) {
+  for (const char* recompute : {"none", "selective", "full"}) {
     struct Seen {
       int64_t peak, launches, flops;
       std::map<std::string, int64_t, std::less<>> kernels;

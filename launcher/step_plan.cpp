@@ -1,0 +1,150 @@
+#include "launcher/step_plan.h"
+
+#include <algorithm>
+#include <numeric>
+
+#include "launcher/trainer.h"
+
+namespace tpo {
+
+namespace {
+
+HostArray zeros(const Shape& shape, DType dtype) {
+  HostArray a{shape, dtype, {}};
+  a.bytes.resize(static_cast<size_t>(shape.numel()) * size_of(dtype));
+  return a;
+}
+
+// As data/collate.h lays a microbatch out.
+HostBatch make_batch(const MicrobatchSize& size, const TpoModel& model) {
+  const int64_t rows = std::accumulate(size.sequences.begin(), size.sequences.end(), int64_t{0});
+  HostBatch batch;
+  batch.samples = static_cast<int64_t>(size.sequences.size());
+  auto& arrays = batch.arrays;
+  for (const char* name : {"tokens", "targets", "positions"}) arrays[name] = zeros({rows}, DType::kI32);
+  arrays["row_ids"] = zeros({rows}, DType::kI64);
+  std::vector<int32_t> ends{0};
+  for (const int64_t n : size.sequences) ends.push_back(ends.back() + static_cast<int32_t>(n));
+  arrays["cu_seqlens"] = HostArray::from(ends, {static_cast<int64_t>(ends.size())});
+  if (size.media > 0) {
+    const int64_t side = model.config().vision.image_size;
+    arrays["images"] = zeros({size.media, size.frames, side, side, 3}, DType::kF32);
+    arrays["visual_rows"] = zeros({size.media * model.visual_slots_per_media(size.frames)}, DType::kI32);
+  }
+  const auto boxes = [&](const char* slots, const char* values, int64_t n) {
+    if (n == 0) return;
+    arrays[slots] = zeros({n}, DType::kI32);
+    arrays[values] = zeros({n, 4}, DType::kF32);
+  };
+  boxes("region_rows", "region_targets", size.regions);
+  boxes("box_in_rows", "box_in", size.box_inputs);
+  return batch;
+}
+
+int64_t bytes_of(const HostBatch& batch) {
+  int64_t bytes = 0;
+  for (const auto& [name, array] : batch.arrays) bytes += static_cast<int64_t>(array.bytes.size());
+  return bytes;
+}
+
+int64_t sum_of_largest(const std::vector<LengthEntry>& lengths, int32_t LengthEntry::*field, size_t count) {
+  std::vector<int64_t> all;
+  for (const LengthEntry& e : lengths) all.push_back(e.*field);
+  count = std::min(count, all.size());
+  std::partial_sort(all.begin(), all.begin() + static_cast<int64_t>(count), all.end(), std::greater<>());
+  return std::accumulate(all.begin(), all.begin() + static_cast<int64_t>(count), int64_t{0});
+}
+
+// Frames of the media of a dataset: 1 for pictures.
+int64_t frames_of(const DatasetFolder& folder, const std::vector<LengthEntry>& lengths, int64_t clip_frames) {
+  for (size_t i = 0; i < lengths.size(); ++i) {
+    if (lengths[i].media == 0) continue;
+    const bool clip = folder.read(static_cast<int64_t>(i)).sample.media(0).kind() == data::Media::JPEG_FRAMES;
+    return clip ? clip_frames : 1;
+  }
+  return 1;
+}
+
+}  // namespace
+
+StepShape shape_of_limits(const config::RunConfig& config, int64_t media) {
+  const VisionConfig vision = make_model_config(config, 1).vision;
+  const int64_t tokens = config.data().max_tokens(), samples = config.train().samples_per_microbatch();
+  const int64_t frames = std::max(vision.frames, vision.tubelet), slots = media * visual_slots(config, frames);
+  check<ConfigError>(slots <= tokens, media, " media of ", frames, " frames take ", slots,
+                     " tokens of a sample, more than data.max_tokens = ", tokens,
+                     "; raise max_tokens, or lower --media or model.vision.frames");
+  MicrobatchSize size;
+  size.sequences.assign(static_cast<size_t>(samples), tokens);
+  size.media = samples * media, size.frames = frames;
+  size.regions = size.box_inputs = samples;
+  size.loss_rows = samples * (tokens - slots);
+  const std::string what = frames > 1 ? cat(" clip(s) of ", frames, " frames") : " picture(s)";
+  return {{{"limits", size, 1}},
+          cat("the limits of the configuration: ", samples, " samples of data.max_tokens = ", tokens, " tokens with ",
+              media, what, " each, every text token labelled")};
+}
+
+StepShape shape_of_data(const config::RunConfig& config, const TrainingData& data) {
+  StepShape shape{{}, "the largest samples of each dataset, from its length index"};
+  double weights = 0;
+  for (const MixtureDataset& d : data.mixer->datasets()) weights += static_cast<double>(d.weight);
+  for (size_t d = 0; d < data.folders.size(); ++d) {
+    const MixtureDataset& set = data.mixer->datasets()[d];
+    const auto count = static_cast<size_t>(set.samples_per_microbatch);
+    std::vector<LengthEntry> by_tokens = set.lengths;
+    std::sort(by_tokens.begin(), by_tokens.end(), [](auto& a, auto& b) { return a.tokens > b.tokens; });
+    MicrobatchSize size;
+    // A dataset smaller than a microbatch gives its samples again.
+    for (size_t i = 0; i < count; ++i) size.sequences.push_back(by_tokens[i % by_tokens.size()].tokens);
+    const auto repeats = static_cast<int64_t>((count + set.lengths.size() - 1) / set.lengths.size());
+    const auto most = [&](int32_t LengthEntry::*field) { return repeats * sum_of_largest(set.lengths, field, count); };
+    size.media = most(&LengthEntry::media), size.regions = most(&LengthEntry::regions);
+    size.box_inputs = most(&LengthEntry::box_inputs), size.loss_rows = most(&LengthEntry::loss_tokens);
+    size.frames = frames_of(*data.folders[d], set.lengths, make_collate_options(config).clip_frames);
+    shape.kinds.push_back({set.name, size, static_cast<double>(set.weight) / weights});
+  }
+  return shape;
+}
+
+LocalStep make_local_step(std::span<const MicrobatchSize> sizes, const TpoModel& model) {
+  LocalStep local;
+  local.plan.per_dataset.resize(1);
+  for (const MicrobatchSize& size : sizes) {
+    local.batches.push_back(make_batch(size, model));
+    const int64_t samples = local.batches.back().samples;
+    const Counts counts{samples,        std::accumulate(size.sequences.begin(), size.sequences.end(), int64_t{0}),
+                        size.loss_rows, size.media,
+                        size.regions,   size.box_inputs};
+    local.plan.microbatches.push_back({0, static_cast<int64_t>(local.plan.slots.size()), samples, counts});
+    local.plan.slots.resize(local.plan.slots.size() + static_cast<size_t>(samples));
+    for (Counts* sum : {&local.plan.total, &local.plan.per_dataset[0]}) {
+      sum->samples += counts.samples, sum->tokens += counts.tokens, sum->loss_tokens += counts.loss_tokens;
+      sum->media += counts.media, sum->regions += counts.regions, sum->box_inputs += counts.box_inputs;
+    }
+  }
+  return local;
+}
+
+StepNeeds plan_step(config::RunConfig config, int64_t vocab, std::span<const MicrobatchSize> microbatches) {
+  config.mutable_run()->set_device("meta");
+  config.mutable_layout()->set_data(1);
+  TrainingData data;
+  data.vocab = vocab;
+  const auto alone = make_single("plan");
+  Trainer trainer(config, data, *alone);
+  const LocalStep local = make_local_step(microbatches, trainer.model());
+  trainer.step(local);
+  StepNeeds needs;
+  needs.memory = trainer.stream().allocator()->memory();
+  needs.allocator = trainer.stream().allocator()->stats();
+  for (const MicrobatchSize& size : microbatches) needs.flops.push_back(trainer.model().flops(size));
+  for (const HostBatch& batch : local.batches) needs.batch_bytes += bytes_of(batch);
+  needs.params = trainer.store().numel(), needs.trainable = trainer.store().numel(true);
+  needs.buckets = static_cast<int64_t>(trainer.sync().buckets().size());
+  for (const Bucket& b : trainer.sync().buckets())
+    needs.largest_bucket_bytes = std::max(needs.largest_bucket_bytes, b.bytes());
+  return needs;
+}
+
+}  // namespace tpo

@@ -1,0 +1,48 @@
+#pragma once
+// What a step of a configuration needs, found by running the trainer itself on meta: the same program, without data and
+// without memory. Bytes are those of a real step to the byte (tests/launcher/step_plan_test.cpp).
+#include <span>
+#include <string>
+#include <vector>
+
+#include "core/memory.h"
+#include "launcher/build.h"
+
+namespace tpo {
+
+// The microbatches that a plan runs, and where their sizes come from.
+struct StepShape {
+  struct Kind {
+    std::string name;  // dataset, or "limits"
+    MicrobatchSize size;
+    double share = 1;  // of all microbatches
+  };
+  std::vector<Kind> kinds;
+  std::string source;  // for people
+};
+
+// The largest microbatch that the limits allow: samples_per_microbatch samples of max_tokens tokens with `media`
+// pictures (or clips, if model.vision.frames > 1) each, one box asked for and one box given each.
+// Throws ConfigError if so many pictures do not fit max_tokens.
+StepShape shape_of_limits(const config::RunConfig& config, int64_t media);
+// Per dataset the largest microbatch that the mixture can make: as many tokens, pictures and boxes as its largest
+// samples have. Each count is taken for itself, so no real microbatch is larger in any. Reads the length indices and
+// one sample of each dataset.
+StepShape shape_of_data(const config::RunConfig& config, const TrainingData& data);
+
+// A step of these microbatches, all on this rank, whose arrays hold shapes only (but cu_seqlens).
+LocalStep make_local_step(std::span<const MicrobatchSize> sizes, const TpoModel& model);
+
+struct StepNeeds {
+  MemoryUse memory;            // with a moment for each phase of the trainer
+  AllocatorStats allocator;    // held_peak_bytes: what the process takes from the system for it
+  std::vector<int64_t> flops;  // by microbatch, executed in matrix products and attention
+  int64_t batch_bytes = 0;     // of all microbatches, in host memory, while the loader has them
+  int64_t params = 0, trainable = 0;
+  int64_t buckets = 0, largest_bucket_bytes = 0;  // of gradients, as ranks exchange them
+};
+// Runs construction and one step. The configuration's device and number of ranks are not looked at: what a rank of a
+// data-parallel run holds does not depend on the others. Throws ConfigError.
+StepNeeds plan_step(config::RunConfig config, int64_t vocab, std::span<const MicrobatchSize> microbatches);
+
+}  // namespace tpo

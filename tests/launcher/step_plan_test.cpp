@@ -1,0 +1,118 @@
+// A plan against what a real step does: the same bytes, kind by kind and phase by phase.
+#include "launcher/step_plan.h"
+
+#include <gtest/gtest.h>
+
+#include "launcher/trainer.h"
+#include "tests/launcher/tiny_run.h"
+
+namespace tpo {
+namespace {
+
+int64_t of(const BytesByKind& bytes, MemoryKind kind) { return bytes[static_cast<size_t>(kind)]; }
+
+void expect_equal(const MemoryUse& plan, const MemoryUse& real) {
+  EXPECT_EQ(plan.live, real.live);
+  EXPECT_EQ(plan.peak, real.peak);
+  ASSERT_EQ(plan.phases.size(), real.phases.size());
+  for (size_t i = 0; i < plan.phases.size(); ++i) {
+    EXPECT_EQ(plan.phases[i].phase, real.phases[i].phase);
+    EXPECT_EQ(plan.phases[i].kernel, real.phases[i].kernel) << plan.phases[i].phase;
+    EXPECT_EQ(plan.phases[i].bytes, real.phases[i].bytes) << plan.phases[i].phase;
+    EXPECT_EQ(plan.phases[i].by_kind, real.phases[i].by_kind) << plan.phases[i].phase;
+  }
+}
+
+// The microbatches of the first step, as the loader makes them.
+LocalStep first_step(const config::RunConfig& c, const TrainingData& data) {
+  LoaderOptions options;
+  options.collate = make_collate_options(c);
+  return Loader(*data.mixer, data.loader_sets(), options).next();
+}
+
+TEST(step_plan, every_byte_of_a_real_step_is_foreseen) {
+  const auto& tiny = TinyRun::get();
+  for (const std::string& freeze : {std::string("heads.region.fc1.bias"), std::string("*weight")}) {
+    std::vector<int64_t> activations;
+    for (const std::string recompute : {"none", "selective", "full"}) {
+      SCOPED_TRACE(cat(recompute, ", frozen ", freeze));
+      // Several blocks, or what full recompute keeps would not be less than what it uses in one.
+      const auto c = tiny.config({"model.recompute=" + recompute, "train.freeze.0=" + freeze, "model.vision.depth=4",
+                                  "model.language.layers=4"});
+      const TrainingData data = make_training_data(c);
+      const LocalStep local = first_step(c, data);
+      std::vector<MicrobatchSize> sizes;
+      for (size_t i = 0; i < local.batches.size(); ++i)
+        sizes.push_back(size_of(local.batches[i], local.plan.microbatches[i].counts));
+      const auto world = make_single();
+      Trainer trainer(c, data, *world);
+      const StepStats stats = trainer.step(local);
+      const StepNeeds plan = plan_step(c, data.vocab, sizes);
+      const MemoryUse real = trainer.stream().allocator()->memory();
+      expect_equal(plan.memory, real);
+      const AllocatorStats held = trainer.stream().allocator()->stats();
+      EXPECT_EQ(plan.allocator.held_peak_bytes, held.held_peak_bytes);
+      EXPECT_EQ(plan.allocator.allocations, held.allocations);
+      int64_t flops = 0;
+      for (const int64_t f : plan.flops) flops += f;
+      EXPECT_EQ(flops, stats.flops);
+      EXPECT_EQ(plan.params, trainer.store().numel());
+      EXPECT_EQ(plan.trainable, trainer.store().numel(true));
+      // One gradient and two moments for every trainable parameter, and nothing of a step outlives it.
+      EXPECT_EQ(of(real.live, MemoryKind::kOptimizer), 2 * of(real.live, MemoryKind::kGradients));
+      for (MemoryKind k : {MemoryKind::kActivations, MemoryKind::kBatch, MemoryKind::kWorkspace})
+        EXPECT_EQ(of(real.live, k), 0) << name_of(k);
+      activations.push_back(of(real.peak, MemoryKind::kActivations));
+    }
+    EXPECT_GT(activations[0], activations[1]);
+    EXPECT_GT(activations[1], activations[2]);
+  }
+}
+
+// Where the vocabulary projection does not train, no gradient has a second place at any time.
+TEST(step_plan, gradients_are_written_where_they_stay) {
+  const auto c = TinyRun::get().config({"train.freeze.0=language.lm_head.weight", "model.language.lora_rank=0"});
+  const StepShape shape = shape_of_limits(c, 1);
+  const std::vector<MicrobatchSize> sizes(2, shape.kinds[0].size);
+  const MemoryUse use = plan_step(c, 400, sizes).memory;
+  EXPECT_EQ(of(use.peak, MemoryKind::kGradients), of(use.live, MemoryKind::kGradients));
+}
+
+TEST(step_plan, shapes_of_data_bound_every_microbatch_of_the_mixture) {
+  const auto c = TinyRun::get().config();
+  const TrainingData data = make_training_data(c);
+  const StepShape shape = shape_of_data(c, data);
+  ASSERT_EQ(shape.kinds.size(), 2u);
+  EXPECT_EQ(shape.kinds[0].share, 0.5);
+  const auto rows = [](const MicrobatchSize& s) {
+    int64_t n = 0;
+    for (const int64_t r : s.sequences) n += r;
+    return n;
+  };
+  std::vector<int64_t> most(2);
+  for (int64_t step = 0; step < 40; ++step) {
+    for (const MicrobatchPlan& m : data.mixer->plan(step).microbatches) {
+      const MicrobatchSize& bound = shape.kinds[static_cast<size_t>(m.dataset)].size;
+      EXPECT_LE(m.counts.tokens, rows(bound));
+      EXPECT_LE(m.counts.media, bound.media);
+      EXPECT_LE(m.counts.regions, bound.regions);
+      EXPECT_LE(m.counts.loss_tokens, bound.loss_rows);
+      most[static_cast<size_t>(m.dataset)] = std::max(most[static_cast<size_t>(m.dataset)], m.counts.tokens);
+    }
+  }
+  for (size_t d : {0, 1}) EXPECT_LE(rows(shape.kinds[d].size), most[d] * 5 / 4) << "not far above what comes";
+}
+
+TEST(step_plan, limits_that_cannot_be_are_refused) {
+  const auto c = TinyRun::get().config({"data.max_tokens=64"});
+  EXPECT_EQ(shape_of_limits(c, 1).kinds[0].size.loss_rows, 2 * (64 - visual_slots(c, c.model().vision().frames())));
+  try {
+    shape_of_limits(c, 100);
+    FAIL();
+  } catch (const ConfigError& e) {
+    EXPECT_NE(std::string(e.what()).find("data.max_tokens = 64"), std::string::npos) << e.what();
+  }
+}
+
+}  // namespace
+}  // namespace tpo
