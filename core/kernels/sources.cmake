@@ -1,12 +1,11 @@
 # Kernel sources of tpo_core, one a line. A family is X.h (argument structs, cost) and X_cpu.cpp.
 foreach(file
     adamw_cpu.cpp
-    attention_cpu.cpp
     attention_bias.cpp
     attention_bwd_cpu.cpp
+    attention_cpu.cpp
     attention_few_cpu.cpp
     attention_tiles.cpp
-    blas.cpp
     bmm_cpu.cpp
     box_loss_cpu.cpp
     cast_cpu.cpp
@@ -28,7 +27,6 @@ foreach(file
     rope_table_cpu.cpp
     segment_cpu.cpp
     select_cpu.cpp
-    softmax_cpu.cpp)
     softmax_cpu.cpp
     window_cpu.cpp)
   if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/${file})
@@ -37,13 +35,20 @@ foreach(file
 endforeach()
 # The tile loops of attention and the fused loops below are written for the vectoriser and unroller of -O3 (measured in
 # bench/results/ops.md).
-foreach(file attention_cpu.cpp attention_bwd_cpu.cpp conv_cpu.cpp cross_entropy_cpu.cpp depthwise_cpu.cpp
-    embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp)
-foreach(file attention_cpu.cpp attention_bwd_cpu.cpp attention_few_cpu.cpp
-foreach(file attention_bias.cpp attention_cpu.cpp attention_bwd_cpu.cpp attention_few_cpu.cpp
-             attention_tiles.cpp cross_entropy_cpu.cpp embedding_cpu.cpp gemm_cpu.cpp rope_cpu.cpp
-             rope_table_cpu.cpp)
-foreach(file attention_cpu.cpp attention_bwd_cpu.cpp cross_entropy_cpu.cpp embedding_cpu.cpp gemm_cpu.cpp pool_cpu.cpp
-    resample_cpu.cpp rope_cpu.cpp)
+foreach(file
+    attention_bias.cpp
+    attention_bwd_cpu.cpp
+    attention_cpu.cpp
+    attention_few_cpu.cpp
+    attention_tiles.cpp
+    conv_cpu.cpp
+    cross_entropy_cpu.cpp
+    depthwise_cpu.cpp
+    embedding_cpu.cpp
+    gemm_cpu.cpp
+    pool_cpu.cpp
+    resample_cpu.cpp
+    rope_cpu.cpp
+    rope_table_cpu.cpp)
   set_source_files_properties(${CMAKE_CURRENT_LIST_DIR}/${file} PROPERTIES COMPILE_OPTIONS "-O3")
 endforeach()

@@ -20,7 +20,6 @@ foreach(file
     rope.cpp
     segment.cpp
     select.cpp
-    softmax.cpp)
     softmax.cpp
     window.cpp)
   if(EXISTS ${CMAKE_CURRENT_LIST_DIR}/${file})
