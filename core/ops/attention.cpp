@@ -1,6 +1,6 @@
 #include "core/ops/attention.h"
 
-#include <array>
+#include <algorithm>
 #include <cmath>
 #include <tuple>
 
@@ -134,21 +134,42 @@ AttentionBiasView view(const AttentionBias& b, int64_t q_heads) {
   return v;
 }
 
-// Destinations of the three gradients, inputs first.. of the op; `keep` holds them until the launch.
-AttentionBiasGrad bias_destinations(GradSink& dx, int first, int64_t q_heads, std::array<Tensor, 3>& keep) {
-  AttentionBiasGrad g;
-  const auto destination = [&](int i, bool& accumulate) {
-    if (dx.wants(first + i)) {
-      const GradDest d = dx.destination(first + i);
-      keep[static_cast<size_t>(i)] = d.grad, accumulate = d.accumulate;
-    }
-    return keep[static_cast<size_t>(i)];
-  };
-  g.full = f32(destination(0, g.accumulate_full));
-  g.rel_h = grid_heads(destination(1, g.accumulate_h), q_heads);
-  g.rel_w = grid_heads(destination(2, g.accumulate_w), q_heads);
-  return g;
+std::vector<int32_t> slots_of(std::initializer_list<const Tensor*> in) {
+  std::vector<int32_t> slots;
+  for (const Tensor* t : in) slots.push_back(t->slot());
+  return slots;
 }
+
+// Where the kernel writes gradients. Inputs that are one value share a slot of the tape, whose destination a kernel
+// that writes several at once can have only once: the others go to memory of their own and are added after the launch.
+class Targets {
+ public:
+  Targets(GradSink& dx, std::span<const int32_t> slots) : dx_(dx), slots_(slots) {}
+  // For input i, of the shape and storage of `like`; undefined if it is not wanted.
+  GradDest take(int i, const Tensor& like) {
+    if (!dx_.wants(i)) return {};
+    const auto before = slots_.first(static_cast<size_t>(i));
+    const bool shared = std::find(before.begin(), before.end(), slots_[static_cast<size_t>(i)]) != before.end();
+    const GradDest d = shared ? GradDest{empty_like(like), false} : dx_.destination(i);
+    (shared ? late_ : held_).emplace_back(i, d.grad);
+    return d;
+  }
+  AttentionBiasGrad take_bias(int first, const AttentionBias& bias, int64_t q_heads) {
+    const GradDest full = take(first, bias.full), h = take(first + 1, bias.rel_h), w = take(first + 2, bias.rel_w);
+    return {f32(full.grad), grid_heads(h.grad, q_heads), grid_heads(w.grad, q_heads), full.accumulate, h.accumulate,
+            w.accumulate};
+  }
+  // After the launch.
+  void finish() {
+    held_.clear();
+    for (const auto& [i, grad] : late_) dx_.add(i, grad);
+  }
+
+ private:
+  GradSink& dx_;
+  std::span<const int32_t> slots_;
+  std::vector<std::pair<int, Tensor>> held_, late_;
+};
 
 Tensor kept(const Tensor& t) { return t.defined() ? t.detach() : t; }
 AttentionRope kept(const AttentionRope& r) { return {kept(r.q), kept(r.k), r.theta}; }
@@ -180,34 +201,36 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
     launch(AttentionFwd{s, heads(q, 0, D), heads(k, 0, D), heads(v, 0, D), heads(y, 0, D), f32(lse), turn.view(),
                         view(bias, s.q_heads)});
   }
-  record("attention", {q, k, v, bias.full, bias.rel_h, bias.rel_w}, {&y},
-         [s, D, q = q.detach(), k = k.detach(), v = v.detach(), y = y.detach(), lse, cu_q = cu_q.detach(),
-          cu_k = cu_k.detach(), rope = kept(rope), bias = kept(bias)](std::span<const Tensor> dy, GradSink& dx) {
-           const Turn turn(rope, D);
-           AttentionBwd b{.s = s,
-                          .q = heads(q, 0, D),
-                          .k = heads(k, 0, D),
-                          .v = heads(v, 0, D),
-                          .out = heads(y, 0, D),
-                          .dout = heads(dy[0], 0, D),
-                          .lse = f32(lse),
-                          .turn = turn.view(),
-                          .bias = view(bias, s.q_heads)};
-           std::array<Tensor, 3> keep, keep_bias;
-           b.dbias = bias_destinations(dx, 3, s.q_heads, keep_bias);
-           if (dx.wants(0)) {
-             const GradDest d = dx.destination(0);
-             b.dq = heads(keep[0] = d.grad, 0, D), b.accumulate_q = d.accumulate;
-           }
-           // The kernel makes both gradients; one that is not wanted goes to a buffer that is dropped.
-           if (dx.wants(1) || dx.wants(2)) {
-             const GradDest dk = dx.wants(1) ? dx.destination(1) : GradDest{empty_like(k), false};
-             const GradDest dv = dx.wants(2) ? dx.destination(2) : GradDest{empty_like(v), false};
-             b.dk = heads(keep[1] = dk.grad, 0, D), b.accumulate_k = dk.accumulate;
-             b.dv = heads(keep[2] = dv.grad, 0, D), b.accumulate_v = dv.accumulate;
-           }
-           launch(b);
-         });
+  record(
+      "attention", {q, k, v, bias.full, bias.rel_h, bias.rel_w}, {&y},
+      [s, D, q = q.detach(), k = k.detach(), v = v.detach(), y = y.detach(), lse, cu_q = cu_q.detach(),
+       cu_k = cu_k.detach(), rope = kept(rope), bias = kept(bias),
+       slots = slots_of({&q, &k, &v, &bias.full, &bias.rel_h, &bias.rel_w})](std::span<const Tensor> dy, GradSink& dx) {
+        const Turn turn(rope, D);
+        AttentionBwd b{.s = s,
+                       .q = heads(q, 0, D),
+                       .k = heads(k, 0, D),
+                       .v = heads(v, 0, D),
+                       .out = heads(y, 0, D),
+                       .dout = heads(dy[0], 0, D),
+                       .lse = f32(lse),
+                       .turn = turn.view(),
+                       .bias = view(bias, s.q_heads)};
+        Targets targets(dx, slots);
+        b.dbias = targets.take_bias(3, bias, s.q_heads);
+        const GradDest dq = targets.take(0, q);
+        GradDest dk = targets.take(1, k), dv = targets.take(2, v);
+        if (dq.grad.defined()) b.dq = heads(dq.grad, 0, D), b.accumulate_q = dq.accumulate;
+        // The kernel makes both gradients; one that is not wanted goes to a buffer that is dropped.
+        if (dk.grad.defined() || dv.grad.defined()) {
+          if (!dk.grad.defined()) dk.grad = empty_like(k);
+          if (!dv.grad.defined()) dv.grad = empty_like(v);
+          b.dk = heads(dk.grad, 0, D), b.accumulate_k = dk.accumulate;
+          b.dv = heads(dv.grad, 0, D), b.accumulate_v = dv.accumulate;
+        }
+        launch(b);
+        targets.finish();
+      });
   return y;
 }
 
@@ -229,8 +252,8 @@ Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec
                         turn.view(), view(bias, s.q_heads)});
   }
   record("attention_packed", {qkv, bias.full, bias.rel_h, bias.rel_w}, {&y},
-         [s, D, k0, v0, qkv = qkv.detach(), y = y.detach(), lse, cu = cu.detach(), rope = kept(rope),
-          bias = kept(bias)](std::span<const Tensor> dy, GradSink& dx) {
+         [s, D, k0, v0, qkv = qkv.detach(), y = y.detach(), lse, cu = cu.detach(), rope = kept(rope), bias = kept(bias),
+          slots = slots_of({&qkv, &bias.full, &bias.rel_h, &bias.rel_w})](std::span<const Tensor> dy, GradSink& dx) {
            const Turn turn(rope, D);
            AttentionBwd b{.s = s,
                           .q = heads(qkv, 0, D),
@@ -241,16 +264,14 @@ Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec
                           .lse = f32(lse),
                           .turn = turn.view(),
                           .bias = view(bias, s.q_heads)};
-           std::array<Tensor, 3> keep_bias;
-           b.dbias = bias_destinations(dx, 1, s.q_heads, keep_bias);
-           Tensor keep;
-           if (dx.wants(0)) {
-             const GradDest d = dx.destination(0);
-             keep = d.grad;
-             b.dq = heads(keep, 0, D), b.dk = heads(keep, k0, D), b.dv = heads(keep, v0, D);
+           Targets targets(dx, slots);
+           b.dbias = targets.take_bias(1, bias, s.q_heads);
+           if (const GradDest d = targets.take(0, qkv); d.grad.defined()) {
+             b.dq = heads(d.grad, 0, D), b.dk = heads(d.grad, k0, D), b.dv = heads(d.grad, v0, D);
              b.accumulate_q = b.accumulate_k = b.accumulate_v = d.accumulate;
            }
            launch(b);
+           targets.finish();
          });
   return y;
 }

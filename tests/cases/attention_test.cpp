@@ -77,6 +77,25 @@ TEST(AttentionThreads, share_segments_of_every_number_and_length) {
   set_num_threads(before);
 }
 
+// One value as q, k and v: its gradient is the sum of what three values get.
+TEST(AttentionTape, one_tensor_in_three_places_gets_the_sum) {
+  Rand r("three");
+  const Tensor x = r.normal({40, 8}), cu = r.of({0, 40});
+  const AttentionSpec spec{2, 2, 4, true};
+  Tape tape;
+  Tensor w, y;
+  {
+    const TapeScope scope(tape);
+    w = tape.watch(x);
+    y = attention(w, w, w, cu, cu, spec);
+  }
+  tape.backward(std::span(&y, 1), std::span(&x, 1));
+  const Values apart = run_both(x, x, x, cu, spec, {});
+  const std::vector<float> sum = tape.grad(w).to_vector<float>();
+  for (size_t i = 0; i < sum.size(); ++i)
+    EXPECT_NEAR(sum[i], apart[1][i] + apart[2][i] + apart[3][i], 1e-5);  // two sums of values of size 10
+}
+
 // Scores of minus infinity only: no key is seen, the row is 0 and so are its gradients.
 TEST(AttentionBias, row_that_sees_no_key_is_zero) {
   Rand r("hidden");
