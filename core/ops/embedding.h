@@ -1,6 +1,6 @@
 #pragma once
-// Rows by index. Values f32 or bf16, indices i32. An index out of range is a DataError that names its place and value, thrown
-// before any effect (host tensors only; on meta values do not exist).
+// Rows by index. Values f32 or bf16, indices i32. An index out of range is a DataError that names its place and value,
+// thrown before any effect (host tensors only; on meta values do not exist).
 #include "core/tape.h"
 
 namespace tpo {
