@@ -1,9 +1,11 @@
 // Box losses. A batch has tens of boxes: clarity before speed, one thread.
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "core/error.h"
 #include "core/kernels/box_loss.h"
+#include "core/kernels/storage.h"
 #include "core/stream.h"
 
 namespace tpo {
@@ -28,18 +30,16 @@ Term elementwise(const float* p, const float* t, bool square) {
   return out;
 }
 
-// 1 - GIoU and its gradient. One axis at a time: [lo, hi] are x1, x2 or y1, y2.
-Term giou(const float* pred, const float* target) {
+// 1 - GIoU and its gradient for boxes with sides along kAxes axes, given as all low ends, then all high ends.
+template <int kAxes, class Real>
+Term giou(const Real* pred, const Real* target) {
   Term out;
-  // Written so that NaN counts as valid and reaches the loss.
-  if (pred[2] < pred[0] || pred[3] < pred[1]) {
-    out.value = 2;
-    return out;
-  }
-  double side_p[2], side_t[2], inter_side[2], hull_side[2];
-  double d_inter[2][2], d_hull[2][2];  // [axis][lo, hi]
-  for (int axis = 0; axis < 2; ++axis) {
-    const double p_lo = pred[axis], p_hi = pred[axis + 2], t_lo = target[axis], t_hi = target[axis + 2];
+  double side_p[kAxes], side_t[kAxes], inter_side[kAxes], hull_side[kAxes];
+  double d_inter[kAxes][2], d_hull[kAxes][2];  // [axis][lo, hi]
+  double area_p = 1, area_t = 1, inter = 1, hull = 1;
+  for (int axis = 0; axis < kAxes; ++axis) {
+    const double p_lo = pred[axis], p_hi = pred[axis + kAxes], t_lo = target[axis], t_hi = target[axis + kAxes];
+    if (p_hi < p_lo) return {.value = 2};  // written so that NaN counts as valid and reaches the loss
     side_p[axis] = p_hi - p_lo;
     side_t[axis] = t_hi - t_lo;
     const double overlap = std::min(p_hi, t_hi) - std::max(p_lo, t_lo);
@@ -49,24 +49,34 @@ Term giou(const float* pred, const float* target) {
     hull_side[axis] = std::max(p_hi, t_hi) - std::min(p_lo, t_lo);
     d_hull[axis][0] = -share(t_lo, p_lo);
     d_hull[axis][1] = share(p_hi, t_hi);
+    area_p *= side_p[axis], area_t *= side_t[axis], inter *= inter_side[axis], hull *= hull_side[axis];
   }
-  const double inter = inter_side[0] * inter_side[1], hull = hull_side[0] * hull_side[1];
-  const double all = side_p[0] * side_p[1] + side_t[0] * side_t[1] - inter;  // union
+  const double all = area_p + area_t - inter;  // union
   // GIoU = inter/all - 1 + all/hull; a ratio of two zeros (both boxes degenerate) counts as 0 and 1.
   const bool no_area = all <= 0, no_hull = hull <= 0;
   out.value = 2 - (no_area ? 0 : inter / all) - (no_hull ? 1 : all / hull);
-  for (int axis = 0; axis < 2; ++axis) {
-    const int other = 1 - axis;
+  const auto others = [](const double* side, int axis) { return kAxes == 1 ? 1.0 : side[kAxes - 1 - axis]; };
+  for (int axis = 0; axis < kAxes; ++axis) {
     for (int end = 0; end < 2; ++end) {
-      const double di = d_inter[axis][end] * inter_side[other], dh = d_hull[axis][end] * hull_side[other];
-      const double da = (end == 0 ? -1.0 : 1.0) * side_p[other] - di;
+      const double di = d_inter[axis][end] * others(inter_side, axis), dh = d_hull[axis][end] * others(hull_side, axis);
+      const double da = (end == 0 ? -1.0 : 1.0) * others(side_p, axis) - di;
       double g = 0;
       if (!no_area) g += (di * all - inter * da) / (all * all);
       if (!no_hull) g += (da * hull - all * dh) / (hull * hull);
-      out.grad[axis + 2 * end] = static_cast<float>(-g);
+      out.grad[axis + kAxes * end] = static_cast<float>(-g);
     }
   }
   return out;
+}
+
+// Spans as (centre, width): the ends are centre -+ width / 2.
+Term span_giou(const float* pred, const float* target) {
+  const auto ends_of = [](const float* span) {
+    const double centre = span[0], half = 0.5 * static_cast<double>(span[1]);
+    return std::array{centre - half, centre + half};
+  };
+  const Term ends = giou<1>(ends_of(pred).data(), ends_of(target).data());
+  return {ends.value, {ends.grad[0] + ends.grad[1], 0.5f * (ends.grad[1] - ends.grad[0])}};
 }
 
 Term term(BoxLossKind kind, const float* pred, const float* target) {
@@ -76,25 +86,44 @@ Term term(BoxLossKind kind, const float* pred, const float* target) {
     case BoxLossKind::kMse:
       return elementwise(pred, target, true);
     case BoxLossKind::kGiou:
-      return giou(pred, target);
+      return giou<2>(pred, target);
+    case BoxLossKind::kSpanGiou:
+      return span_giou(pred, target);
   }
   TPO_ASSERT(false);
+}
+
+// Calls fn(b, term, weight) for every box of a kernel; one without weight has the term 0, whatever it holds.
+template <class Kernel, class Fn>
+void each_term(const Kernel& k, const Fn& fn) {
+  const int64_t D = numbers_of(k.kind);
+  with_storage(k.dtype, [&]<class T>() {
+    for (int64_t b = 0; b < k.boxes; ++b) {
+      float pred[4] = {}, target[4] = {};
+      convert(static_cast<const T*>(k.pred) + D * b, pred, D);
+      convert(static_cast<const T*>(k.target) + D * b, target, D);
+      const float weight = k.weight ? k.weight[b] : 1.0f;
+      fn(b, weight == 0 ? Term{} : term(k.kind, pred, target), weight);
+    }
+  });
 }
 
 }  // namespace
 
 void run(const BoxLossFwd& k, Cpu, Stream&) {
   double sum = 0;
-  for (int64_t b = 0; b < k.boxes; ++b) sum += term(k.kind, k.pred + 4 * b, k.target + 4 * b).value;
+  each_term(k, [&](int64_t, const Term& t, float weight) { sum += static_cast<double>(weight) * t.value; });
   *k.loss = static_cast<float>(sum * static_cast<double>(k.scale));
 }
 
 void run(const BoxLossBwd& k, Cpu, Stream&) {
-  const float factor = *k.dloss * k.scale;
-  for (int64_t b = 0; b < k.boxes; ++b) {
-    const Term t = term(k.kind, k.pred + 4 * b, k.target + 4 * b);
-    for (int i = 0; i < 4; ++i) k.dpred[4 * b + i] = factor * t.grad[i];
-  }
+  const int64_t D = numbers_of(k.kind);
+  with_storage(k.dtype, [&]<class T>() {
+    each_term(k, [&](int64_t b, const Term& t, float weight) {
+      const float factor = *k.dloss * k.scale * weight;
+      for (int64_t i = 0; i < D; ++i) static_cast<T*>(k.dpred)[D * b + i] = narrow<T>(factor * t.grad[i]);
+    });
+  });
 }
 
 }  // namespace tpo

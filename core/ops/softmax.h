@@ -1,11 +1,15 @@
 #pragma once
+// Softmax over the last dim. x (..., C) f32 or bf16 with C >= 1; arithmetic is fp32, y is stored as x and saved.
+// Errors: ShapeError naming the op and the shape, before any effect.
 #include "core/tape.h"
 
 namespace tpo {
 
-// Softmax over the last dim:  y[r,c] = e^(x[r,c] - max_c x) / sum_c e^(x[r,c] - max_c x).   x (..., C) f32, C >= 1.
-// Elements more than 86.6 below the row's maximum give exactly 0. Saves y.
-// Errors: ShapeError naming the op and the shape, before any effect.
+// y[r,c] = e^(x[r,c] - max_c x) / sum_c e^(x[r,c] - max_c x).
+// Elements more than 86.6 below the row's maximum give exactly 0.
 Tensor softmax(const Tensor& x);
+
+// y[r,c] = x[r,c] - max_c x - log sum_c e^(x[r,c] - max_c x).
+Tensor log_softmax(const Tensor& x);
 
 }  // namespace tpo

@@ -21,6 +21,15 @@ double giou_term(const double* p, const double* t) {
   return 1 - (inter / all - (hull - all) / hull);
 }
 
+// Spans (centre, width), by their ends.
+double span_term(const double* p, const double* t) {
+  if (p[1] < 0) return 2;
+  const double lo = p[0] - p[1] / 2, hi = p[0] + p[1] / 2, t_lo = t[0] - t[1] / 2, t_hi = t[0] + t[1] / 2;
+  const double inter = std::max(0.0, std::min(hi, t_hi) - std::max(lo, t_lo)), all = p[1] + t[1] - inter;
+  const double hull = std::max(hi, t_hi) - std::min(lo, t_lo);
+  return 1 - (inter / all - (hull - all) / hull);
+}
+
 double l1_term(const double* p, const double* t) {
   double sum = 0;
   for (int i = 0; i < 4; ++i) sum += std::fabs(p[i] - t[i]);
@@ -35,26 +44,33 @@ double mse_term(const double* p, const double* t) {
 
 struct Loss {
   const char* name;
-  Tensor (*op)(const Tensor&, const Tensor&, float);
+  Tensor (*op)(const Tensor&, const Tensor&, float, const Tensor&);
   double (*term)(const double*, const double*);
 };
 const Loss kLosses[] = {{"l1_box_loss", l1_box_loss, l1_term},
                         {"mse_box_loss", mse_box_loss, mse_term},
                         {"giou_box_loss", giou_box_loss, giou_term}};
 
-OpCase make(const Loss& loss, const Tensor& pred, const Tensor& target, float scale) {
-  return OpCase{.in = {pred, target},
-                .run = [=](Inputs v) { return loss.op(v[0], v[1], scale); },
+const Loss kSpanLoss = {"giou_span_loss", giou_span_loss, span_term};
+
+OpCase make(const Loss& loss, const Tensor& pred, const Tensor& target, float scale, const Tensor& weight = {}) {
+  return OpCase{.in = {pred, target, weight},
+                .run = [=](Inputs v) { return loss.op(v[0], v[1], scale, v[2]); },
                 .ref =
                     [=](RefInputs v) {
                       Ref y({1});
-                      for (int64_t b = 0; b < v[0].rows(); ++b)
-                        y[0] += static_cast<double>(scale) *
-                                loss.term(&v[0].v[static_cast<size_t>(4 * b)], &v[1].v[static_cast<size_t>(4 * b)]);
+                      for (int64_t b = 0; b < v[0].rows(); ++b) {
+                        const auto at = static_cast<size_t>(v[0].cols() * b);
+                        const double w = v[2].v.empty() ? 1 : v[2][b];
+                        y[0] += static_cast<double>(scale) * w * loss.term(&v[0].v[at], &v[1].v[at]);
+                      }
                       return y;
                     },
                 .grads = {0},
-                .tol = 3e-7};  // double inside, one rounding of the sum and one of the scale
+                .tol = 3e-7,       // double inside, one rounding of the sum and one of the scale
+                .bf16_stores = 0,  // the loss is f32
+                .bf16_grad_stores = 1,
+                .f32_in = {2}};
 }
 
 struct Pair {
@@ -63,19 +79,42 @@ struct Pair {
   bool kink = false;  // a shared edge: the value only; tests/core/op_rules_test.cpp has the gradient
 };
 
-// Boxes with x1 < x2 and y1 < y2; every fifth prediction has its corners exchanged.
-Tensor boxes(Rand& r, int64_t n, bool some_inverted) {
+// Edges of predictions are multiples of 2^-6, those of targets lie half way between: in bf16, too, none coincide, where
+// the losses have kinks. Every fifth prediction is inverted.
+enum class Side { kPred, kTarget };
+
+float grid(Rand& r, Side side) {
+  return static_cast<float>(r.below(64)) * 0x1p-6f + (side == Side::kTarget ? 0x1p-7f : 0.0f);
+}
+float extent(Rand& r) { return 0x1p-4f + static_cast<float>(r.below(28)) * 0x1p-5f; }
+
+Tensor boxes(Rand& r, int64_t n, Side side) {
   std::vector<float> v;
   for (int64_t b = 0; b < n; ++b) {
-    const auto at = [&] { return static_cast<float>(r.below(1 << 20)) * 0x1p-20f; };
-    const float x = at(), y = at(), w = 0.05f + at(), h = 0.05f + at();
-    if (some_inverted && b % 5 == 3) {
+    const float x = grid(r, side), y = grid(r, side), w = extent(r), h = extent(r);
+    if (side == Side::kPred && b % 5 == 3) {
       v.insert(v.end(), {x + w, y, x, y + h});
     } else {
       v.insert(v.end(), {x, y, x + w, y + h});
     }
   }
   return Tensor::from(v, {n, 4});
+}
+
+Tensor spans(Rand& r, int64_t n, Side side) {
+  std::vector<float> v;
+  for (int64_t b = 0; b < n; ++b) {
+    v.push_back(grid(r, side));
+    v.push_back((side == Side::kPred && b % 5 == 3 ? -1.0f : 1.0f) * extent(r));
+  }
+  return Tensor::from(v, {n, 2});
+}
+
+// 0, 1/2, 1, 3/2, 0, ..: exact in f32
+Tensor weights(int64_t n) {
+  std::vector<float> v(static_cast<size_t>(n));
+  for (size_t i = 0; i < v.size(); ++i) v[i] = 0.5f * static_cast<float>(i % 4);
+  return Tensor::from(v, {n});
 }
 
 }  // namespace
@@ -102,13 +141,28 @@ void add_box_loss_cases(CaseList& list) {
         if (p.kink) c.grads = {};
         return c;
       });
-    for (const int64_t n : {0, 1, 13})
-      list.add(cat(loss.name, "/", n, "_boxes"),
-               [=](Rand& r) { return make(loss, boxes(r, n, true), boxes(r, n, false), 0.2f / 17); });
-    list.add(
-        cat(loss.name, "/1009_boxes"),
-        [=](Rand& r) { return make(loss, boxes(r, 1009, true), boxes(r, 1009, false), 1.0f / 1009); }, Size::kLarge);
+    for (const int64_t n : {0, 1, 13, 1009}) {
+      const float scale = 0.2f / static_cast<float>(n + 4);
+      const Size size = n == 1009 ? Size::kLarge : Size::kSmall;
+      const auto pair = [=](Rand& r) {
+        return make(loss, boxes(r, n, Side::kPred), boxes(r, n, Side::kTarget), scale);
+      };
+      list.add(cat(loss.name, "/", n, "_boxes"), pair, size);
+      list.add(
+          cat(loss.name, "/weighted/", n, "_boxes"),
+          [=](Rand& r) { return make(loss, boxes(r, n, Side::kPred), boxes(r, n, Side::kTarget), scale, weights(n)); },
+          size);
+    }
   }
+  for (const int64_t n : {0, 1, 13, 1009})
+    for (const bool weighted : {false, true})
+      list.add(
+          cat("giou_span_loss/", weighted ? "weighted/" : "", n, "_spans"),
+          [=](Rand& r) {
+            const Tensor pred = spans(r, n, Side::kPred), target = spans(r, n, Side::kTarget);
+            return make(kSpanLoss, pred, target, 0.3f, weighted ? weights(n) : Tensor());
+          },
+          n == 1009 ? Size::kLarge : Size::kSmall);
 }
 
 }  // namespace tpo::optest

@@ -14,13 +14,6 @@ std::vector<CaseEntry> entries(bool bench) {
   return list;
 }
 
-// Families whose kernels do not take bf16 yet.
-bool f32_only_for_now(const std::string& name) {
-  for (const char* op : {"box_loss", "softmax"})
-    if (name.find(op) != std::string::npos) return true;
-  return false;
-}
-
 std::string test_name(const testing::TestParamInfo<CaseEntry>& info) {
   std::string name = info.param.name;
   for (char& c : name)
@@ -44,7 +37,7 @@ INSTANTIATE_TEST_SUITE_P(All, OpCases, testing::ValuesIn(entries(false)), test_n
 std::vector<CaseEntry> bf16_entries(bool bench) {
   std::vector<CaseEntry> list;
   for (const CaseEntry& e : entries(bench))
-    if (e.bf16 && !f32_only_for_now(e.name)) list.push_back(e);
+    if (e.bf16) list.push_back(e);
   return list;
 }
 
