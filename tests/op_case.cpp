@@ -203,6 +203,17 @@ Tensor Rand::of(const std::vector<int32_t>& values) {
   return Tensor::from(values, {static_cast<int64_t>(values.size())});
 }
 
+Tensor mapped(const Tensor& x, const std::function<float(float)>& fn) {
+  if (x.device() == Device::kMeta) return Tensor::empty(x.shape());
+  std::vector<float> v = x.to_vector<float>();
+  for (float& e : v) e = fn(e);
+  return Tensor::from(v, x.shape());
+}
+
+Tensor off_zero(const Tensor& x) {
+  return mapped(x, [](float e) { return e + (e < 0 ? -0.01f : 0.01f); });
+}
+
 Ref to_ref(const Tensor& t) {
   Ref r;
   if (!t.defined()) return r;

@@ -47,6 +47,11 @@ class Rand {
   uint64_t counter_ = 0;
 };
 
+// fn of every value of an f32 tensor, in new memory; on meta that memory alone.
+Tensor mapped(const Tensor& x, const std::function<float(float)>& fn);
+// Moved away from 0 by 0.01, where a function has its kink.
+Tensor off_zero(const Tensor& x);
+
 using Inputs = std::span<const Tensor>;
 using RefInputs = std::span<const Ref>;
 

@@ -32,6 +32,36 @@ TPO_INLINE float exp(float x) {
 // 1 / (1 + e^-x)
 TPO_INLINE float sigmoid(float x) { return 1.0f / (1.0f + exp(-x)); }
 
+// 2 atanh(s) = log((1 + s) / (1 - s)) for |s| <= 1/3, by its series to s^13; the first term left out is 1.4e-8 of it.
+TPO_INLINE float twice_atanh(float s) {
+  const float q = s * s;
+  float p = 7.69230769e-2f;
+  p = p * q + 9.09090909e-2f;
+  p = p * q + 1.11111111e-1f;
+  p = p * q + 1.42857143e-1f;
+  p = p * q + 0.2f;
+  p = p * q + 3.33333333e-1f;
+  return 2.0f * s + 2.0f * s * q * p;
+}
+
+// log x to 2e-7 of itself. -inf below 2^-126 and for negative x, NaN for NaN; x = inf is not allowed. x = 2^n m with m
+// in [sqrt(1/2), sqrt(2)), log m = 2 atanh((m - 1) / (m + 1)). Callers limit the result, not x: the compiler would give
+// a constant x a branch of its own, and the loop no vector.
+TPO_INLINE float log(float x) {
+  const auto bits = std::bit_cast<uint32_t>(x);
+  const int32_t n = static_cast<int32_t>(bits - 0x3f3504f3u) >> 23;
+  const float m = std::bit_cast<float>(bits - (static_cast<uint32_t>(n) << 23)), whole = static_cast<float>(n);
+  const float y = whole * 0.693359375f + (twice_atanh((m - 1.0f) / (m + 1.0f)) - whole * 2.12194440e-4f);
+  return y + x * 0.0f + (x >= 1.17549435e-38f ? 0.0f : -__builtin_inff());
+}
+
+// log(1 + e^x) = max(x, 0) + log(1 + e^-|x|), the last with no loss where it is small. For e in (0, 1]:
+// log(1 + e) = 2 atanh(e / (2 + e)).
+TPO_INLINE float softplus(float x) {
+  const float e = exp(x < 0.0f ? x : -x);
+  return (x < 0.0f ? 0.0f : x) + twice_atanh(e / (2.0f + e));
+}
+
 // The normal distribution: cdf P(Z <= x) with absolute error below 2e-7, and its density.
 struct Normal {
   float cdf;

@@ -1,36 +1,19 @@
-// Reductions. Order: an array is cut into at most kChunks chunks by its length alone, each chunk is summed by one
-// thread in a fixed order, and the partial results are combined in chunk order by the caller.
+// Reductions. The order of sums over an array is that of sum_chunks.h.
 #include <algorithm>
-#include <array>
 #include <bit>
 #include <cmath>
 
 #include "core/kernels/pointwise_loop.h"
 #include "core/kernels/reduce.h"
 #include "core/kernels/storage.h"
+#include "core/kernels/sum_chunks.h"
 #include "core/stream.h"
 
 namespace tpo {
 
 namespace {
 
-constexpr int64_t kChunks = 128;
 constexpr int64_t kPoolTile = 512;  // columns summed at a time, 2 KiB: enough of a row for the prefetcher
-
-// sum over fixed chunks of part(begin, end), in chunk order.
-template <class T, class Part>
-T sum_chunks(int64_t n, const Part& part) {
-  const int64_t blocks = (n + kLoopBlock - 1) / kLoopBlock,
-                per = std::max<int64_t>(1, (blocks + kChunks - 1) / kChunks);
-  const int64_t chunk = per * kLoopBlock, chunks = (n + chunk - 1) / chunk;
-  std::array<T, kChunks> sums{};
-  parallel_for(chunks, std::max<int64_t>(1, kLightGrain / per), [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) sums[static_cast<size_t>(i)] = part(i * chunk, std::min(n, (i + 1) * chunk));
-  });
-  T total = 0;
-  for (int64_t i = 0; i < chunks; ++i) total += sums[static_cast<size_t>(i)];
-  return total;
-}
 
 // Blocks of 1024 in fp32, their sums in double.
 template <class T>

@@ -10,9 +10,12 @@ foreach(file
     box_loss_cpu.cpp
     cast_cpu.cpp
     conv_cpu.cpp
+    cosine_cpu.cpp
     cross_entropy_cpu.cpp
     depthwise_cpu.cpp
+    dice_cpu.cpp
     dropout_cpu.cpp
+    element_loss_cpu.cpp
     embedding_cpu.cpp
     gemm_cpu.cpp
     index_cpu.cpp
@@ -21,10 +24,12 @@ foreach(file
     pointwise_cpu.cpp
     pool_cpu.cpp
     position_cpu.cpp
+    prelu_cpu.cpp
     reduce_cpu.cpp
     resample_cpu.cpp
     rope_cpu.cpp
     rope_table_cpu.cpp
+    row_loss_cpu.cpp
     segment_cpu.cpp
     select_cpu.cpp
     softmax_cpu.cpp

@@ -5,8 +5,10 @@ foreach(file
     box_loss.cpp
     cast.cpp
     conv.cpp
+    cosine.cpp
     cross_entropy.cpp
     dropout.cpp
+    element_loss.cpp
     embedding.cpp
     index.cpp
     layout.cpp
@@ -15,9 +17,11 @@ foreach(file
     pointwise.cpp
     pool.cpp
     position.cpp
+    prelu.cpp
     reduce.cpp
     resize.cpp
     rope.cpp
+    row_loss.cpp
     segment.cpp
     select.cpp
     softmax.cpp
