@@ -1,6 +1,7 @@
 # Kernel sources of tpo_core, one a line. A family is X.h (argument structs, cost) and X_cpu.cpp.
 foreach(file
     adamw_cpu.cpp
+    assignment_cpu.cpp
     attention_bias.cpp
     attention_bwd_cpu.cpp
     attention_cpu.cpp

@@ -1,5 +1,6 @@
 # Op sources of tpo_core, one a line. An op is one function: check, launch, record.
 foreach(file
+    assignment.cpp
     attention.cpp
     bmm.cpp
     box_loss.cpp

@@ -3,6 +3,7 @@
 
 namespace tpo::optest {
 
+void add_assignment_cases(CaseList&);
 void add_attention_cases(CaseList&);
 void add_bmm_cases(CaseList&);
 void add_box_loss_cases(CaseList&);
@@ -32,6 +33,7 @@ void add_window_cases(CaseList&);
 const CaseList& all_cases() {
   static const CaseList list = [] {
     CaseList l;
+    add_assignment_cases(l);
     add_attention_cases(l);
     add_bmm_cases(l);
     add_box_loss_cases(l);
