@@ -1,6 +1,6 @@
 // Times a training step of one model, then the same step in turns with its own products run alone.
 //   step_bench --model small|medium|vit|nano_decoder|nano_vit [--threads N] [--steps N] [--warmup N] [--pairs N]
-//              [--batch N] [--json] [--serve]
+//              [--batch N] [--profile N] [--json] [--serve]
 // Prints one value a line, or with --json one JSON object in one line. --pairs 0 leaves the products out. With --serve
 // it prints [] when warm, then for every line N of standard input runs N steps and prints their milliseconds (--steps
 // is unused): so step_compare.py times it in turns with others.
@@ -10,6 +10,7 @@
 // count every product three times its forward and attention whole. Both leave pointwise work out.
 #include <algorithm>
 #include <cmath>
+#include <cstdio>
 #include <cstring>
 #include <fstream>
 #include <iostream>
@@ -20,23 +21,22 @@
 #include "bench/step_models.h"
 #include "core/error.h"
 #include "core/parallel_for.h"
+#include "core/profile.h"
 
 namespace tpo {
 namespace {
 
 struct Options {
   std::string model;
-  int64_t threads = 1, steps = 9, warmup = 2, pairs = 9, batch = 0;
+  int64_t threads = 1, steps = 9, warmup = 2, pairs = 9, batch = 0, profile = 0;
   bool json = false, serve = false;
 };
 
 Options parse(int argc, char** argv) {
   Options o;
-  const std::pair<const char*, int64_t*> numbers[] = {{"--threads", &o.threads},
-                                                      {"--steps", &o.steps},
-                                                      {"--warmup", &o.warmup},
-                                                      {"--pairs", &o.pairs},
-                                                      {"--batch", &o.batch}};
+  const std::pair<const char*, int64_t*> numbers[] = {{"--threads", &o.threads}, {"--steps", &o.steps},
+                                                      {"--warmup", &o.warmup},   {"--pairs", &o.pairs},
+                                                      {"--batch", &o.batch},     {"--profile", &o.profile}};
   for (int i = 1; i < argc; ++i) {
     if (std::strcmp(argv[i], "--json") == 0) {
       o.json = true;
@@ -200,6 +200,27 @@ void report_steps(Fields& f, const StepConfig& c, const Timer& t) {
   f.add("loss_first", t.first_loss), f.add("loss_last", t.last_loss);
 }
 
+// Where the time of `steps` steps went, by kernel and op, on standard error: what is left above the products.
+void print_profile(Timer& timer, int64_t steps) {
+  Profiler profiler;
+  {
+    const ProfilerScope scope(&profiler, Stream::current());
+    for (int64_t i = 0; i < steps; ++i) {
+      const ProfileScope step("step");
+      timer.step();
+    }
+  }
+  const double whole = static_cast<double>(total_ns(profiler.events())), n = static_cast<double>(steps);
+  for (const ProfileRow& row : profile_rows(profiler.events())) {
+    const double ns = static_cast<double>(row.ns),
+                 bytes = static_cast<double>(row.cost.read_bytes + row.cost.write_bytes);
+    std::fprintf(stderr, "%-34s %-22s %6.0f calls %9.3f ms %5.1f %% %7.1f GFLOP/s %6.1f GB/s\n", row.op.c_str(),
+                 row.kind == ProfileRow::Kind::kOutside ? "outside kernels" : row.name.c_str(),
+                 static_cast<double>(row.calls) / n, ns / n / 1e6, 100 * ns / whole,
+                 static_cast<double>(row.cost.flops) / ns, bytes / ns);
+  }
+}
+
 void bench(const Options& o) {
   StepConfig c = step_config(o.model);
   if (o.batch > 0) c.batch = o.batch;
@@ -227,6 +248,7 @@ void bench(const Options& o) {
   f.add("tensor_peak_mib", static_cast<double>(memory.peak_bytes) / (1 << 20));
   f.add("held_peak_mib", static_cast<double>(memory.held_peak_bytes) / (1 << 20));
   f.add("process_start_mib", start_mib), f.add("process_peak_mib", peak_mib);
+  if (o.profile > 0) print_profile(timer, o.profile);
   GemmReplay gemms(std::move(recorded));  // its buffers come after the memory was read
   check_all_seen(gemms, c);
   f.add("gemms", gemms.count());

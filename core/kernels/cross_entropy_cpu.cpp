@@ -17,19 +17,20 @@ namespace tpo {
 
 namespace {
 
-using simd::F8;
+using simd::kLanes;
+using simd::Vec;
 
 // Replaces logits by scale * (softmax - onehot) if `gradient`; returns -log softmax[target].
 float softmax_row(float* logits, int64_t v, int64_t target, float scale, bool gradient) {
   const float picked = logits[target];
-  const int64_t body = v / 8 * 8;
-  F8 m(logits[0]);
-  for (int64_t j = 0; j < body; j += 8) m = max(m, F8::load(logits + j));
+  const int64_t body = v / kLanes * kLanes;
+  Vec m(logits[0]);
+  for (int64_t j = 0; j < body; j += kLanes) m = max(m, Vec::load(logits + j));
   float top = simd::hmax(m);
   for (int64_t j = body; j < v; ++j) top = std::max(top, logits[j]);
-  F8 sums = F8::zero();
-  for (int64_t j = 0; j < body; j += 8) {
-    const F8 e = simd::exp(F8::load(logits + j) - F8(top));
+  Vec sums = Vec::zero();
+  for (int64_t j = 0; j < body; j += kLanes) {
+    const Vec e = simd::exp(Vec::load(logits + j) - Vec(top));
     sums += e;
     if (gradient) e.store(logits + j);
   }

@@ -14,7 +14,7 @@ namespace tpo {
 
 namespace {
 
-using Vec = simd::F8;
+using simd::Vec;
 constexpr int64_t kLanes = sizeof(Vec) / sizeof(float);
 constexpr int64_t kBlock = 16;  // channels
 constexpr int kVecs = kBlock / kLanes;
