@@ -61,6 +61,23 @@ int num_threads() {
   return t_threads;
 }
 
+// BLAS shares the pool: its OpenMP build asks for the calling thread's number of threads at every call.
+SingleThreadScope::SingleThreadScope(bool alone) : threads_(alone && num_threads() > 1 ? num_threads() : 0) {
+  if (threads_ == 0) return;
+  t_threads = 1;
+#ifndef TPO_TSAN
+  omp_set_num_threads(1);
+#endif
+}
+
+SingleThreadScope::~SingleThreadScope() {
+  if (threads_ == 0) return;
+  t_threads = threads_;
+#ifndef TPO_TSAN
+  omp_set_num_threads(threads_);
+#endif
+}
+
 void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
   if (n <= 0) return;
   const int64_t pieces = std::min<int64_t>(num_threads(), (n + grain - 1) / std::max<int64_t>(1, grain));

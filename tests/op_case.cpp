@@ -6,6 +6,8 @@
 #include <map>
 #include <memory>
 
+#include "core/ops/pointwise.h"
+
 namespace tpo::optest {
 
 namespace {
@@ -295,11 +297,56 @@ std::string check_gradients(const OpCase& c, Size size) {
   return "";
 }
 
+namespace {
+
+// Room between gradients of one op that are stored or summed differently: fp32 sums, or one rounding of bf16 for each
+// store between them.
+double storage_room(const OpCase& c) {
+  const bool narrow =
+      std::any_of(c.in.begin(), c.in.end(), [](const Tensor& t) { return t.defined() && t.dtype() == DType::kBF16; });
+  return narrow ? 1.01 / 256 * (c.bf16_grad_stores + 1) : 1e-5;
+}
+
+// "" or where a gradient is not `times` the one of `want`.
+template <class T>
+std::string differs(int input, const std::vector<T>& grad, const std::vector<double>& want, double times, double room) {
+  const double scale = std::max(1e-6, times * max_abs(want));
+  for (size_t i = 0; i < want.size(); ++i)
+    if (!(std::fabs(static_cast<double>(grad[i]) - times * want[i]) <= room * scale))
+      return cat("input ", input, ": element ", i, " is ", grad[i], ", should be ", times * want[i]);
+  return "";
+}
+
+}  // namespace
+
+std::string check_repeated_use(const OpCase& c) {
+  if (c.grads.empty()) return "";
+  Tape tape;
+  std::vector<Tensor> in = c.in;
+  Tensor sum;
+  {
+    const TapeScope scope(tape);
+    for (int i : c.grads) in[static_cast<size_t>(i)] = tape.watch(in[static_cast<size_t>(i)]);
+    const Tensor first = c.run(in);
+    sum = add(first, c.run(in));
+  }
+  const Tensor dy = output_gradient(sum);
+  tape.backward(std::span(&sum, 1), std::span(&dy, 1));
+  const auto once = analytic(c).grads;
+  for (size_t k = 0; k < c.grads.size(); ++k) {
+    const std::vector<double> g = to_ref(tape.grad(in[static_cast<size_t>(c.grads[k])])).v;
+    if (std::string wrong = differs(c.grads[k], g, once[k], 2, storage_room(c)); !wrong.empty()) return wrong;
+  }
+  return "";
+}
+
 std::string check_destinations(const OpCase& c) {
   if (c.grads.empty()) return "";
+  const auto watched = analytic(c).grads;
   const auto plain = leaf_gradients(c, c.grads, false, std::numeric_limits<float>::quiet_NaN());
   const auto added = leaf_gradients(c, c.grads, true, 1.0f);
   for (size_t k = 0; k < c.grads.size(); ++k) {
+    if (std::string wrong = differs(c.grads[k], plain[k], watched[k], 1, storage_room(c)); !wrong.empty()) return wrong;
     double scale = 1;
     for (float x : plain[k]) scale = std::max(scale, std::fabs(static_cast<double>(x)));
     for (size_t i = 0; i < plain[k].size(); ++i) {
@@ -319,6 +366,8 @@ std::string check_meta(const CaseEntry& e, DType storage) {
   const Footprint cpu = footprint(e, storage, Stream::make_cpu()), meta = footprint(e, storage, Stream::make_meta());
   if (!(cpu.shape == meta.shape)) return cat("shape ", cpu.shape, " on cpu, ", meta.shape, " on meta");
   if (cpu.launches != meta.launches) return "other launches on meta";
+  const StreamCounters& count = cpu.counters;
+  if (count.flops < 0 || count.read_bytes < 0 || count.write_bytes < 0) return "a negative cost";
   const auto differ = [](const char* what, int64_t a, int64_t b) {
     return a == b ? "" : cat(what, " ", a, " on cpu, ", b, " on meta; ");
   };

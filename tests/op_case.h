@@ -109,9 +109,12 @@ std::vector<Ref> to_refs(Inputs in);
 // The checks; each returns an empty string or what is wrong.
 std::string check_reference(const OpCase& c);
 std::string check_gradients(const OpCase& c, Size size);
-// Gradients written into a leaf's destination: over NaN when told to overwrite, added when told to accumulate, and the
-// same bits when only one input wants a gradient.
+// Gradients written into a leaf's destination: over NaN when told to overwrite, with the values that a watched input
+// gets, added when told to accumulate, and the same bits when only one input wants a gradient.
 std::string check_destinations(const OpCase& c);
+// An op run twice on the same inputs: twice the gradient. Its dy is shared then, and the second contribution adds to
+// the first in the storage of the value.
+std::string check_repeated_use(const OpCase& c);
 // Same output shape, launches, counted work and allocator statistics on meta and CPU, forward and backward, with inputs
 // in `storage`.
 std::string check_meta(const CaseEntry& e, DType storage = DType::kF32);

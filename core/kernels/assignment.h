@@ -72,7 +72,8 @@ TPO_INLINE void assign_rows(const T* cost, int64_t row_stride, int64_t col_strid
 
 // For each b: with n = counts[b] valid columns of costs[b], the assignment of min(Q, n) pairs (query, target) of least
 // total cost. query_of[b,t] = the query of target t, or -1; target_of[b,q] the inverse; row_of[b,t] = b Q + query, or
-// b Q where there is none: a legal row of (B Q, ..) for a gather. Costs that are not finite: no pairs for that b.
+// b Q where there is none: a legal row of (B Q, ..) for a gather. A count outside 0..T or a cost that is not finite: no
+// pairs for that b, and nothing outside its rows is touched.
 struct HungarianMatch {
   static constexpr const char* kName = "hungarian_match";
   const void* costs;      // (B, Q, T)
@@ -93,6 +94,35 @@ struct HungarianMatch {
 };
 void run(const HungarianMatch&, Cpu, Stream&);
 void run(const HungarianMatch&, Cuda, Stream&);
+
+// Problem b of k.
+template <class T>
+TPO_INLINE void hungarian_match_one(const HungarianMatch& k, int64_t b) {
+  const T* cost = static_cast<const T*>(k.costs) + b * k.Q * k.T;
+  const int64_t n = k.counts[b];
+  int32_t *query_of = k.query_of + b * k.T, *target_of = k.target_of + b * k.Q, *row_of = k.row_of + b * k.T;
+  for (int64_t t = 0; t < k.T; ++t) query_of[t] = -1;
+  for (int64_t q = 0; q < k.Q; ++q) target_of[q] = -1;
+  bool legal = n >= 0 && n <= k.T;
+  for (int64_t q = 0; legal && q < k.Q; ++q)
+    for (int64_t t = 0; t < n; ++t) {
+      const float c = widen(cost[q * k.T + t]);
+      legal = legal && c - c == 0.0f;  // not so for infinities and NaN
+    }
+  if (legal) {
+    const bool by_target = n <= k.Q;  // the smaller side are the rows
+    const auto rows = static_cast<int32_t>(by_target ? n : k.Q), cols = static_cast<int32_t>(by_target ? k.Q : n);
+    const auto s = AssignScratch::at(k.scratch + b * k.scratch_words(), rows, cols);
+    assign_rows(cost, by_target ? 1 : k.T, by_target ? k.T : 1, rows, cols, s);
+    for (int32_t j = 0; j < cols; ++j) {
+      if (s.row_of[j] < 0) continue;
+      const int32_t query = by_target ? j : s.row_of[j], target = by_target ? s.row_of[j] : j;
+      query_of[target] = query;
+      target_of[query] = target;
+    }
+  }
+  for (int64_t t = 0; t < k.T; ++t) row_of[t] = static_cast<int32_t>(b * k.Q) + (query_of[t] < 0 ? 0 : query_of[t]);
+}
 
 // labels[b,q] = classes[b, target_of[b,q]], or background where query q has no target
 struct MatchLabels {

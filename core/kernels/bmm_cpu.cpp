@@ -1,6 +1,7 @@
 // A small product: the right operand is read in panels of 16 columns, where it lies if they are contiguous, else
 // packed; 6 rows x 16 columns of the result are summed in registers.
 #include <algorithm>
+#include <type_traits>
 #include <vector>
 
 #include "core/kernels/bmm.h"
@@ -108,7 +109,9 @@ void small_product(const Bmm& s, const float* a, const float* b, Out* c, std::ve
 template <class In, class Out>
 void small_products(const Bmm& k, int64_t begin, int64_t end) {
   const int64_t a_numel = k.m * k.k, b_numel = k.k * k.n;
-  std::vector<float> a(static_cast<size_t>(a_numel)), b(static_cast<size_t>(b_numel)), packed;
+  const bool widened = !std::is_same_v<In, float>;
+  std::vector<float> a(static_cast<size_t>(widened ? a_numel : 0)), b(static_cast<size_t>(widened ? b_numel : 0)),
+      packed;
   for (int64_t i = begin; i < end; ++i)
     small_product(k, read_row(static_cast<const In*>(k.a) + i * a_numel, a.data(), a_numel),
                   read_row(static_cast<const In*>(k.b) + i * b_numel, b.data(), b_numel),

@@ -32,7 +32,8 @@ struct DiceLoss {
   int64_t scratch_floats() const { return rows * chunks() * kSums; }
   Cost cost() const {
     const int64_t n = rows * cols, bytes = width_of(dtype) * n;
-    return {(dx ? 60 : 28) * n, 2 * bytes + (weight ? 4 * rows : 0), 4 + (dx ? bytes : 0)};
+    // A gradient needs the sums of a whole row first: rows are read again.
+    return {(dx ? 60 : 28) * n, (dx ? 4 : 2) * bytes + (weight ? 4 * rows : 0), 4 + (dx ? bytes : 0)};
   }
 };
 void run(const DiceLoss&, Cpu, Stream&);

@@ -115,7 +115,7 @@ struct Resample {
   int64_t images, channels;
   ResampleAxis h, w;
   bool adjoint;
-  DType dtype;
+  DType dtype, out_dtype;
   int64_t inputs() const { return images * channels * (adjoint ? h.out * w.out : h.in * w.in); }
   int64_t outputs() const { return images * channels * (adjoint ? h.in * w.in : h.out * w.out); }
   // True if rows are made wide before they are mixed: that sums over fewer of them when there are more rows after.

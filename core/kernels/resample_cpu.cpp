@@ -173,12 +173,12 @@ void mix_row(const Plan& p, const T* x, int64_t r, std::vector<const T*>& rows, 
   mix(p.h.count[at(d)], rows.data(), p.h.weight(d), y, p.row);
 }
 
-template <class T>
-void tall_first(const Plan& p, const T* x, T* y, int64_t begin, int64_t end) {
+template <class T, class To>
+void tall_first(const Plan& p, const T* x, To* y, int64_t begin, int64_t end) {
   std::vector<float> mixed(at(p.row));
   std::vector<const T*> rows(at(p.h.width));
   for (int64_t r = begin; r < end; ++r) {
-    T* to = y + r * p.wide();
+    To* to = y + r * p.wide();
     if (p.w.identity) {
       mix_row(p, x, r, rows, to);
       continue;
@@ -188,8 +188,8 @@ void tall_first(const Plan& p, const T* x, T* y, int64_t begin, int64_t end) {
   }
 }
 
-template <class T>
-void tall_first_few_channels(const Plan& p, const T* x, T* y, int64_t begin, int64_t end) {
+template <class T, class To>
+void tall_first_few_channels(const Plan& p, const T* x, To* y, int64_t begin, int64_t end) {
   EightRows block(p);
   std::vector<const T*> rows(at(p.h.width));
   for (int64_t r = begin; r < end; r += EightRows::kRows) {
@@ -200,8 +200,8 @@ void tall_first_few_channels(const Plan& p, const T* x, T* y, int64_t begin, int
   }
 }
 
-template <class T>
-void wide_first_few_channels(const Plan& p, const T* x, T* y, int64_t begin, int64_t end) {
+template <class T, class To>
+void wide_first_few_channels(const Plan& p, const T* x, To* y, int64_t begin, int64_t end) {
   EightRows block(p);
   const int64_t wide = p.wide(), slots = p.h.width + EightRows::kRows - 1;
   std::vector<float> ring(at(slots * wide));
@@ -231,24 +231,28 @@ bool Resample::wide_first() const {
 Cost Resample::cost() const {
   const int64_t to_h = adjoint ? h.in : h.out, to_w = adjoint ? w.in : w.out;
   const int64_t from_h = adjoint ? h.out : h.in, from_w = adjoint ? w.out : w.in;
-  // A sum of n products is n products and n - 1 additions.
-  const int64_t tall = h.identity() ? 0 : (2 * resample_pairs(h) - to_h) * (wide_first() ? to_w : from_w);
-  const int64_t wide = w.identity() ? 0 : (2 * resample_pairs(w) - to_w) * (wide_first() ? from_h : to_h);
-  const int64_t width = width_of(dtype);
-  return {images * channels * (tall + wide), width * inputs(), width * outputs()};
+  // A sum of n products is n products and n - 1 additions; where there are fewer pairs than results, some are empty.
+  const auto flops = [](const ResampleAxis& axis, int64_t to) {
+    const int64_t pairs = axis.identity() ? 0 : resample_pairs(axis);
+    return 2 * pairs - std::min(pairs, to);
+  };
+  const int64_t tall = flops(h, to_h) * (wide_first() ? to_w : from_w);
+  const int64_t wide = flops(w, to_w) * (wide_first() ? from_h : to_h);
+  return {images * channels * (tall + wide), width_of(dtype) * inputs(), width_of(out_dtype) * outputs()};
 }
 
 void run(const Resample& k, Cpu, Stream&) {
   if (k.outputs() == 0) return;
   const Plan p = plan_of(k);
-  with_storage(k.dtype, [&]<class T>() {
+  const auto rows = [&]<class T, class To>(const T* x, To* y) {
     parallel_for(k.images * p.h.size, row_grain(p.w.size * k.channels, kHeavyGrain), [&](int64_t begin, int64_t end) {
-      const T* x = static_cast<const T*>(k.x);
-      T* y = static_cast<T*>(k.y);
       if (p.wide_first) return wide_first_few_channels(p, x, y, begin, end);
       if (p.channels < kFewChannels && !p.w.identity) return tall_first_few_channels(p, x, y, begin, end);
       tall_first(p, x, y, begin, end);
     });
+  };
+  with_storage(k.dtype, [&]<class T>() {
+    with_storage(k.out_dtype, [&]<class To>() { rows(static_cast<const T*>(k.x), static_cast<To*>(k.y)); });
   });
 }
 

@@ -22,14 +22,17 @@ inline UnaryKind unary_of(Activation act) {
 
 class FusedActivation {
  public:
-  // y = act(z). `grad`: a backward may follow.
-  FusedActivation(Activation act, const Tensor& z, bool grad) : act_(act), y_(z) {
+  // y = act(z). `grad`: a backward may follow. Requires: z has one handle, or a recomputed block keeps it, whose values
+  // are then left alone, unless twice gives the same as once (kRelu).
+  FusedActivation(Activation act, const Tensor& z, bool grad) : act_(act) {
+    const bool kept = !z.unique();
+    y_ = z;
     if (act == Activation::kNone) return;
     const UnaryKind kind = unary_of(act);
-    const bool keep = grad && !saves_output(kind);
-    if (keep) y_ = empty_like(z);
+    const bool apart = (grad || kept) && !saves_output(kind);
+    if (apart) y_ = empty_like(z);
     launch(UnaryFwd{raw(z), raw(y_), z.numel(), kind, z.dtype()});
-    if (grad) saved_ = keep ? z : y_.detach();
+    if (grad) saved_ = apart ? z : y_.detach();
   }
 
   const Tensor& y() const { return y_; }

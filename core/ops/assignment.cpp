@@ -1,6 +1,7 @@
 #include "core/ops/assignment.h"
 
 #include <cmath>
+#include <limits>
 
 #include "core/kernels/assignment.h"
 #include "core/ops/op_util.h"
@@ -32,8 +33,10 @@ Matching hungarian_match(const Tensor& costs, const Tensor& counts) {
   check_i32_vector("hungarian_match", counts, "counts");
   check_shape(costs.rank() == 3 && counts.dim(0) == costs.dim(0), "[hungarian_match] costs ", costs.shape(),
               " must be (B, Q, T), counts ", counts.shape(), " (B)");
-  check_values(costs, counts);
   const int64_t B = costs.dim(0), Q = costs.dim(1), T = costs.dim(2);
+  check_shape((Q >= 1 || T == 0) && B * Q <= std::numeric_limits<int32_t>::max(), "[hungarian_match] costs ",
+              costs.shape(), " have no query for a target, or more rows than an i32 counts");
+  check_values(costs, counts);
   const auto whole = [](const Shape& s) { return Tensor::empty(s, DType::kI32); };
   Matching m{whole({B, T}), whole({B, Q}), whole({B * T})};
   const auto out = [](const Tensor& t) { return static_cast<int32_t*>(t.raw()); };
@@ -41,6 +44,7 @@ Matching hungarian_match(const Tensor& costs, const Tensor& counts) {
   const Tensor scratch = Tensor::empty({B, k.scratch_words()}, DType::kI64);  // eight bytes a word
   k.scratch = static_cast<double*>(scratch.raw());
   launch(k);
+  record_data("hungarian_match");
   return m;
 }
 
@@ -50,6 +54,7 @@ Tensor match_labels(const Matching& matching, const Tensor& classes, int32_t bac
   const int64_t B = matching.target.dim(0), Q = matching.target.dim(1), T = classes.dim(1);
   Tensor labels = Tensor::empty({B * Q}, DType::kI32);
   launch(MatchLabels{i32(matching.target), i32(classes), static_cast<int32_t*>(labels.raw()), B, Q, T, background});
+  record_data("match_labels");
   return labels;
 }
 

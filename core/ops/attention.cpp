@@ -296,6 +296,7 @@ void attention_cached(const Tensor& q, const Tensor& cache_k, const Tensor& cach
   const Turn turn(rope, D);
   launch(AttentionFwd{s, heads(q, 0, D), heads(cache_k, 0, D), heads(cache_v, 0, D), heads(out, 0, D), nullptr,
                       turn.view()});
+  record_data("attention_cached");
 }
 
 }  // namespace tpo

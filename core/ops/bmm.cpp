@@ -27,8 +27,12 @@ Tensor bmm(const Tensor& a, const Tensor& b, BmmTrans t) {
   check_shape(a.rank() == 3 && b.rank() == 3 && a.dim(0) == b.dim(0) && a.dim(t.a ? 1 : 2) == b.dim(t.b ? 2 : 1),
               "[bmm] a ", a.shape(), t.a ? " transposed" : "", " and b ", b.shape(), t.b ? " transposed" : "",
               " must be (B, M, K) and (B, K, N)");
-  Tensor y = Tensor::empty({a.dim(0), a.dim(t.a ? 2 : 1), b.dim(t.b ? 1 : 2)}, a.dtype());
-  multiply(a, b, y, t, false);
+  Tensor y = take_kept();
+  if (!y.defined()) {
+    y = Tensor::empty({a.dim(0), a.dim(t.a ? 2 : 1), b.dim(t.b ? 1 : 2)}, a.dtype());
+    multiply(a, b, y, t, false);
+    keep(y, false);
+  }
   // With A = op(a), B = op(b):  dA = dy B^T,  dB = A^T dy, and the transposes of these where op transposes.
   record("bmm", {a, b}, {&y}, [a = a.detach(), b = b.detach(), t](std::span<const Tensor> dy, GradSink& dx) {
     if (t.a) {

@@ -69,8 +69,12 @@ Tensor conv2d(const Tensor& x, const Tensor& w, const Tensor& bias, const ConvSp
                     axis("conv2d", x.dim(2), w.dim(2), spec.stride.w, spec.pad.w)};
   if (s.h.kernel == 1 && s.w.kernel == 1 && s.h.out == x.dim(1) && s.w.out == x.dim(2) && spec.pad.h + spec.pad.w == 0)
     return linear(x, w.view({w.dim(0), w.dim(3)}), bias, act);
-  const Tensor z = Tensor::empty({s.batch, s.h.out, s.w.out, s.out_channels}, x.dtype());
-  launch_with_scratch(ConvWindows{s, raw(x), raw(w), raw(bias), raw(z), false, x.dtype(), z.dtype()});
+  Tensor z = take_kept();
+  if (!z.defined()) {
+    z = Tensor::empty({s.batch, s.h.out, s.w.out, s.out_channels}, x.dtype());
+    launch_with_scratch(ConvWindows{s, raw(x), raw(w), raw(bias), raw(z), false, x.dtype(), z.dtype()});
+    keep(z, act != Activation::kNone);
+  }
   const FusedActivation fused(act, z, any_wants_grad({x, w, bias}));
   Tensor y = fused.y();
   record("conv2d", {x, w, bias}, {&y},
@@ -102,8 +106,12 @@ Tensor conv_transpose2d(const Tensor& x, const Tensor& w, const Tensor& bias, co
   };
   const ConvShape s{x.dim(0), w.dim(3), x.dim(3), extent(x.dim(1), w.dim(1), spec.stride.h, spec.pad.h, spec.out_pad.h),
                     extent(x.dim(2), w.dim(2), spec.stride.w, spec.pad.w, spec.out_pad.w)};
-  const Tensor z = Tensor::empty({s.batch, s.h.image, s.w.image, s.channels}, x.dtype());
-  launch_with_scratch(ConvAdjoint{s, raw(x), raw(w), raw(bias), raw(z), false, x.dtype(), z.dtype()});
+  Tensor z = take_kept();
+  if (!z.defined()) {
+    z = Tensor::empty({s.batch, s.h.image, s.w.image, s.channels}, x.dtype());
+    launch_with_scratch(ConvAdjoint{s, raw(x), raw(w), raw(bias), raw(z), false, x.dtype(), z.dtype()});
+    keep(z, act != Activation::kNone);
+  }
   const FusedActivation fused(act, z, any_wants_grad({x, w, bias}));
   Tensor y = fused.y();
   record(op, {x, w, bias}, {&y},

@@ -25,10 +25,7 @@ Tensor cosine_similarity(const Tensor& a, const Tensor& b, float eps) {
   check_shape(a.shape() == b.shape(), "[cosine_similarity] shapes differ: ", a.shape(), " and ", b.shape());
   check_shape(eps > 0, "[cosine_similarity] eps is ", eps, ", must be > 0");
   const int64_t C = last_dim(a), R = rows_of(a);
-  Shape leading;
-  for (int i = 0; i + 1 < a.rank(); ++i) leading.push_back(a.dim(i));
-  if (a.rank() == 1) leading.push_back(1);
-  Tensor y = Tensor::empty(leading, a.dtype()), stats = Tensor::empty({R, 3});
+  Tensor y = Tensor::empty(leading_of(a), a.dtype()), stats = Tensor::empty({R, 3});
   launch(CosineFwd{raw(a), raw(b), raw(y), f32(stats), R, C, eps, a.dtype()});
   record("cosine_similarity", {a, b}, {&y},
          [a = a.detach(), b = b.detach(), stats, R, C, eps](std::span<const Tensor> dy, GradSink& dx) {

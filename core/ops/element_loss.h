@@ -2,12 +2,11 @@
 // Losses that are sums over elements:  loss = scale * sum_i weight_i * f(x_i, target_i)
 //   x, target  any shape, the same for both, both f32 or both bf16; computed in fp32, summed in a fixed order
 //   weight     absent (1), or f32 of x's shape, or (x.dim(0)): one per row of the first dim. An element of weight 0 is
-//   a
-//              masked one: loss and gradient are 0 there, whatever x and target hold
+//              a masked one: loss and gradient are 0 there, whatever x and target hold
 //   scale      weight of the loss / fixed global count, so that losses of ranks and microbatches add
-//   -> (1) f32. If x wants a gradient it is formed in the same pass and kept, stored as x, until backward; x and target
-//   are not saved. No gradient flows to target and weight.
-//   Throws ShapeError naming the shapes, before any effect.
+//   -> (1) f32. If x wants a gradient it is formed in the same pass and kept, stored as x, until backward multiplies it
+//   by dy (in bf16 a second rounding, exact for powers of two); x and target are not saved. No gradient flows to target
+//   and weight. Throws ShapeError naming the shapes, before any effect.
 #include "core/tape.h"
 
 namespace tpo {

@@ -77,6 +77,7 @@ Tensor one_hot(const Tensor& idx, int64_t cols, DType dtype) {
   check_in_range("one_hot", "idx", idx, cols);
   Tensor y = Tensor::empty({idx.dim(0), cols}, dtype);
   launch(OneHot{i32(idx), raw(y), idx.dim(0), cols, dtype});
+  record_data("one_hot");
   return y;
 }
 

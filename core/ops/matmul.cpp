@@ -5,6 +5,7 @@
 #include "core/kernels/gemm.h"
 #include "core/kernels/pointwise.h"
 #include "core/launch.h"
+#include "core/ops/activation.h"
 #include "core/ops/op_util.h"
 
 namespace tpo {
@@ -41,19 +42,6 @@ void check_linear(const char* op, const Tensor& x, const Tensor& w) {
   check_like(op, w, "w", x);
   check_shape(w.rank() == 2 && last_dim(x) == w.dim(1), "[", op, "] x ", x.shape(), " must be (..., K) for w ",
               w.shape(), " of (N, K)");
-}
-
-UnaryKind unary_of(Activation act) {
-  switch (act) {
-    case Activation::kRelu:
-      return UnaryKind::kRelu;
-    case Activation::kGelu:
-      return UnaryKind::kGelu;
-    case Activation::kGeluTanh:
-      return UnaryKind::kGeluTanh;
-    default:
-      return UnaryKind::kSilu;
-  }
 }
 
 }  // namespace
@@ -106,24 +94,11 @@ Tensor linear(const Tensor& x, const Tensor& w, const Tensor& bias, Activation a
     gemm(x, w, z, {false, true}, 1, bias.defined() ? 1.0f : 0.0f);
     keep(z, act != Activation::kNone);
   }
-  const bool kept = !z.unique();
-  Tensor y = z;
-  Tensor saved;  // what the derivative of the activation is taken from
-  if (act != Activation::kNone) {
-    const UnaryKind kind = unary_of(act);
-    // A z that a recomputed block keeps must not be overwritten, unless twice gives the same as once (kRelu).
-    const bool apart = (kept || any_wants_grad({x, w, bias})) && !saves_output(kind);
-    if (apart) y = empty_like(z);
-    launch(UnaryFwd{raw(z), raw(y), z.numel(), kind, z.dtype()});
-    saved = apart ? z : y.detach();
-  }
+  const FusedActivation fused(act, z, any_wants_grad({x, w, bias}));
+  Tensor y = fused.y();
   record("linear", {x, w, bias}, {&y},
-         [x = x.detach(), w = w.detach(), saved, act](std::span<const Tensor> dy, GradSink& dx) {
-           Tensor dz = dy[0];
-           if (act != Activation::kNone) {
-             dz = reuse(dy[0]);
-             launch(UnaryBwd{raw(saved), raw(dy[0]), raw(dz), dz.numel(), unary_of(act), dz.dtype()});
-           }
+         [x = x.detach(), w = w.detach(), at_z = fused.backward()](std::span<const Tensor> dy, GradSink& dx) {
+           const Tensor dz = at_z(dy[0]);
            gemm_grad(dx, 0, dz, w, {false, false});
            if (!dx.wants(1) && !dx.wants(2)) return;
            dx.defer([x, dz](GradSink& weights) {

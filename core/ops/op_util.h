@@ -18,6 +18,17 @@ inline int64_t rows_of(const Tensor& t) {
   return n;
 }
 
+// All dims of t but the last; (1) for a vector.
+inline Shape leading_of(const Tensor& t) {
+  Shape s;
+  for (int i = 0; i + 1 < t.rank(); ++i) s.push_back(t.dim(i));
+  if (t.rank() == 1) s.push_back(1);
+  return s;
+}
+
+// Ends an op whose result is data, with no gradient: gives its kernels their name in a profile.
+inline void record_data(const char* op) { record(op, {}, {}, nullptr); }
+
 // Throws ShapeError unless t is defined and fp32.
 inline void check_f32(const char* op, const Tensor& t, const char* what) {
   check_shape(t.defined(), "[", op, "] ", what, " is undefined");

@@ -22,6 +22,7 @@ Tensor sine_encoding(int64_t length, const SineSpec& spec, DType dtype) {
   check_sine("sine_encoding", 1, length, spec, dtype);
   const Tensor y = Tensor::empty({length, spec.features}, dtype);
   launch(SineEncoding{raw(y), 0, length, spec.features, spec.temperature, spec.first, spec.unit_scale, dtype});
+  record_data("sine_encoding");
   return y;
 }
 
@@ -29,6 +30,7 @@ Tensor sine_encoding_2d(int64_t height, int64_t width, const SineSpec& spec, DTy
   check_sine("sine_encoding_2d", height, width, spec, dtype);
   const Tensor y = Tensor::empty({height, width, 2 * spec.features}, dtype);
   launch(SineEncoding{raw(y), height, width, spec.features, spec.temperature, spec.first, spec.unit_scale, dtype});
+  record_data("sine_encoding_2d");
   return y;
 }
 
@@ -41,6 +43,7 @@ Tensor fourier_encoding(const Tensor& points, const Tensor& frequencies) {
   const int64_t N = points.dim(0), F = frequencies.dim(1);
   const Tensor y = Tensor::empty({N, 2 * F});
   launch(FourierEncoding{f32(points), f32(frequencies), f32(y), N, points.dim(1), F});
+  record_data("fourier_encoding");
   return y;
 }
 

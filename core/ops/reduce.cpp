@@ -24,10 +24,7 @@ Tensor pool(const char* op, const Tensor& x, int64_t group, const Shape& out, fl
 // alpha times the sums of the last dim.
 Tensor collapse(const char* op, const Tensor& x, float alpha) {
   const int64_t C = last_dim(x), R = rows_of(x);
-  Shape out;
-  for (int i = 0; i + 1 < x.rank(); ++i) out.push_back(x.dim(i));
-  if (x.rank() == 1) out.push_back(1);
-  Tensor y = Tensor::empty(out, x.dtype());
+  Tensor y = Tensor::empty(leading_of(x), x.dtype());
   launch(SumLast{raw(x), raw(y), R, C, alpha, x.dtype()});
   record(op, {x}, {&y}, [=, shape = x.shape()](std::span<const Tensor> dy, GradSink& dx) {
     const Tensor gx = Tensor::empty(shape, dy[0].dtype());
@@ -89,6 +86,7 @@ Tensor argmax_rows(const Tensor& x) {
   check_shape(x.rank() == 2 && x.dim(1) >= 1, "[argmax_rows] x ", x.shape(), " must be (N, V) with V >= 1");
   Tensor y = Tensor::empty({x.dim(0)}, DType::kI32);
   launch(ArgmaxRows{raw(x), static_cast<int32_t*>(y.raw()), x.dim(0), x.dim(1), x.dtype()});
+  record_data("argmax_rows");
   return y;
 }
 

@@ -7,14 +7,15 @@ namespace tpo {
 
 Tensor resample(const char* op, const Tensor& x, const ResampleAxis& h, const ResampleAxis& w) {
   Tensor y = Tensor::empty({x.dim(0), h.out, w.out, x.dim(3)}, x.dtype());
-  const Resample k{raw(x), raw(y), x.dim(0), x.dim(3), h, w, false, x.dtype()};
+  const Resample k{raw(x), raw(y), x.dim(0), x.dim(3), h, w, false, x.dtype(), x.dtype()};
   launch(k);
-  record(op, {x}, {&y}, [k, shape = x.shape()](std::span<const Tensor> dy, GradSink& dx) {
-    const Tensor gx = Tensor::empty(shape, k.dtype);
+  record(op, {x}, {&y}, [k](std::span<const Tensor> dy, GradSink& dx) {
+    const GradDest d = dx.destination(0);  // a table of positions is a leaf: its gradient is fp32
+    const Tensor gx = d.accumulate ? empty_like(d.grad) : d.grad;
     Resample back = k;
-    back.x = raw(dy[0]), back.y = raw(gx), back.adjoint = true;
+    back.x = raw(dy[0]), back.y = raw(gx), back.adjoint = true, back.out_dtype = gx.dtype();
     launch(back);
-    dx.add(0, gx);
+    if (d.accumulate) launch(Cast{raw(gx), raw(d.grad), gx.numel(), gx.dtype(), d.grad.dtype(), true});
   });
   return y;
 }

@@ -13,8 +13,9 @@ struct ResizeSpec {
   // false: pixels are areas, output o lies at (o + 1/2) in/out - 1/2. true: pixels are points and the corner points of
   // both images coincide, output o lies at o (in - 1) / (out - 1). Not defined for kNearest.
   bool align_corners = false;
-  // Widens the filter by in/out where an axis shrinks, as image libraries do before a model sees a picture. Not defined
-  // for kNearest.
+  // Widens the filter where an axis shrinks, as image libraries do before a model sees a picture. Not defined for
+  // kNearest. With align_corners the step is (in - 1) / (out - 1) and s = step (o + 1/2) - 1/2, as PyTorch has it: the
+  // corners then coincide only without antialias.
   bool antialias = false;
 };
 
@@ -23,7 +24,8 @@ struct ResizeSpec {
 //   kBilinear  max(0, 1 - |s - i|)
 //   kBicubic   the cubic convolution of Keys 1981 over the four inputs around s, a = -0.75
 // and inputs outside the image repeat its border. With antialias the filter (for kBicubic a = -0.5) is stretched by
-// max(1, in/out), and weights outside the image are left out and the others divided by their sum.
+// max(1, step) with the step between outputs, in/out, and weights outside the image are left out and the others divided
+// by their sum.
 //   x (B, H, W, C); height, width >= 1 -> (B, height, width, C). Any sizes; one axis may stay as it is.
 // To resize along one axis of a table (T, C), view it as (1, T, 1, C). Saves nothing; the gradient is the transposed
 // sum, gathered. Throws ShapeError.

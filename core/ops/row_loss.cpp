@@ -72,6 +72,7 @@ Tensor dice_loss(const Tensor& x, const Tensor& target, float eps, float scale, 
   check_pair("dice_loss", x, target);
   check_shape(eps > 0, "[dice_loss] eps is ", eps, ", must be > 0");
   const int64_t R = x.dim(0), C = R == 0 ? 0 : x.numel() / R;
+  check_shape(R == 0 || C >= 1, "[dice_loss] rows of x ", x.shape(), " are empty");
   check_row_weight("dice_loss", weight, R);
   Tensor loss = Tensor::empty({1});
   Tensor gx = gradient_if_wanted(x);

@@ -11,6 +11,7 @@
 #include "core/ops/assignment.h"
 #include "core/parallel_for.h"
 #include "core/rng.h"
+#include "core/stream.h"
 
 namespace tpo {
 namespace {
@@ -155,6 +156,22 @@ TEST(Assignment, refuses_what_has_no_order_and_names_the_batch) {
   EXPECT_NE(refusal(1, 3).find("counts[1] is 3"), std::string::npos);
   EXPECT_NE(refusal(1, -1).find("counts[1] is -1"), std::string::npos);
   EXPECT_THROW(hungarian_match(Tensor::zeros({2, 3}), Tensor::from(std::vector<int32_t>{1, 1}, {2})), ShapeError);
+}
+
+// Where values cannot be looked at before the launch, the kernel itself leaves such a batch without pairs.
+TEST(Assignment, a_kernel_given_nonsense_makes_no_pairs_and_stays_inside_its_rows) {
+  constexpr int64_t B = 4, Q = 3, T = 2;
+  std::vector<float> costs(B * Q * T, 1);
+  costs[2 * Q * T + 1] = std::numeric_limits<float>::quiet_NaN();
+  const std::vector<int32_t> counts{T + 1, -1, T, T};
+  std::vector<int32_t> query(B * T, 7), target(B * Q, 7), row(B * T, 7);
+  HungarianMatch k{costs.data(), counts.data(), query.data(), target.data(), row.data(), nullptr, B, Q, T, DType::kF32};
+  std::vector<double> scratch(static_cast<size_t>(B * k.scratch_words()));
+  k.scratch = scratch.data();
+  run(k, Cpu{}, Stream::current());
+  EXPECT_EQ(query, (std::vector<int32_t>{-1, -1, -1, -1, -1, -1, 0, 1}));
+  EXPECT_EQ(target, (std::vector<int32_t>{-1, -1, -1, -1, -1, -1, -1, -1, -1, 0, 1, -1}));
+  EXPECT_EQ(row, (std::vector<int32_t>{0, 0, 3, 3, 6, 6, 9, 10}));
 }
 
 }  // namespace

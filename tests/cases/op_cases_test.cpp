@@ -2,6 +2,7 @@
 #include <gtest/gtest.h>
 
 #include "core/parallel_for.h"
+#include "core/profile.h"
 #include "tests/op_case.h"
 
 namespace tpo::optest {
@@ -31,6 +32,8 @@ TEST_P(OpCases, gradients_equal_finite_differences) {
 
 TEST_P(OpCases, gradients_fill_or_add_to_their_destination) { EXPECT_EQ(check_destinations(GetParam().build()), ""); }
 
+TEST_P(OpCases, a_value_used_twice_gets_twice_the_gradient) { EXPECT_EQ(check_repeated_use(GetParam().build()), ""); }
+
 INSTANTIATE_TEST_SUITE_P(All, OpCases, testing::ValuesIn(entries(false)), test_name);
 
 // In bf16: the same checks. Destinations of leaves are fp32 there too.
@@ -52,6 +55,8 @@ TEST_P(BF16Cases, gradients_equal_finite_differences) { EXPECT_EQ(check_gradient
 
 TEST_P(BF16Cases, gradients_fill_or_add_to_their_destination) { EXPECT_EQ(check_destinations(make()), ""); }
 
+TEST_P(BF16Cases, a_value_used_twice_gets_twice_the_gradient) { EXPECT_EQ(check_repeated_use(make()), ""); }
+
 TEST_P(BF16Cases, meta_has_the_same_shape_launches_and_bytes) { EXPECT_EQ(check_meta(GetParam(), DType::kBF16), ""); }
 
 INSTANTIATE_TEST_SUITE_P(All, BF16Cases, testing::ValuesIn(bf16_entries(false)), test_name);
@@ -69,6 +74,23 @@ TEST(OpCaseList, names_are_unique_and_every_op_has_a_large_size) {
     large[e.name.substr(0, e.name.find('/'))] += e.size != Size::kSmall;
   }
   for (const auto& [op, count] : large) EXPECT_GT(count, 0) << op;
+}
+
+// What a profile is made of: a kernel that no op names would be counted with the next one.
+TEST(OpCaseList, every_kernel_has_the_name_of_an_op) {
+  for (const CaseEntry& e : all_cases().entries) {
+    if (e.size != Size::kSmall) continue;
+    const OpCase c = e.build();
+    Profiler profiler;
+    {
+      const ProfilerScope scope(&profiler, Stream::current());
+      const ProfileScope step("step");
+      c.run(c.in);
+    }
+    for (const ProfileEvent& event : profiler.events()) {
+      EXPECT_TRUE(event.kind != ProfileEvent::Kind::kKernel || !event.op.empty()) << e.name << ": " << event.name;
+    }
+  }
 }
 
 // A check that cannot fail is worth nothing: a wrong reference, a wrong derivative and a wrong destination are found.

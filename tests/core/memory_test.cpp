@@ -3,6 +3,10 @@
 
 #include <gtest/gtest.h>
 
+#include "core/kernels/bmm.h"
+#include "core/kernels/conv.h"
+#include "core/ops/bmm.h"
+#include "core/ops/conv.h"
 #include "core/ops/matmul.h"
 #include "core/ops/norm.h"
 #include "core/ops/pointwise.h"
@@ -119,6 +123,34 @@ TEST(memory, a_block_that_keeps_products_forms_each_once) {
     EXPECT_EQ(gemms(Keep::kProducts, true, last), plain);
     EXPECT_EQ(gemms(Keep::kNothing, true, last), plain + 5);
   }
+}
+
+TEST(memory, convolutions_and_batched_products_are_kept_too) {
+  const auto launches = [](Keep keep, bool recomputed) {
+    const auto stream = Stream::make_cpu();
+    const StreamScope scope(*stream);
+    Tape tape;
+    Tensor out, watched;
+    {
+      const TapeScope tape_scope(tape);
+      watched = tape.watch(Tensor::zeros({2, 4, 4, 3}));
+      const auto block = [w = Tensor::zeros({5, 3, 3, 3}),
+                          up = Tensor::zeros({5, 2, 2, 4})](std::span<const Tensor> in) {
+        const Tensor map = conv2d(in[0], w, {}, {.pad = {1, 1}}, Activation::kGelu);
+        const Tensor wide = conv_transpose2d(map, up, {}, {.stride = {2, 2}}, Activation::kRelu).view({2, 64, 4});
+        return gelu(bmm(wide, wide, {.a = true}));
+      };
+      out = recomputed ? recompute_block(block, {watched}, keep) : block(std::vector<Tensor>{watched});
+    }
+    const Tensor outputs[1] = {out}, seed[1] = {Tensor::zeros(out.shape())};
+    tape.backward(outputs, seed);
+    const auto& by_kernel = stream->launches_by_kernel();
+    return std::vector<int64_t>{by_kernel.at(ConvWindows::kName), by_kernel.at(ConvAdjoint::kName),
+                                by_kernel.at(Bmm::kName)};
+  };
+  const auto plain = launches(Keep::kNothing, false), again = launches(Keep::kNothing, true);
+  EXPECT_EQ(launches(Keep::kProducts, true), plain);
+  for (size_t i = 0; i < plain.size(); ++i) EXPECT_EQ(again[i], plain[i] + 1);
 }
 
 // Every way in which a product can end a block, alone and inside another block, gives the same bits.
