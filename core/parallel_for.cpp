@@ -99,7 +99,9 @@ void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, in
   piece(0);
   for (auto& t : threads) t.join();
 #else
-#pragma omp parallel for num_threads(static_cast <int>(pieces)) schedule(static, 1)
+  // The whole team even for fewer pieces: libgomp ends the threads that a smaller team leaves over, and with them what
+  // kernels keep per thread.
+#pragma omp parallel for num_threads(num_threads()) schedule(static, 1)
   for (int64_t i = 0; i < pieces; ++i) piece(i);
 #endif
   error.rethrow();

@@ -4,6 +4,7 @@
 // queries. Where threads share a pair, each sums its own queries and the sums are added in the order of threads: no
 // atomics, and the result depends on the number of threads only.
 #include <array>
+#include <memory>
 #include <span>
 
 #include "core/kernels/attention_bias.h"
@@ -22,25 +23,22 @@ constexpr int64_t kKeys = 48;  // a multiple of kRows; P and dS of a tile are 24
 
 struct BwdState {
   int64_t wide, key_rows;
-  float *keys, *values;          // panels of key_rows
-  float *dk, *dv;                // panels of key_rows: sums of the current pair
-  float *shared_dk, *shared_dv;  // of a pair that an earlier thread began
-  float *q_rows, *dout_rows;     // the tile's queries (times scale * log2 e) and dO: panels of kSide rows
-  float *queries, *dout;         // the same transposed, panel by panel of queries
-  float *p, *ds;                 // kPanels of (kKeys, kPanel)
-  float* dq;                     // panels of kSide rows
+  float *keys, *values;       // panels of key_rows
+  float *dk, *dv;             // panels of key_rows: sums of a pair that this thread has alone
+  float *q_rows, *dout_rows;  // the tile's queries (times scale * log2 e) and dO: panels of kSide rows
+  float *queries, *dout;      // the same transposed, panel by panel of queries
+  float *p, *ds;              // kPanels of (kKeys, kPanel)
+  float* dq;                  // panels of kSide rows
   float* bias_memory;
   alignas(64) float lse[kSide], delta[kSide];
 
-  BwdState(int64_t dim, int64_t longest, bool shares, const AttentionBiasView& bias)
+  BwdState(int64_t dim, int64_t longest, const AttentionBiasView& bias)
       : wide(tile::round_up(dim, kPanel)), key_rows(longest) {
-    const int64_t all = wide * longest, some = shares ? all : 0;
+    const int64_t all = wide * longest;
     scratch({{&keys, all},
              {&values, all},
              {&dk, all},
              {&dv, all},
-             {&shared_dk, some},
-             {&shared_dv, some},
              {&q_rows, wide * kSide},
              {&dout_rows, wide * kSide},
              {&queries, wide * kSide},
@@ -52,10 +50,34 @@ struct BwdState {
   }
 };
 
-// Sums of keys and values that wait for those of other threads.
+// Sums of keys and values that wait for those of other threads. Their memory belongs to the sweep: that of a thread may
+// be gone before they are joined.
 struct Partial {
   Piece piece;
   float *dk = nullptr, *dv = nullptr;
+  bool used = false;
+};
+
+// A thread's run has at most two pairs that it shares: the first and the last.
+class Partials {
+ public:
+  Partials(int64_t threads, int64_t floats) : of_(static_cast<size_t>(threads > 1 ? threads : 0)) {
+    memory_ = std::make_unique_for_overwrite<float[]>(of_.size() * 4 * static_cast<size_t>(floats));
+    float* next = memory_.get();
+    for (auto& pair : of_)
+      for (Partial& p : pair) p.dk = next, p.dv = next + floats, next += 2 * floats;
+  }
+  // Where thread i sums a piece that is not whole. Requires: more than one thread.
+  Partial& of(int64_t i, const Piece& p) {
+    Partial& part = of_[static_cast<size_t>(i)][p.begin > 0 ? 0 : 1];
+    part.piece = p, part.used = true;
+    return part;
+  }
+  const std::vector<std::array<Partial, 2>>& all() const { return of_; }
+
+ private:
+  std::vector<std::array<Partial, 2>> of_;
+  std::unique_ptr<float[]> memory_;
 };
 
 // P and dS of a panel of queries from scores and dO V^T; zero where masked, as far as register tiles reach.
@@ -161,10 +183,14 @@ void load_keys(const AttentionBwd& k, const BwdState& st, const Segment& g, int6
   load_rows(k.v, nullptr, g.k0, g.lk, kv, k.s.dim, 1.0f, st.values, st.key_rows);
 }
 
-// One piece; returns what waits for other threads, with a null dk if nothing does.
-Partial backward_piece(const AttentionBwd& k, BwdState& st, const Piece& p) {
+// One piece of thread i.
+void backward_piece(const AttentionBwd& k, BwdState& st, const Piece& p, int64_t i, Partials& partials) {
   const int64_t group = k.s.q_heads / k.s.kv_heads, used = st.wide * st.key_rows;
-  float *dk = p.begin > 0 ? st.shared_dk : st.dk, *dv = p.begin > 0 ? st.shared_dv : st.dv;
+  float *dk = st.dk, *dv = st.dv;
+  if (k.dk.p != nullptr && !p.whole()) {
+    const Partial& part = partials.of(i, p);
+    dk = part.dk, dv = part.dv;
+  }
   load_keys(k, st, p.g, p.head);
   if (k.dk.p != nullptr) {
     std::fill(dk, dk + used, 0.0f);
@@ -174,10 +200,7 @@ Partial backward_piece(const AttentionBwd& k, BwdState& st, const Piece& p) {
     const int64_t i0 = u % p.per_head * kSide;
     backward_tile(k, st, p.g, p.head * group + u / p.per_head, i0, std::min(kSide, p.g.lq - i0), dk, dv);
   }
-  if (k.dk.p == nullptr) return {};
-  if (!p.whole()) return {p, dk, dv};
-  write_keys(k, p, dk, dv, st.key_rows, 0, p.g.lk);
-  return {};
+  if (k.dk.p != nullptr && p.whole()) write_keys(k, p, dk, dv, st.key_rows, 0, p.g.lk);
 }
 
 // Adds the sums of one pair, in the order of threads, and writes them.
@@ -196,20 +219,15 @@ void join(const AttentionBwd& k, std::span<const Partial> parts, int64_t key_row
 
 void main_sweep(const AttentionBwd& k) {
   const Partition parts(k.s, kSide, k.s.kv_heads, k.s.q_heads / k.s.kv_heads);
-  // A thread's run has at most two pairs that it shares: the first and the last.
-  std::vector<std::array<Partial, 2>> partials(static_cast<size_t>(parts.threads()));
+  Partials partials(parts.threads(), tile::round_up(k.s.dim, kPanel) * parts.longest());
   parallel_for(parts.threads(), 1, [&](int64_t begin, int64_t end) {
-    BwdState st(k.s.dim, parts.longest(), parts.threads() > 1, k.bias);
-    auto& mine = partials[static_cast<size_t>(begin)];
-    for (const Piece& p : parts.pieces(begin, end)) {
-      const Partial part = backward_piece(k, st, p);
-      if (part.dk != nullptr) mine[p.begin > 0 ? 0 : 1] = part;
-    }
+    BwdState st(k.s.dim, parts.longest(), k.bias);
+    for (const Piece& p : parts.pieces(begin, end)) backward_piece(k, st, p, begin, partials);
   });
   std::vector<Partial> open;
-  for (const auto& pair : partials)
+  for (const auto& pair : partials.all())
     for (const Partial& part : pair) {
-      if (part.dk == nullptr) continue;
+      if (!part.used) continue;
       open.push_back(part);
       if (part.piece.end < part.piece.tiles) continue;
       join(k, open, parts.longest());
@@ -221,7 +239,7 @@ void main_sweep(const AttentionBwd& k) {
 void bias_sweep(const AttentionBwd& k) {
   const Partition parts(k.s, kSide, 1, 1);
   parallel_for(parts.threads(), 1, [&](int64_t begin, int64_t end) {
-    BwdState st(k.s.dim, parts.longest(), false, k.bias);
+    BwdState st(k.s.dim, parts.longest(), k.bias);
     for (Piece& p : parts.pieces(begin, end))
       for (int64_t h = 0; h < k.s.q_heads; ++h) {
         load_keys(k, st, p.g, h / (k.s.q_heads / k.s.kv_heads));

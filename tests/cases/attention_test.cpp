@@ -49,7 +49,8 @@ TEST(AttentionThreads, share_segments_of_every_number_and_length) {
                           {{0, 0, 7, 260, 260, 265}, {2, 1, 32, true}},
                           {{0, 2, 211, 212}, {3, 3, 16, false}},
                           {{0, 90, 201}, {4, 2, 16, true}, 1},
-                          {{0, 90, 201}, {4, 2, 16, false}, 4}};
+                          {{0, 90, 201}, {4, 2, 16, false}, 4},
+                          {{0, 1200}, {2, 1, 64, true}}};  // sums of many keys are joined by several threads
   const int before = num_threads();
   for (const Shape& s : shapes) {
     Rand r("threads");
