@@ -5,7 +5,7 @@
 
 namespace tpo::attention {
 
-inline constexpr int64_t kFewQueries = 3;  // from 4 on tiles are as fast (bench/results/ops.md)
+inline constexpr int64_t kFewQueries = 3;  // a step of generation is 1.5 times as fast so (bench/results/ops.md)
 
 // Query heads [head, head + heads), which share key head kv, of one segment of at most kFewQueries queries.
 // Keys are not turned.
