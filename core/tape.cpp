@@ -310,25 +310,27 @@ Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std
   y.set_slot(tape->id(), node.out.back());
   node.backward = [block = std::move(block), plain = std::move(plain), uses = tape->uses_,
                    kept = std::move(probe.kept_)](std::span<const Tensor> dy, GradSink& dx) {
-    Tape replay;
-    replay.uses_ = uses;
-    replay.leaf_mode_ = Tape::Uses::kRecordOnly;
-    replay.kept_ = kept;
+    const auto replay = std::make_shared<Tape>();
+    replay->uses_ = uses;
+    replay->leaf_mode_ = Tape::Uses::kRecordOnly;
+    replay->kept_ = kept;
     if (kept) kept->result_grad = dy[0].detach();
     std::vector<Tensor> watched = plain;
     for (size_t i = 0; i < watched.size(); ++i)
-      if (dx.wants(static_cast<int>(i))) watched[i] = replay.watch(watched[i]);
+      if (dx.wants(static_cast<int>(i))) watched[i] = replay->watch(watched[i]);
     Tensor again;
     {
-      const TapeScope scope(replay);
+      const TapeScope scope(*replay);
       again = block(watched);
     }
     if (kept) kept->result_grad = Tensor();
     const Tensor outputs[1] = {again}, grads[1] = {dy[0]};
-    replay.backward(outputs, grads);
+    const bool later = dx.tape_.mode_ == Tape::Mode::kInputOnly;
+    replay->backward(outputs, grads, dx.tape_.mode_);
     for (size_t i = 0; i < watched.size(); ++i)
       if (dx.wants(static_cast<int>(i)))
-        if (const Tensor g = replay.grad(watched[i]); g.defined()) dx.add(static_cast<int>(i), g);
+        if (const Tensor g = replay->grad(watched[i]); g.defined()) dx.add(static_cast<int>(i), g);
+    if (later) dx.defer([replay](GradSink&) { replay->run_weight_grads(); });
   };
   tape->nodes_.push_back(std::move(node));
   return y;

@@ -37,6 +37,7 @@ class LeafSink {
 
 class Tape;
 struct KeptProducts;
+enum class Keep;
 
 // Destination of the gradients of one node's inputs, valid during its backward closure only.
 class GradSink {
@@ -53,6 +54,7 @@ class GradSink {
 
  private:
   friend class Tape;
+  friend Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)>, std::vector<Tensor>, Keep);
   GradSink(Tape& tape, std::vector<int32_t> slots, std::vector<Shape> shapes)
       : tape_(tape), slots_(std::move(slots)), shapes_(std::move(shapes)) {}
   Tape& tape_;

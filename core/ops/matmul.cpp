@@ -144,6 +144,7 @@ Tensor linear_add(const Tensor& x, const Tensor& w, const Tensor& base, float al
 
 Tensor linear_add_into(const Tensor& x, const Tensor& w, const Tensor& base, float alpha) {
   check_linear_add("linear_add_into", x, w, base);
+  check_shape(base.storage_id() != x.storage_id(), "[linear_add_into] base ", base.shape(), " shares the memory of x");
   Tensor y = take_kept();
   if (!y.defined()) {
     y = base.detach();

@@ -73,6 +73,7 @@ Tensor add(const Tensor& a, const Tensor& b) {
 
 Tensor add_into(const Tensor& a, const Tensor& b) {
   check_same("add_into", a, b);
+  check_shape(a.storage_id() != b.storage_id(), "[add_into] both operands ", a.shape(), " share their memory");
   Tensor y = take_kept();
   if (!y.defined()) {
     y = b.detach();

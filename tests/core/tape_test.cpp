@@ -140,20 +140,24 @@ TEST(tape, second_microbatch_accumulates_and_a_fresh_step_overwrites) {
 }
 
 TEST(tape, input_only_mode_defers_weight_gradients_and_their_readiness) {
-  ParamStore store(1);
-  Param& w = ParamScope(store).param("w", {1}, Init::constant(4));
-  Log log;
-  store.set_hooks(&log);
-  Tape tape;
-  const TapeScope scope(tape);
-  const Tensor y = product(w.use(), vec({3}));
-  const Tensor out[1] = {y}, none[1] = {};
-  tape.backward(out, none, Tape::Mode::kInputOnly);
-  EXPECT_TRUE(log.fired.empty());
-  EXPECT_FALSE(w.grad.defined());
-  tape.run_weight_grads();
-  EXPECT_EQ(log.fired, std::vector<std::string>{"w"});
-  EXPECT_EQ(w.grad.item(), 3);
+  for (const bool recomputed : {false, true}) {
+    ParamStore store(1);
+    Param& w = ParamScope(store).param("w", {1}, Init::constant(4));
+    Log log;
+    store.set_hooks(&log);
+    Tape tape;
+    const TapeScope scope(tape);
+    const Tensor x = vec({3});
+    const auto block = [&](std::span<const Tensor> in) { return product(w.use(), in[0]); };
+    const Tensor y = recomputed ? recompute_block(block, {x}) : block(std::vector<Tensor>{x});
+    const Tensor out[1] = {y}, none[1] = {};
+    tape.backward(out, none, Tape::Mode::kInputOnly);
+    EXPECT_TRUE(log.fired.empty());
+    EXPECT_FALSE(w.grad.defined());
+    tape.run_weight_grads();
+    EXPECT_EQ(log.fired, std::vector<std::string>{"w"});
+    EXPECT_EQ(w.grad.item(), 3);
+  }
 }
 
 TEST(tape, closures_are_destroyed_right_after_they_ran) {
