@@ -1,6 +1,7 @@
 #include "core/tape.h"
 
 #include <atomic>
+#include <utility>
 
 #include "core/kernels/basic.h"
 #include "core/kernels/cast.h"
@@ -169,7 +170,12 @@ void Tape::backward(std::span<const Tensor> outputs, std::span<const Tensor> gra
     Tensor g = grads[i];
     if (!g.defined()) {
       check_shape(outputs[i].numel() == 1, "[tape] output ", outputs[i].shape(), " needs an explicit gradient");
+      const Slot& slot = slots_[static_cast<size_t>(outputs[i].slot())];
       g = Tensor::from(std::vector<float>{1.0f}, outputs[i].shape());
+      if (slot.leaf == nullptr && slot.dtype != DType::kF32) {
+        const Tensor one = std::exchange(g, Tensor::empty(g.shape(), slot.dtype));
+        copy_into(g, one);
+      }
     }
     accumulate(outputs[i].slot(), g);
   }

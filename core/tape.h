@@ -91,7 +91,8 @@ class Tape {
   // Registers a use of a leaf: returns `value` with a slot whose gradient goes to sink. Called by Param::use().
   Tensor leaf(const Tensor& value, LeafSink& sink);
 
-  // Runs the recorded nodes in reverse. grads[i] is dL/doutputs[i]; an undefined grad means 1 for a one-element output.
+  // Runs the recorded nodes in reverse. grads[i] is dL/doutputs[i]; an undefined grad means 1, in the
+  // dtype of the output, which has one element.
   // Every leaf with all its uses behind the sweep gets on_ready(), in reverse order of first use.
   // Throws ShapeError if an output was not computed on this tape. May be called once.
   void backward(std::span<const Tensor> outputs, std::span<const Tensor> grads, Mode mode = Mode::kFull);

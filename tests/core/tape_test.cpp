@@ -76,6 +76,21 @@ TEST(tape, an_op_on_a_view_gets_its_destination_in_the_shape_it_saw) {
   EXPECT_EQ(tape.grad(x).to_vector<float>(), (std::vector<float>{1, 2, 3, 4, 5, 6}));
 }
 
+TEST(tape, an_undefined_gradient_is_one_in_the_dtype_of_the_output) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    Tape tape;
+    const TapeScope scope(tape);
+    const Tensor x = tape.watch(Tensor::zeros({1, 1}, dtype));
+    Tensor y = empty_like(x);
+    record("seen", {x}, {&y}, [](std::span<const Tensor> dy, GradSink& dx) { dx.add(0, dy[0]); });
+    tape.backward(y);
+    ASSERT_EQ(tape.grad(x).dtype(), dtype);
+    const float one = dtype == DType::kF32 ? tape.grad(x).to_vector<float>()[0]
+                                           : static_cast<float>(tape.grad(x).to_vector<BF16>()[0]);
+    EXPECT_EQ(one, 1.0f);
+  }
+}
+
 TEST(tape, nothing_is_recorded_without_a_tape_or_a_wanting_input) {
   const Tensor x = vec({1});
   EXPECT_LT(product(x, x).slot(), 0);
