@@ -56,6 +56,13 @@ data::DatasetManifest parse_manifest(const std::string& path, const std::string&
   return m;
 }
 
+data::Sample parse(const ByteBuffer& bytes, const ShardReader& shard, int64_t record) {
+  data::Sample sample;
+  check<DataError>(sample.ParseFromArray(bytes.data(), static_cast<int>(bytes.size())), "shard ", shard.path(),
+                   " record ", record, " is not a Sample message");
+  return sample;
+}
+
 }  // namespace
 
 std::span<const std::byte> RawSample::frame(int m, int f) const {
@@ -94,15 +101,23 @@ DatasetFolder::DatasetFolder(const std::string& folder, ShardReader::Checksums c
   }
 }
 
-RawSample DatasetFolder::read(int64_t i) const {
+std::pair<const ShardReader*, int64_t> DatasetFolder::find(int64_t i) const {
   check<DataError>(i >= 0 && i < size(), "dataset ", folder_, " has samples 0..", size() - 1, ", not ", i);
   const size_t s = static_cast<size_t>(std::upper_bound(starts_.begin(), starts_.end(), i) - starts_.begin() - 1);
-  Record record = shards_[s].read(i - starts_[s]);
-  RawSample out;
-  check<DataError>(out.sample.ParseFromArray(record.sample.data(), static_cast<int>(record.sample.size())), "shard ",
-                   shards_[s].path(), " record ", i - starts_[s], " is not a Sample message");
-  out.media = std::move(record.media);
-  return out;
+  return {&shards_[s], i - starts_[s]};
+}
+
+RawSample DatasetFolder::read(int64_t i) const {
+  const auto [shard, at] = find(i);
+  Record record = shard->read(at);
+  return {parse(record.sample, *shard, at), std::move(record.media)};
+}
+
+data::Sample DatasetFolder::read_sample(int64_t i) const {
+  const auto [shard, at] = find(i);
+  ByteBuffer bytes;
+  shard->read_sample(at, bytes);
+  return parse(bytes, *shard, at);
 }
 
 std::vector<std::string> DatasetFolder::verify(const std::function<void(int64_t, int64_t)>& progress) const {

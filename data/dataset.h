@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 #include <unordered_set>
+#include <utility>
 #include <vector>
 
 #include "data/h5_shard.h"
@@ -40,6 +41,7 @@ class DatasetFolder {
 
   // Thread-safe. Throws DataError naming shard and record for damaged bytes or an unreadable protobuf message.
   RawSample read(int64_t i) const;
+  data::Sample read_sample(int64_t i) const;  // the same without the bytes of its media
 
   // Reads everything: whole-file checksums, every record, check_sample, and decodes picture headers. Returns one line
   // per problem (empty: all is well), and goes on after the first. progress(done, total) is called per record; may be
@@ -50,6 +52,9 @@ class DatasetFolder {
   std::string folder_;
   data::DatasetManifest manifest_;
   uint64_t manifest_hash_ = 0;
+  // Shard of sample i and its record there.
+  std::pair<const ShardReader*, int64_t> find(int64_t i) const;
+
   std::vector<ShardReader> shards_;
   std::vector<int64_t> starts_;  // first record of each shard, then the total
 };

@@ -166,9 +166,13 @@ const std::string& ShardReader::path() const { return impl_->file.path(); }
 uint64_t ShardReader::file_bytes() const { return impl_->file.size(); }
 uint64_t ShardReader::hash_file() const { return impl_->file.hash_all(); }
 
-void ShardReader::read(int64_t i, Record& out) const {
+void ShardReader::read_sample(int64_t i, ByteBuffer& out) const {
   check<DataError>(i >= 0 && i < impl_->records, "shard ", path(), " has records 0..", impl_->records - 1, ", not ", i);
-  impl_->read_field(0, i, out.sample);
+  impl_->read_field(0, i, out);
+}
+
+void ShardReader::read(int64_t i, Record& out) const {
+  read_sample(i, out.sample);
   impl_->read_field(1, i, out.media);
 }
 

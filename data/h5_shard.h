@@ -62,7 +62,8 @@ class ShardReader {
   // differs or the index is out of range.
   void read(int64_t i, Record& out) const;
   Record read(int64_t i) const;
-  uint64_t hash_file() const;  // XXH3 of the whole file, as in the manifest
+  void read_sample(int64_t i, ByteBuffer& out) const;  // the sample without its media
+  uint64_t hash_file() const;                          // XXH3 of the whole file, as in the manifest
 
  private:
   struct Impl;

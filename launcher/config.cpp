@@ -287,6 +287,10 @@ void check_profile(const config::RunConfig& c, Errors& errors) {
   if (p.folder().empty() || p.folder().find('/') != std::string::npos || p.folder().starts_with('.'))
     errors.push_back(
         cat("profile.folder = \"", p.folder(), "\" must be a plain name inside run.folder, for example profile"));
+  for (const char* taken : {"checkpoints", "pictures", "config.textproto", "log.jsonl", "report.html"})
+    if (p.folder() == taken)
+      errors.push_back(cat("profile.folder = \"", taken, "\" is a name that the run folder uses itself; legal: any ",
+                           "other plain name, for example profile"));
   if (p.steps() <= 0 || p.first_step() < -1) return;
   const int64_t all = c.train().steps(), first = p.first_step() >= 0 ? p.first_step() : kProfileWarmUpSteps;
   if (first + p.steps() > all)

@@ -55,12 +55,14 @@ int64_t sum_of_largest(const std::vector<LengthEntry>& lengths, int32_t LengthEn
   return std::accumulate(all.begin(), all.begin() + static_cast<int64_t>(count), int64_t{0});
 }
 
-// Frames of the media of a dataset: 1 for pictures.
+// Largest number of frames that media of a dataset have.
 int64_t frames_of(const DatasetFolder& folder, const std::vector<LengthEntry>& lengths, int64_t clip_frames) {
+  if (clip_frames == 1) return 1;
   for (size_t i = 0; i < lengths.size(); ++i) {
     if (lengths[i].media == 0) continue;
-    const bool clip = folder.read(static_cast<int64_t>(i)).sample.media(0).kind() == data::Media::JPEG_FRAMES;
-    return clip ? clip_frames : 1;
+    const data::Sample sample = folder.read_sample(static_cast<int64_t>(i));
+    for (const data::Media& m : sample.media())
+      if (m.kind() == data::Media::JPEG_FRAMES) return clip_frames;
   }
   return 1;
 }

@@ -26,8 +26,8 @@ struct StepShape {
 // Throws ConfigError if so many pictures do not fit max_tokens.
 StepShape shape_of_limits(const config::RunConfig& config, int64_t media);
 // Per dataset the largest microbatch that the mixture can make: as many tokens, pictures and boxes as its largest
-// samples have. Each count is taken for itself, so no real microbatch is larger in any. Reads the length indices and
-// one sample of each dataset.
+// samples have, and media of as many frames as its longest. Each is taken for itself, so no real microbatch is larger
+// in any. Reads the length indices and, if the model takes clips, samples without their media up to the first clip.
 StepShape shape_of_data(const config::RunConfig& config, const TrainingData& data);
 
 // A step of these microbatches, all on this rank, whose arrays hold shapes only (but cu_seqlens).
@@ -35,7 +35,7 @@ LocalStep make_local_step(std::span<const MicrobatchSize> sizes, const TpoModel&
 
 struct StepNeeds {
   MemoryUse memory;            // with a moment for each phase of the trainer
-  AllocatorStats allocator;    // held_peak_bytes: what the process takes from the system for it
+  AllocatorStats allocator;    // held_peak_bytes: what the allocator takes from the system
   std::vector<int64_t> flops;  // by microbatch, executed in matrix products and attention
   int64_t batch_bytes = 0;     // of all microbatches, in host memory, while the loader has them
   int64_t params = 0, trainable = 0;

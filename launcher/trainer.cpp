@@ -1,5 +1,6 @@
 #include "launcher/trainer.h"
 
+#include <array>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -7,6 +8,7 @@
 #include <set>
 #include <sstream>
 
+#include "core/ops/attention.h"
 #include "core/ops/matmul.h"
 #include "core/parallel_for.h"
 #include "core/profile.h"
@@ -136,9 +138,15 @@ void Trainer::warm_up() {
   if (!loader_) start_loader();
   loader_->wait_full();
   constexpr int64_t kSide = 256;  // large enough for the blocked path of the library
-  const NoGradScope no_grad;
+  Tape tape;
+  const TapeScope scope(tape);
   const Tensor a = Tensor::zeros({kSide, kSide});
   matmul_nn(a, a);
+  // Six query heads and one key head, which threads share.
+  const Tensor qkv = tape.watch(Tensor::zeros({kSide, kSide}));
+  const Tensor y =
+      attention_packed(qkv, Tensor::from(std::vector<int32_t>{0, kSide}, {2}), {.q_heads = 6, .head_dim = 32});
+  tape.backward(std::array{y}, std::array{Tensor::zeros(y.shape())});
 }
 
 StepUse Trainer::use_of(const StepPlan& plan) const {

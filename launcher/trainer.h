@@ -42,8 +42,8 @@ class Trainer {
   // asked for shapes only, but for cu_seqlens. data may then hold nothing but vocab.
   StepStats step(const LocalStep& local);
 
-  // Fills the loader's queue and lets the matrix library take its workspace, as the first step would: what the process
-  // holds afterwards is its baseline. Not needed for anything else.
+  // Fills the loader's queue and lets threads start and the matrix library and attention take their workspace, as the
+  // first step would: what the process holds afterwards is its baseline. Not needed for anything else.
   void warm_up();
 
   int64_t steps_done() const { return steps_done_; }

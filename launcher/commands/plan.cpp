@@ -63,6 +63,9 @@ void find_shape(const Args& args, Question& q) {
       why = cat(" (not from data: ", first_line(e), ")");
     }
   }
+  check<ConfigError>(q.shape.kinds.empty() || !args.given("media"),
+                     "plan: --media is for the limits, but shapes come from the datasets; add --shape limits or leave "
+                     "--media out");
   if (q.shape.kinds.empty()) {
     q.shape = shape_of_limits(q.config, args.integer("media", 0, 1 << 20));
     q.shape.source += why;
@@ -97,7 +100,8 @@ std::string decimal(double value) {
 }
 std::string mib(int64_t bytes) { return decimal(static_cast<double>(bytes) / 1048576); }
 
-// Operations of the whole step, all ranks.
+// Operations of a step, all ranks: at most, since every microbatch is taken for one of the largest of its dataset. How
+// many a dataset gives is the mean over steps.
 double step_flops(const Question& q, const StepNeeds& n) {
   double mean = 0;
   for (size_t k = 0; k < q.shape.kinds.size(); ++k)
@@ -150,10 +154,12 @@ void print_plan(const Question& q, const std::vector<StepNeeds>& plans) {
               [p](const StepNeeds& n) { return mib(n.memory.phases[p].bytes); });
   print_row("held from the system", plans, [](const StepNeeds& n) { return mib(n.allocator.held_peak_bytes); });
   print_row("loader queue, host", plans, [&](const StepNeeds& n) { return mib(queue_bytes(q, n)); });
-  print_row("GFLOP of a step", plans, [&](const StepNeeds& n) { return decimal(step_flops(q, n) * 1e-9); });
+  print_row("GFLOP, at most", plans, [&](const StepNeeds& n) { return decimal(step_flops(q, n) * 1e-9); });
   std::printf(
       "\n  * as configured. Gradients are the buckets that ranks exchange; activations include values in flight;\n"
-      "  held is the peak rounded up to what the allocator takes; GFLOP are those of all ranks, as executed.\n");
+      "  held is the peak rounded up to what the allocator takes; GFLOP are those that all ranks execute in a mean\n"
+      "  step if every microbatch is as large as shown. In no line: what attention keeps for each thread, up to\n"
+      "  4 bytes x 6 x head width x (longest segment + 64), and 24 KiB; and buffers of the matrix library.\n");
 }
 
 JsonLine kinds_json(const BytesByKind& bytes) {

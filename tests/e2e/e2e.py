@@ -235,6 +235,7 @@ def bad_input_is_one_clear_error(b):
     b.fails(b.train("x", ["train.freeze.0=nothing.*"]), 2, "nothing.*", "matches no parameter")
     b.fails(["plan", "--config", b.config, "--shape", "data", "--set", "data.max_tokens=500"], 3, "length index")
     b.fails(["plan", "--config", b.config, "--shape", "limits", "--media", "100"], 2, "--media", "data.max_tokens")
+    b.fails(["plan", "--config", b.config, "--media", "2"], 2, "--media", "--shape limits")
     b.fails(["eval", "--checkpoint", b.folder], 3, b.folder)
     b.fails(["predict", "--checkpoint", b.folder, "--prompt", "x", "--out", "y.png"], 2, "--image")
     assert not os.path.exists(b.folder + "/x/checkpoints"), "an error must come before anything is made"
@@ -290,6 +291,7 @@ def plan_with_and_without_data(b):
     assert limits["microbatches_of_a_rank"] == 1
     out, data = plan()
     assert "from its length index" in out and "tokenizer.model)" in out, out
+    assert "GFLOP, at most" in out and "6 x head width" in out, out
     none, selective, full = (data["by_recompute"][mode] for mode in ("none", "selective", "full"))
     assert none["step_flops"] < selective["step_flops"] < full["step_flops"], data
     for mode in (none, selective, full):

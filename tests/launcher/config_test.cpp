@@ -120,6 +120,10 @@ TEST(config, profiled_steps_must_lie_within_the_run) {
   EXPECT_TRUE(has(error_of(kGood, {"profile.steps=-1"}), "profile.steps = -1 is out of range"));
   for (const char* folder : {"", "..", "a/b"})
     EXPECT_TRUE(has(error_of(kGood, {std::string("profile.folder=") + folder}), "must be a plain name")) << folder;
+  for (const char* folder : {"checkpoints", "pictures", "config.textproto", "log.jsonl", "report.html"})
+    EXPECT_TRUE(has(error_of(kGood, {std::string("profile.folder=") + folder}), "legal: any other plain name"))
+        << folder;
+  EXPECT_EQ(error_of(kGood, {"profile.folder=profile2"}), "");
 }
 
 TEST(config, a_missing_file_is_named) { EXPECT_THROW(load_config("/nonexistent/x.textproto", {}), ConfigError); }
