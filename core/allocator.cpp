@@ -1,12 +1,18 @@
 #include "core/allocator.h"
 
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <unistd.h>
+#ifdef TPO_ASAN
+#include <sanitizer/asan_interface.h>
+#endif
 
 #include <algorithm>
 #include <bit>
 #include <cstdlib>
 #include <cstring>
+#include <fstream>
+#include <functional>
 #include <map>
 #include <mutex>
 #include <unordered_map>
@@ -25,45 +31,119 @@ size_t Allocator::size_class(size_t bytes) {
 
 namespace {
 
+// The address sanitizer sees single blocks only through these: all that is held but not handed out is forbidden.
+void forbid([[maybe_unused]] void* p, [[maybe_unused]] size_t bytes) {
+#ifdef TPO_ASAN
+  ASAN_POISON_MEMORY_REGION(p, bytes);
+#endif
+}
+void permit([[maybe_unused]] void* p, [[maybe_unused]] size_t bytes) {
+#ifdef TPO_ASAN
+  ASAN_UNPOISON_MEMORY_REGION(p, bytes);
+#endif
+}
+
 // Where memory comes from: the host, or nowhere.
 class System {
  public:
   virtual ~System() = default;
   virtual void* take(size_t size) = 0;  // 64-byte aligned, null if there is none
   virtual void give(void* p, size_t size) = 0;
-  // Makes bytes [from, to) of the one large range usable; false if there is no memory.
+  // Makes the offsets [from, to) usable, which continue the last range; false if there is no room behind it.
   virtual bool grow(int64_t from, int64_t to) = 0;
-  virtual std::byte* range() const = 0;
+  // The same in a range of its own; what was not usable of the last one is given up.
+  virtual bool add_range(int64_t from, int64_t to) = 0;
+  virtual std::byte* at(int64_t offset) const = 0;
+  virtual int64_t offset_of(const std::byte* p) const = 0;
 };
 
-// The range is reserved without access at the first growth, which costs addresses only, and opened as it grows.
+// A range is reserved without access, which costs addresses only, and opened as it grows.
 class HostSystem final : public System {
  public:
   ~HostSystem() override {
-    if (range_ != nullptr) munmap(range_, static_cast<size_t>(reserved_));
+    for (const Range& r : ranges_) {
+      permit(r.p, static_cast<size_t>(r.opened));
+      unmap(r.p, r.size);
+    }
   }
-  void* take(size_t size) override { return std::aligned_alloc(64, size); }
-  void give(void* p, size_t) override { std::free(p); }
+  void* take(size_t size) override {
+    void* p = std::aligned_alloc(64, size);
+    if (p != nullptr) forbid(p, size);
+    return p;
+  }
+  void give(void* p, size_t size) override {
+    permit(p, size);
+    std::free(p);
+  }
   bool grow(int64_t from, int64_t to) override {
-    if (range_ == nullptr && !reserve(to)) return false;
-    return to <= reserved_ && mprotect(range_ + from, static_cast<size_t>(to - from), PROT_READ | PROT_WRITE) == 0;
+    if (ranges_.empty() && !reserve(from, to - from)) return false;
+    Range& r = ranges_.back();
+    if (to > r.begin + r.size) return false;
+    std::byte* p = r.p + (from - r.begin);
+    if (mprotect(p, static_cast<size_t>(to - from), PROT_READ | PROT_WRITE) != 0) return false;
+    forbid(p, static_cast<size_t>(to - from));
+    r.opened = to - r.begin;
+    return true;
   }
-  std::byte* range() const override { return range_; }
+  bool add_range(int64_t from, int64_t to) override {
+    if (ranges_.empty() || to > machine_bytes()) return false;
+    Range& last = ranges_.back();
+    unmap(last.p + last.opened, last.size - last.opened);
+    last.size = last.opened;
+    if (last.size == 0) ranges_.pop_back();
+    if (!reserve(from, to - from)) return false;
+    if (grow(from, to)) return true;
+    unmap(ranges_.back().p, ranges_.back().size);
+    ranges_.pop_back();
+    return false;
+  }
+  std::byte* at(int64_t offset) const override {
+    auto r = ranges_.rbegin();
+    while (offset < r->begin) ++r;
+    return r->p + (offset - r->begin);
+  }
+  int64_t offset_of(const std::byte* p) const override {
+    auto r = ranges_.rbegin();
+    while (std::less<>()(p, r->p) || !std::less<>()(p, r->p + r->size)) ++r;
+    return r->begin + (p - r->p);
+  }
 
  private:
-  // As much as the machine has; less where addresses are limited (ulimit -v).
-  bool reserve(int64_t least) {
-    const int64_t memory = sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE);
-    for (reserved_ = std::max(memory, least); reserved_ >= least; reserved_ /= 2) {
-      void* p =
-          mmap(nullptr, static_cast<size_t>(reserved_), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-      if (p != MAP_FAILED) return range_ = static_cast<std::byte*>(p), true;
+  struct Range {
+    std::byte* p;
+    int64_t begin, size;  // as offsets
+    int64_t opened = 0;   // usable bytes
+  };
+
+  static int64_t machine_bytes() { return sysconf(_SC_PHYS_PAGES) * sysconf(_SC_PAGESIZE); }
+  static void unmap(std::byte* p, int64_t size) {
+    if (size > 0) munmap(p, static_cast<size_t>(size));
+  }
+  // As much as the machine has. Where addresses are limited, half of what is left of them: the other half is for
+  // malloc, stacks and further ranges.
+  static int64_t wanted_bytes() {
+    int64_t bytes = machine_bytes();
+#ifdef TPO_TSAN
+    bytes = std::min(bytes, int64_t{64} << 30);  // its shadow leaves few addresses
+#endif
+    rlimit limit{};
+    if (getrlimit(RLIMIT_AS, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY) return bytes;
+    int64_t pages = 0;
+    std::ifstream("/proc/self/statm") >> pages;
+    const int64_t left = static_cast<int64_t>(limit.rlim_cur) - pages * sysconf(_SC_PAGESIZE);
+    return std::min(bytes, left / 2 / Heap::kGrain * Heap::kGrain);
+  }
+  bool reserve(int64_t from, int64_t least) {
+    for (const int64_t size : {std::max(wanted_bytes(), least), least}) {
+      void* p = mmap(nullptr, static_cast<size_t>(size), PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+      if (p == MAP_FAILED) continue;
+      ranges_.push_back({static_cast<std::byte*>(p), from, size, 0});
+      return true;
     }
     return false;
   }
 
-  std::byte* range_ = nullptr;
-  int64_t reserved_ = 0;
+  std::vector<Range> ranges_;  // by offset; one, unless addresses are limited
 };
 
 // Addresses in the non-canonical hole of x86-64: touching one faults.
@@ -72,9 +152,12 @@ class MetaSystem final : public System {
   void* take(size_t size) override { return reinterpret_cast<void*>(next_ += size); }
   void give(void*, size_t) override {}
   bool grow(int64_t, int64_t) override { return true; }
-  std::byte* range() const override { return reinterpret_cast<std::byte*>(0x1000'0000'0000'0000ull); }
+  bool add_range(int64_t, int64_t) override { return false; }
+  std::byte* at(int64_t offset) const override { return reinterpret_cast<std::byte*>(kRange + offset); }
+  int64_t offset_of(const std::byte* p) const override { return reinterpret_cast<int64_t>(p) - kRange; }
 
  private:
+  static constexpr int64_t kRange = 0x1000'0000'0000'0000;
   uint64_t next_ = 0x2000'0000'0000'0000ull;
 };
 
@@ -151,6 +234,7 @@ class CachingAllocator final : public Allocator {
     void* p = size > kSmall ? take_large(static_cast<int64_t>(size)) : take_small(size);
     check<DeviceError>(p != nullptr, "out of host memory: ", size, " bytes asked, ", counter_.live(), " live, ",
                        small_cached_ + heap_.free_bytes(), " cached");
+    if (device_ == Device::kCpu) permit(p, bytes);
     ++stats_.allocations;
     stats_.held_peak_bytes = std::max(stats_.held_peak_bytes, small_held_ + heap_.top());
     if (counter_.add(static_cast<int64_t>(size), kind)) unnamed_peak_.store(true, std::memory_order_relaxed);
@@ -161,8 +245,9 @@ class CachingAllocator final : public Allocator {
     const size_t size = size_class(bytes);
     const std::lock_guard lock(mutex_);
     counter_.remove(static_cast<int64_t>(size), kind);
+    if (device_ == Device::kCpu) forbid(p, size);
     if (size > kSmall) {
-      heap_.give(static_cast<std::byte*>(p) - system_->range());
+      heap_.give(system_->offset_of(static_cast<std::byte*>(p)));
     } else {
       give_small(p, size);
     }
@@ -178,6 +263,7 @@ class CachingAllocator final : public Allocator {
   void reset_peak() override {
     const std::lock_guard lock(mutex_);
     counter_.reset();
+    unnamed_peak_.store(false, std::memory_order_relaxed);  // what is live now was there when the count began
   }
   MemoryUse memory() const override {
     const std::lock_guard lock(mutex_);
@@ -203,13 +289,18 @@ class CachingAllocator final : public Allocator {
   void* take_large(int64_t size) {
     int64_t at = heap_.take(size);
     if (at < 0) {
-      const int64_t top = heap_.top_for(size);
+      int64_t top = heap_.top_for(size);
       ++stats_.system_requests;
-      if (!system_->grow(heap_.top(), top)) return nullptr;
+      if (!system_->grow(heap_.top(), top)) {
+        const int64_t begin = heap_.top() + Heap::kGrain;
+        top = begin + size;
+        if (!system_->add_range(begin, top)) return nullptr;
+        heap_.fence();
+      }
       heap_.extend(top);
       at = heap_.take(size);
     }
-    return system_->range() + at;
+    return system_->at(at);
   }
 
   void* take_small(size_t size) {

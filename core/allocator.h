@@ -5,7 +5,7 @@
 // which free neighbours join (heap.h), so that steps of ever changing shapes hold little more than the largest of them
 // uses: in tests/core/allocator_test.cpp 2,000 steps of random packed lengths hold 1.04 times the peak of live bytes.
 // The range never shrinks: with blocks kept by class alone, and given back when no present shape fitted them, such
-// steps spent 140 ms each in page faults that now take 2.
+// steps spent 140 ms each in page faults that now take 2. Where addresses are limited (ulimit -v) there may be several.
 // Thread rule: allocate and free may be called from any thread.
 #include <atomic>
 #include <cstddef>
@@ -40,9 +40,11 @@ class Allocator {
 
   // Bytes by kind, with a moment for each phase. An allocator over memory of somebody else counts nothing.
   virtual MemoryUse memory() const { return {}; }
-  // What is allocated from here on belongs to the phase `name`, which may have been begun before.
+  // What is allocated from here on belongs to the phase `name`, which may have been begun before. A phase is one of the
+  // allocator, whichever thread began it. Keeps the pointer: give a literal.
   virtual void begin_phase(const char* /*name*/) {}
-  // Called at every launch: names the moment that the allocations before it made a peak, if they did.
+  // Called at every launch: names the moment that the allocations before it made a peak, if they did. Where threads
+  // share an allocator, that of another thread may come first and give its name. Keeps the pointer: give a literal.
   void launched(const char* kernel) {
     if (unnamed_peak_.load(std::memory_order_relaxed)) name_peak(kernel);
   }

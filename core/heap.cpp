@@ -105,15 +105,19 @@ int64_t Heap::top_for(int64_t size) const {
   return top_ + size - (tail_free ? blocks_[static_cast<size_t>(last_)].size : 0);
 }
 
-void Heap::extend(int64_t to) {
+void Heap::append(int64_t to) {
   TPO_ASSERT(to > top_ && to % kGrain == 0);
   at_.resize(static_cast<size_t>(to / kGrain), -1);
   const int32_t i = make(top_, to - top_), below = last_;
   block(i).before = below;
   if (below >= 0) block(below).after = i;
   last_ = i;
-  const int64_t begin = top_;
   top_ = to;
+}
+
+void Heap::extend(int64_t to) {
+  const int64_t begin = top_;
+  append(to);
   give(begin);
 }
 

@@ -26,6 +26,8 @@ class Heap {
   int64_t top_for(int64_t size) const;
   // Adds [top(), to) as free.
   void extend(int64_t to);
+  // Adds one grain that is never free: blocks below and above it do not join, as their memory need not.
+  void fence() { append(top_ + kGrain); }
 
   int64_t top() const { return top_; }
   int64_t free_bytes() const { return free_bytes_; }  // below top()
@@ -42,6 +44,7 @@ class Heap {
   static int bin_of(int64_t size);
   Block& block(int32_t i) { return blocks_[static_cast<size_t>(i)]; }
   int32_t make(int64_t begin, int64_t size);
+  void append(int64_t to);     // [top(), to) as one block in use
   void enter(int32_t i);       // into its bin
   void leave(int32_t i);       // its bin
   void join_after(int32_t i);  // swallows the neighbour above

@@ -1,10 +1,13 @@
 #include "core/allocator.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <fstream>
 #include <map>
 #include <random>
 #include <set>
@@ -103,6 +106,81 @@ TEST(heap, blocks_never_overlap_and_all_of_it_joins_again) {
   for (const auto& [at, size] : used) heap.give(at);
   const int64_t top = heap.top();
   EXPECT_EQ(heap.take(static_cast<int64_t>(std::bit_floor(static_cast<uint64_t>(top)))), 0) << "one block from 0 on";
+}
+
+TEST(heap, blocks_do_not_join_across_a_fence) {
+  constexpr int64_t kSize = 1 << 20;
+  Heap heap;
+  heap.extend(kSize);
+  heap.fence();
+  EXPECT_EQ(heap.top_for(kSize), heap.top() + kSize) << "what is free below it does not help";
+  heap.extend(heap.top() + kSize);
+  for (int round = 0; round < 2; ++round) {
+    EXPECT_EQ(heap.free_bytes(), 2 * kSize);
+    EXPECT_EQ(heap.take(kSize + kSize / 8), -1);
+    EXPECT_EQ(heap.take(kSize) + heap.take(kSize), kSize + Heap::kGrain);
+    heap.give(0);
+    heap.give(kSize + Heap::kGrain);
+  }
+}
+
+// In a child with 1 GiB of addresses left. The second block fits neither behind the first nor in half of them.
+[[maybe_unused]] void allocate_within_limited_addresses() {
+  int64_t pages = 0;
+  std::ifstream("/proc/self/statm") >> pages;
+  rlimit limit{};
+  getrlimit(RLIMIT_AS, &limit);
+  limit.rlim_cur = static_cast<rlim_t>(pages * sysconf(_SC_PAGESIZE)) + (size_t{1} << 30);
+  setrlimit(RLIMIT_AS, &limit);
+  const auto a = make_cpu_allocator();
+  const auto take = [&](size_t bytes) {
+    auto* p = static_cast<char*>(a->allocate(bytes));
+    p[0] = p[bytes - 1] = 1;
+    return p;
+  };
+  char* first = take(size_t{256} << 20);
+  void* other = std::malloc(size_t{400} << 20);  // half was left to others
+  bool good = other != nullptr;
+  std::free(other);
+  char* second = take(size_t{600} << 20);
+  try {
+    take(size_t{600} << 20);
+    good = false;
+  } catch (const DeviceError&) {
+  }
+  take(size_t{64} << 20);  // what is left still serves
+  a->free(first, size_t{256} << 20);
+  a->free(second, size_t{600} << 20);
+  good = good && take(size_t{512} << 20) == second && take(size_t{256} << 20) == first;
+  _exit(good ? 0 : 1);
+}
+
+TEST(allocator, limited_addresses_are_shared_with_malloc_and_used_to_the_end) {
+#if defined(TPO_ASAN) || defined(TPO_TSAN)
+  GTEST_SKIP() << "a sanitizer's shadow needs more addresses than a limit allows";
+#else
+  EXPECT_EXIT(allocate_within_limited_addresses(), testing::ExitedWithCode(0), "");
+#endif
+}
+
+TEST(allocator, the_address_sanitizer_sees_single_blocks) {
+#ifdef TPO_ASAN
+  for (const size_t bytes : {size_t{1001}, size_t{100001}, size_t{3000001}}) {
+    const auto a = make_cpu_allocator();
+    auto* p = static_cast<volatile char*>(a->allocate(bytes));
+    p[0] = 1;
+    p[bytes - 1] = 1;
+    EXPECT_DEATH(p[bytes] = 1, "use-after-poison") << bytes;
+    a->free(const_cast<char*>(p), bytes);
+    EXPECT_DEATH(p[0] = 1, "use-after-poison") << bytes;
+    auto* q = static_cast<volatile char*>(a->allocate(bytes - 1));  // the same block, one byte less
+    EXPECT_EQ(q, p);
+    EXPECT_DEATH(q[bytes - 1] = 1, "use-after-poison") << bytes;
+    a->free(const_cast<char*>(q), bytes - 1);
+  }
+#else
+  GTEST_SKIP() << "not built with it";
+#endif
 }
 
 // The allocations of a training step of a small model: packed rows and pictures through layers that keep some of their
@@ -214,6 +292,12 @@ TEST(allocator, kinds_and_phases_are_counted_and_the_peak_is_named) {
     a->reset_peak();
     EXPECT_EQ(a->memory().at_peak().bytes, 1024);
     EXPECT_EQ(a->memory().at_peak().phase, "backward");
+    void* z = a->allocate(4096);  // a peak that no launch has named
+    a->reset_peak();
+    a->launched("copy");
+    EXPECT_EQ(a->memory().at_peak().bytes, 1024 + 4096);
+    EXPECT_EQ(a->memory().at_peak().kernel, "") << "it was there when the count began";
+    a->free(z, 4096);
     a->free(w, 1000, MemoryKind::kWeights);
   }
 }

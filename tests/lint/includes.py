@@ -34,6 +34,7 @@ LIBRARIES = (
     (r"nlohmann/.*", r"data/import/json\.cpp"),
     (r"cblas\.h|openblas.*\.h|libxsmm.*\.h", r"core/kernels/gemm_cpu\.cpp"),
     (r"omp\.h", r"core/parallel_for\.cpp"),
+    (r"sanitizer/.*", r"core/allocator\.cpp"),
     (r"cuda.*|cublas.*|cudnn.*", r"core/.*_cuda\.(cpp|cu|cuh)|core/kernels/cuda_util\.cuh"),
     (r"google/protobuf/.*", r"(data|checkpoint|launcher)/.*\.cpp"),
     (r"gflags/.*|glog/.*", r"launcher/.*\.cpp"),
