@@ -193,7 +193,8 @@ std::string profile_table(const Profiler& profile, const ProfileContext& c, size
                         format(", %.3f ms a step, %d threads", scale.ms(total_ns(profile.events())), c.threads));
   if (scale.peak > 0) out += format(", peak %.1f GFLOP/s", scale.peak);
   out +=
-      "\nGFLOP/s: operations executed (causal attention: half of the score matrix; vocab_cross_entropy: as if every "
+      "\nGFLOP/s: operations executed (attention: for sequences of equal length, causal half of the scores; "
+      "vocab_cross_entropy: as if every "
       "row had a label).\nGB/s: every operand once, from wherever it was.\n\n" +
       phase_table(rows, scale) + "\n" + row_table(rows, scale, most);
   int64_t bytes = 0, ns = 0;
