@@ -90,7 +90,8 @@ void forward(const NormFwd& k) {
                                              : add_residual(stored, static_cast<const T*>(k.residual) + at,
                                                             static_cast<T*>(k.sum) + at, scratch.row(0), k.cols);
       T* y = static_cast<T*>(k.y) + at;
-      const auto [mean, rstd] = statistics(x, k.cols, k.kind, k.eps);
+      const RowStats stats = statistics(x, k.cols, k.kind, k.eps);
+      const float mean = stats.mean, rstd = stats.rstd;
       k.rstd[r] = rstd;
       if (k.kind == NormKind::kRms) {
 #pragma omp simd
