@@ -11,6 +11,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <fstream>
 #include <iostream>
@@ -38,6 +39,11 @@ Options parse(int argc, char** argv) {
                                                       {"--warmup", &o.warmup},   {"--pairs", &o.pairs},
                                                       {"--batch", &o.batch},     {"--profile", &o.profile}};
   for (int i = 1; i < argc; ++i) {
+    if (std::strcmp(argv[i], "--help") == 0) {
+      std::cout << "step_bench --model small|medium|vit|nano_decoder|nano_vit [--threads N] [--steps N] [--warmup N]\n"
+                   "  [--pairs N] [--batch N] [--profile N] [--json] [--serve]      see bench/README.md\n";
+      std::exit(0);
+    }
     if (std::strcmp(argv[i], "--json") == 0) {
       o.json = true;
       continue;
@@ -54,7 +60,7 @@ Options parse(int argc, char** argv) {
     }
     const auto known =
         std::find_if(std::begin(numbers), std::end(numbers), [&](const auto& n) { return flag == n.first; });
-    check<ConfigError>(known != std::end(numbers), "no flag ", flag, "; the usage stands in bench/step_bench.cpp");
+    check<ConfigError>(known != std::end(numbers), "no flag ", flag, "; see step_bench --help");
     std::istringstream in(value);
     check<ConfigError>(in >> *known->second && in.eof() && *known->second >= 0, flag, " ", value, " is not a count");
   }
