@@ -14,29 +14,53 @@ ParamHooks& no_hooks() {
   return hooks;
 }
 
-// Element e takes word e % 4 of Philox block e / 4; normals come in pairs inside the block.
-void fill(const Tensor& t, const Init& init, RngKey key) {
-  if (t.device() == Device::kMeta) return;
-  float* out = t.data<float>();
-  const int64_t n = t.numel();
-  if (init.kind == Init::Kind::kConstant) {
-    std::fill(out, out + n, init.a);
-    return;
-  }
-  parallel_for((n + 3) / 4, 1 << 14, [&](int64_t begin, int64_t end) {
-    for (int64_t block = begin; block < end; ++block) {
-      const auto w = philox(key, static_cast<uint64_t>(block));
-      float v[4];
-      if (init.kind == Init::Kind::kUniform) {
-        for (int j = 0; j < 4; ++j) v[j] = init.a + (init.b - init.a) * uniform01(w[static_cast<size_t>(j)]);
-      } else {
-        const auto lo = normal2(w[0], w[1]), hi = normal2(w[2], w[3]);
-        const float z[4] = {lo[0], lo[1], hi[0], hi[1]};
-        for (int j = 0; j < 4; ++j) v[j] = init.a + init.b * z[j];
-      }
-      for (int64_t j = 0; j < 4 && 4 * block + j < n; ++j) out[4 * block + j] = v[j];
+// Values of elements [begin, end) of the full tensor. Element e takes word e % 4 of Philox block e / 4; normals come in
+// pairs inside the block.
+void fill_run(float* out, const Init& init, RngKey key, int64_t begin, int64_t end) {
+  for (int64_t block = begin / 4; 4 * block < end; ++block) {
+    const auto w = philox(key, static_cast<uint64_t>(block));
+    float v[4];
+    if (init.kind == Init::Kind::kUniform) {
+      for (int j = 0; j < 4; ++j) v[j] = init.a + (init.b - init.a) * uniform01(w[static_cast<size_t>(j)]);
+    } else {
+      const auto lo = normal2(w[0], w[1]), hi = normal2(w[2], w[3]);
+      const float z[4] = {lo[0], lo[1], hi[0], hi[1]};
+      for (int j = 0; j < 4; ++j) v[j] = init.a + init.b * z[j];
     }
-  });
+    for (int64_t e = std::max(begin, 4 * block); e < std::min(end, 4 * block + 4); ++e) *out++ = v[e - 4 * block];
+  }
+}
+
+// The rectangle `part` of a tensor with `width` columns.
+void fill(float* out, const Init& init, RngKey key, const Rect& part, int64_t width) {
+  if (init.kind == Init::Kind::kConstant) {
+    std::fill(out, out + part.numel(), init.a);
+  } else if (part.cols == width) {
+    const int64_t first = part.row * width;
+    parallel_for(part.numel(), 1 << 16,
+                 [&](int64_t begin, int64_t end) { fill_run(out + begin, init, key, first + begin, first + end); });
+  } else {
+    parallel_for(part.rows, std::max<int64_t>(1, (1 << 16) / part.cols), [&](int64_t begin, int64_t end) {
+      for (int64_t r = begin; r < end; ++r) {
+        const int64_t first = (part.row + r) * width + part.col;
+        fill_run(out + r * part.cols, init, key, first, first + part.cols);
+      }
+    });
+  }
+}
+
+void check_rects(const std::string& name, const Shape& full, const Shape& local, const std::vector<Rect>& rects) {
+  const Rect whole = whole_of(full);
+  int64_t numel = 0;
+  for (const Rect& r : rects) {
+    check_shape(r.row >= 0 && r.rows >= 0 && r.col >= 0 && r.cols >= 0 && r.row + r.rows <= whole.rows &&
+                    r.col + r.cols <= whole.cols,
+                "[param] ", name, ": rows ", r.row, " + ", r.rows, ", columns ", r.col, " + ", r.cols,
+                " are no part of ", full);
+    numel += r.numel();
+  }
+  check_shape(numel == local.numel(), "[param] ", name, ": its parts have ", numel, " elements but its value is ",
+              local);
 }
 
 }  // namespace
@@ -65,18 +89,27 @@ GradDest Param::grad_destination() {
 
 void Param::on_ready() { hooks_->on_grad_ready(*this); }
 
-Param& ParamStore::create(const std::string& name, const Shape& shape, const Init& init, int group) {
+Param& ParamStore::create(const std::string& name, const Shape& full, const Shape& local, ShardSpec tp,
+                          const Init& init, int group) {
   check<ConfigError>(find(name) == nullptr, "parameter ", name, " is created twice");
   const MemoryScope memory(MemoryKind::kWeights);
   auto p = std::make_unique<Param>();
   p->name = name;
-  p->full = shape;
+  p->full = full;
+  p->tp = std::move(tp);
+  check_rects(name, full, local, p->rects());
   p->group = group;
-  p->decay = shape.rank() >= 2;
+  p->decay = full.rank() >= 2;
   p->init = init;
-  p->value = Tensor::empty(shape);
+  p->value = Tensor::empty(local);
   p->hooks_ = &no_hooks();
-  fill(p->value, init, RngKey(seed_).with("init").with(name));
+  if (p->value.device() != Device::kMeta) {
+    float* out = p->value.data<float>();
+    for (const Rect& part : p->rects()) {
+      fill(out, init, RngKey(seed_).with("init").with(name), part, whole_of(full).cols);
+      out += part.numel();
+    }
+  }
   params_.push_back(std::move(p));
   return *params_.back();
 }
@@ -126,6 +159,11 @@ ParamScope ParamScope::operator/(std::string_view name) const {
 
 Param& ParamScope::param(std::string_view name, const Shape& shape, const Init& init) const {
   return store_->create((*this / name).prefix(), shape, init, group_);
+}
+
+Param& ParamScope::param(std::string_view name, const Shape& full, const Shape& local, ShardSpec tp,
+                         const Init& init) const {
+  return store_->create((*this / name).prefix(), full, local, std::move(tp), init, group_);
 }
 
 bool glob_match(std::string_view pattern, std::string_view text) {

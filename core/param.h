@@ -14,11 +14,13 @@
 
 namespace tpo {
 
-// How a parameter is cut over the tensor axis: part `index` of `parts` along `dim`; dim -1 is replicated.
+// Which part of a parameter this rank of the tensor axis holds.
 struct ShardSpec {
-  int dim = -1;
-  int parts = 1;
-  int index = 0;
+  // Rectangles of the full tensor whose elements, one rectangle after the other, are those of the value. Empty: all of
+  // it, on every rank of the axis. Several: a fused weight such as (q; k; v), each cut by itself.
+  std::vector<Rect> rects;
+  // Of the ranks of the axis that hold the same part, the one that counts it in norms. Without rects, rank 0 does.
+  bool owner = true;
 };
 
 // Initial value, a pure function of (seed, parameter name, element of the full tensor): the same under every layout.
@@ -46,7 +48,7 @@ class ParamHooks {
 class Param final : public LeafSink {
  public:
   std::string name;  // dotted, unique: "language.layers.0.attn.q.weight"
-  Shape full;        // logical shape; value may be a part of it
+  Shape full;        // logical shape; value may be a part of it, as `tp` says
   ShardSpec tp;
   int group = 0;  // index into ParamStore::group_names()
   bool trainable = true;
@@ -57,6 +59,9 @@ class Param final : public LeafSink {
   Tensor value;               // fp32; a view into a bucket once a ParamSync owns it
   Tensor grad;                // fp32 view into a bucket; undefined while frozen or before a ParamSync exists
   bool grad_written = false;  // this step's first contribution overwrites, later ones add
+
+  // The rectangles of the full tensor that value is made of, in order.
+  std::vector<Rect> rects() const { return tp.rects.empty() ? std::vector{whole_of(full)} : tp.rects; }
 
   // The weight on the current tape. Frozen: a plain tensor, no leaf, so no gradient GEMM.
   Tensor use();
@@ -76,7 +81,13 @@ class ParamStore {
   ParamStore& operator=(const ParamStore&) = delete;
 
   // Allocates and initialises. Throws ConfigError if the name exists. References stay valid for the store's life.
-  Param& create(const std::string& name, const Shape& shape, const Init& init, int group);
+  Param& create(const std::string& name, const Shape& shape, const Init& init, int group) {
+    return create(name, shape, shape, {}, init, group);
+  }
+  // The same for a part of a tensor of shape `full`, whose values are those that `full` would have there.
+  // Throws ShapeError if the rectangles lie outside of `full` or do not add up to `local`.
+  Param& create(const std::string& name, const Shape& full, const Shape& local, ShardSpec tp, const Init& init,
+                int group);
   // Index of a group, created on first mention. Group 0 is "trunk". At most 64 groups.
   int group(const std::string& name);
   const std::vector<std::string>& group_names() const { return groups_; }
@@ -107,6 +118,7 @@ class ParamScope {
   ParamScope operator/(int index) const { return *this / std::to_string(index); }
   ParamScope in_group(const std::string& group) const { return {*store_, prefix_, store_->group(group)}; }
   Param& param(std::string_view name, const Shape& shape, const Init& init) const;
+  Param& param(std::string_view name, const Shape& full, const Shape& local, ShardSpec tp, const Init& init) const;
   ParamStore& store() const { return *store_; }
   const std::string& prefix() const { return prefix_; }
 

@@ -56,4 +56,18 @@ class Shape {
   std::array<int64_t, kMaxRank> dims_{};
 };
 
+// A rectangle of a tensor seen as a matrix: rows are its first dim, columns all others together (1 for a vector, and a
+// scalar is 1 x 1). Elements of a rectangle are counted row-major within it.
+struct Rect {
+  int64_t row = 0, rows = 0, col = 0, cols = 0;
+  int64_t numel() const { return rows * cols; }
+  bool operator==(const Rect&) const = default;
+  auto operator<=>(const Rect&) const = default;
+};
+// All of a tensor.
+inline Rect whole_of(const Shape& s) {
+  const int64_t rows = s.rank() > 0 ? s[0] : 1;
+  return {0, rows, 0, rows > 0 ? s.numel() / rows : 0};
+}
+
 }  // namespace tpo

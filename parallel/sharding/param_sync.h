@@ -43,11 +43,15 @@ struct CommStats {
   double hidden_s() const { return in_flight_s > exposed_s ? in_flight_s - exposed_s : 0; }
 };
 
-// One logical tensor of the training state. `value` is a view: writing to it loads it.
+// What this rank holds of one logical tensor of the training state: elements [begin, begin + value.numel()) of a
+// rectangle of the full tensor. `value` is a view: writing to it loads it. A parameter in several rectangles, or in
+// several shards, gives several entries; a rank that holds nothing of a tensor gives one of 0 elements.
 struct StateEntry {
   std::string name;  // "<param>", "optim.m.<param>", "optim.v.<param>"
   Tensor value;
   const Param* param;
+  Rect rect;
+  int64_t begin = 0;
 };
 
 class ParamSync : public ParamHooks {

@@ -204,14 +204,22 @@ void ReplicatedSync::step(const AdamWParams& params) {
 }
 
 void ReplicatedSync::for_each_state(const std::function<void(const StateEntry&)>& fn) {
+  const auto give = [&](const std::string& name, const Tensor& value, const Param& p) {
+    const Tensor flat = value.view({value.numel()});
+    int64_t at = 0;
+    for (const Rect& r : p.rects()) {
+      fn({name, flat.rows(at, at + r.numel()), &p, r, 0});
+      at += r.numel();
+    }
+  };
   for (const auto& p : store_.params()) {
-    fn({p->name, p->value, p.get()});
+    give(p->name, p->value, *p);
     const ParamState& s = params_.at(p.get());
     if (s.bucket < 0) continue;
     const Bucket& b = buckets_[static_cast<size_t>(s.bucket)];
     const Bucket::Entry& e = b.entries[static_cast<size_t>(s.entry)];
-    fn({"optim.m." + p->name, b.m_of(e), p.get()});
-    fn({"optim.v." + p->name, b.v_of(e), p.get()});
+    give("optim.m." + p->name, b.m_of(e), *p);
+    give("optim.v." + p->name, b.v_of(e), *p);
   }
 }
 

@@ -44,5 +44,29 @@ TEST(param, glob) {
   EXPECT_FALSE(glob_match("a*b*c", "aXbYbZ"));
 }
 
+// A rank that holds a part starts with the values that one rank would have there.
+TEST(param, parts_start_with_the_values_of_the_whole) {
+  constexpr int64_t kRows = 7, kCols = 9;
+  const std::vector<std::vector<Rect>> cuts = {{{0, 7, 0, 9}}, {{2, 3, 0, 9}}, {{0, 7, 4, 5}},
+                                               {{1, 1, 8, 1}}, {{3, 0, 0, 9}}, {{0, 2, 0, 9}, {4, 2, 0, 9}}};
+  for (const Init& init : {Init::normal(1, 2), Init::uniform(-1, 3), Init::constant(4)}) {
+    ParamStore one(5);
+    const auto full = one.create("w", {kRows, kCols}, init, 0).value.to_vector<float>();
+    for (const auto& rects : cuts) {
+      ParamStore store(5);
+      std::vector<float> want;
+      for (const Rect& r : rects)
+        for (int64_t i = 0; i < r.rows; ++i)
+          for (int64_t j = 0; j < r.cols; ++j)
+            want.push_back(full[static_cast<size_t>((r.row + i) * kCols + r.col + j)]);
+      const Shape local{static_cast<int64_t>(want.size())};
+      EXPECT_EQ(store.create("w", {kRows, kCols}, local, {rects, true}, init, 0).value.to_vector<float>(), want);
+    }
+  }
+  ParamStore store(5);
+  EXPECT_THROW(store.create("w", {7, 9}, {9}, {{{7, 1, 0, 9}}, true}, Init::constant(0), 0), ShapeError);
+  EXPECT_THROW(store.create("w", {7, 9}, {9}, {{{0, 2, 0, 9}}, true}, Init::constant(0), 0), ShapeError);
+}
+
 }  // namespace
 }  // namespace tpo

@@ -3,6 +3,9 @@
 usage: budget.py [--root FOLDER] [--allow FILE]        prints one line per violation, exits 1 if there are any
 
 A folder's budget counts code and header comments: every line that is not blank, without comment lines of source files.
+The marks of parallel and launcher stand above the first design: the hierarchy of transports, the guard with its
+supervisor and the subcommands that an infra team runs came to them. tests grew with the matrix of layouts and faults.
+
 FILE lists exceptions, one per line: "file PATH MAX REASON..." or "function PATH NAME MAX REASON...". One that is not
 needed is a violation.
 """
@@ -13,8 +16,8 @@ import sys
 
 import sources
 
-BUDGETS = {"core": 13000, "parallel": 5000, "model": 9000, "data": 6000, "checkpoint": 2000, "launcher": 4000,
-           "tests": 14000}
+BUDGETS = {"core": 13500, "parallel": 8000, "model": 9000, "data": 6000, "checkpoint": 2500, "launcher": 6500,
+           "tests": 20000}
 FILE_LINES = 500
 FUNCTION_LINES = 80
 COUNTED = sources.CPP + (".proto", ".py")
