@@ -8,6 +8,8 @@ void check_mesh(const MeshShape& s, int ranks) {
   for (const auto& [axis, extent] : {std::pair{"pipe", s.pipe}, {"data", s.data}, {"tensor", s.tensor}}) {
     check<ConfigError>(extent >= 1, "mesh ", axis, " = ", extent, " must be >= 1");
   }
+  check<ConfigError>(s.shard >= 0 && (s.shard == 0 || s.data % s.shard == 0), "mesh shard = ", s.shard,
+                     " must divide data = ", s.data, ", or be 0 for all of it");
   const int64_t product = int64_t{s.pipe} * s.data * s.tensor;
   if (product == ranks) return;
   const int64_t rest = int64_t{s.pipe} * s.tensor;
@@ -21,12 +23,12 @@ void check_mesh(const MeshShape& s, int ranks) {
 
 Mesh::Mesh(ProcessGroup& world, const MeshShape& shape) : world_(world), shape_(shape) {
   check_mesh(shape, world.size());
-  const int t = world.rank() % shape.tensor;
-  const int d = world.rank() / shape.tensor % shape.data;
-  const int p = world.rank() / (shape.tensor * shape.data);
-  tensor_ = world.split(p * shape.data + d, t, "tensor");
-  data_ = world.split(p * shape.tensor + t, d, "data");
-  pipe_ = world.split(d * shape.tensor + t, p, "pipe");
+  const int t = shape.tensor, d = shape.data, s = shape.shard > 0 ? shape.shard : shape.data;
+  tensor_ = world.split(world.rank() / t, world.rank() % t, "tensor");
+  data_ = world.split(world.rank() / (t * d) * t + world.rank() % t, world.rank() / t % d, "data");
+  pipe_ = world.split(world.rank() % (t * d), world.rank() / (t * d), "pipe");
+  shard_ = data_->split(data_->rank() / s, data_->rank() % s, "shard");
+  replica_ = data_->split(data_->rank() % s, data_->rank() / s, "replica");
 }
 
 }  // namespace tpo

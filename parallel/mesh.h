@@ -12,9 +12,13 @@ struct MeshShape {
   int pipe = 1;    // pipeline stages, >= 1
   int data = 1;    // replicas, >= 1
   int tensor = 1;  // parts of a layer, >= 1
+  // Neighbouring ranks of the data axis that share one sharded copy of the parameters; 0: the whole axis. A divisor of
+  // data: hybrid sharding, data / shard copies, of which each lies within a node if shard is chosen so.
+  int shard = 0;
 };
 
-// Throws ConfigError naming the product, the number of ranks and a shape that fits.
+// Throws ConfigError naming the product, the number of ranks and a shape that fits; also for a shard that does not
+// divide data.
 void check_mesh(const MeshShape& shape, int ranks);
 
 class Mesh {
@@ -27,6 +31,9 @@ class Mesh {
   ProcessGroup& pipe() const { return *pipe_; }
   ProcessGroup& data() const { return *data_; }
   ProcessGroup& tensor() const { return *tensor_; }
+  // The data axis as shard x replica: ranks that share a copy, and ranks that hold the same part of other copies.
+  ProcessGroup& shard() const { return *shard_; }
+  ProcessGroup& replica() const { return *replica_; }
   int pipe_rank() const { return pipe_->rank(); }
   int data_rank() const { return data_->rank(); }
   int tensor_rank() const { return tensor_->rank(); }
@@ -34,7 +41,7 @@ class Mesh {
  private:
   ProcessGroup& world_;
   MeshShape shape_;
-  std::unique_ptr<ProcessGroup> pipe_, data_, tensor_;
+  std::unique_ptr<ProcessGroup> pipe_, data_, tensor_, shard_, replica_;
 };
 
 }  // namespace tpo

@@ -20,6 +20,22 @@ TEST(mesh, gives_every_rank_its_place_with_tensor_fastest) {
   });
 }
 
+TEST(mesh, the_data_axis_falls_into_copies_and_their_shards) {
+  run_ranks(8, [](ProcessGroup& world) {
+    const Mesh mesh(world, {.data = 4, .tensor = 2, .shard = 2});
+    EXPECT_EQ(mesh.shard().size(), 2);
+    EXPECT_EQ(mesh.replica().size(), 2);
+    EXPECT_EQ(mesh.data_rank(), mesh.replica().rank() * 2 + mesh.shard().rank());
+    // Neighbours in data are 2 apart in the world, since tensor is fastest.
+    const auto sum = [&](ProcessGroup& g) { return g.all_reduce_value(int64_t{world.rank()}, ReduceOp::kSum); };
+    EXPECT_EQ(sum(mesh.shard()), 2 * (world.rank() & ~2) + 2);
+    EXPECT_EQ(sum(mesh.replica()), 2 * (world.rank() & ~4) + 4);
+    const Mesh whole(world, {.data = 8});
+    EXPECT_EQ(whole.shard().size(), 8);
+    EXPECT_EQ(whole.replica().size(), 1);
+  });
+}
+
 TEST(mesh, two_meshes_share_a_world) {
   run_ranks(4, [](ProcessGroup& world) {
     const Mesh language(world, {.data = 2, .tensor = 2}), encoder(world, {.data = 4});
@@ -47,6 +63,8 @@ TEST(mesh, a_wrong_product_is_refused_with_a_shape_that_fits) {
             "and tensor so that pipe * tensor divides 4");
   EXPECT_EQ(refusal({1, 0, 1}, 1), "mesh data = 0 must be >= 1");
   EXPECT_EQ(refusal({1, 4, 2}, 8), "accepted");
+  EXPECT_EQ(refusal({.data = 4, .shard = 3}, 4), "mesh shard = 3 must divide data = 4, or be 0 for all of it");
+  EXPECT_EQ(refusal({.data = 4, .shard = 2}, 4), "accepted");
 }
 
 }  // namespace
