@@ -24,11 +24,12 @@ void check_mesh(const MeshShape& s, int ranks) {
 Mesh::Mesh(ProcessGroup& world, const MeshShape& shape) : world_(world), shape_(shape) {
   check_mesh(shape, world.size());
   const int t = shape.tensor, d = shape.data, s = shape.shard > 0 ? shape.shard : shape.data;
-  tensor_ = world.split(world.rank() / t, world.rank() % t, "tensor");
-  data_ = world.split(world.rank() / (t * d) * t + world.rank() % t, world.rank() / t % d, "data");
-  pipe_ = world.split(world.rank() % (t * d), world.rank() / (t * d), "pipe");
-  shard_ = data_->split(data_->rank() / s, data_->rank() % s, "shard");
-  replica_ = data_->split(data_->rank() % s, data_->rank() / s, "replica");
+  using Place = std::pair<int, int>;  // color and key
+  tensor_ = world.split_by([=](int rank) { return Place{rank / t, rank % t}; }, "tensor");
+  data_ = world.split_by([=](int rank) { return Place{rank / (t * d) * t + rank % t, rank / t % d}; }, "data");
+  pipe_ = world.split_by([=](int rank) { return Place{rank % (t * d), rank / (t * d)}; }, "pipe");
+  shard_ = data_->split_by([=](int rank) { return Place{rank / s, rank % s}; }, "shard");
+  replica_ = data_->split_by([=](int rank) { return Place{rank % s, rank / s}; }, "replica");
 }
 
 }  // namespace tpo

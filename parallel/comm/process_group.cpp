@@ -12,7 +12,7 @@ namespace {
 
 constexpr int kMaxTag = 32767;  // the smallest upper bound that MPI guarantees
 
-// Already over: groups of one rank, and nothing else.
+// Already over: where nobody else takes part.
 class DoneWork final : public WorkState {
  public:
   explicit DoneWork(std::shared_ptr<const CommRequest> r) : WorkState(std::move(r)) {
@@ -30,7 +30,7 @@ class SingleGroup final : public ProcessGroup {
   std::shared_ptr<WorkState> issue(std::shared_ptr<const CommRequest> r) override {
     // The tensors are null where nothing may be touched: on meta.
     if (r->in && r->out && r->in != r->out) std::memcpy(r->out, r->in, static_cast<size_t>(r->bytes()));
-    return std::make_shared<DoneWork>(std::move(r));
+    return make_done(std::move(r));
   }
   std::unique_ptr<ProcessGroup> do_split(int, int, std::string name) override { return make_single(std::move(name)); }
 };
@@ -41,10 +41,14 @@ bool overlap(const CommRequest& r, int64_t in_bytes, int64_t out_bytes) {
 
 }  // namespace
 
+std::shared_ptr<WorkState> ProcessGroup::make_done(std::shared_ptr<const CommRequest> request) {
+  return std::make_shared<DoneWork>(std::move(request));
+}
+
 std::unique_ptr<ProcessGroup> make_single(std::string name) { return std::make_unique<SingleGroup>(std::move(name)); }
 
-ProcessGroup::ProcessGroup(int rank, int size, std::string name)
-    : rank_(rank), size_(size), name_(std::move(name)), drops_(std::make_shared<DropLog>()) {}
+ProcessGroup::ProcessGroup(int rank, int size, std::string name, bool simulated)
+    : rank_(rank), size_(size), simulated_(simulated), name_(std::move(name)), drops_(std::make_shared<DropLog>()) {}
 ProcessGroup::~ProcessGroup() = default;
 
 CommRequest ProcessGroup::request(CommOp op, const Tensor& in, const Tensor& out, int64_t count,
@@ -70,9 +74,11 @@ CommRequest ProcessGroup::request(CommOp op, const Tensor& in, const Tensor& out
 }
 
 void ProcessGroup::check_tensor(const CommRequest& r, const Tensor& t) const {
-  const bool usable = t.device() == Device::kCpu || (t.device() == Device::kMeta && size_ == 1);
-  check<CommError>(usable, "[", name_of(r.op), "] '", r.what, "' is on ", t.device(), " but group ", name_, " of ",
-                   size_, " ranks moves cpu tensors");
+  const bool meta = t.device() == Device::kMeta;
+  const bool usable = simulated_ ? meta : t.device() == Device::kCpu || (meta && size_ == 1);
+  check<CommError>(usable, "[", name_of(r.op), "] '", r.what, "' is on ", t.device(), " but ",
+                   simulated_ ? "simulated " : "", "group ", name_, " of ", size_, " ranks moves ",
+                   simulated_ ? "meta" : "cpu", " tensors");
 }
 
 void ProcessGroup::check_peer(const CommRequest& r, int peer, bool may_be_self) const {
@@ -156,6 +162,11 @@ std::unique_ptr<ProcessGroup> ProcessGroup::split(int color, int key, std::strin
   check<CommError>(color >= 0, "[split] color ", color, " of group ", name_, " must be >= 0");
   barrier("split").wait_host();  // a rank that does something else is found here, with names
   return do_split(color, key, cat(name_, ".", label));
+}
+
+std::unique_ptr<ProcessGroup> ProcessGroup::split_by(const ColorKey& color_key_of, std::string_view label) {
+  const auto [color, key] = color_key_of(rank_);
+  return split(color, key, label);
 }
 
 namespace {

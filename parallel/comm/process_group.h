@@ -1,6 +1,7 @@
 #pragma once
 // ProcessGroup: an ordered set of ranks that talk. Everything that talks is behind this interface: rank threads of one
-// process (comm/threads.h), MPI (comm/mpi.h), a group of one rank. All of them pass tests/parallel/conformance.h.
+// process (comm/threads.h), MPI (comm/mpi.h), a group of one rank; they pass tests/parallel/conformance.h. Groups for
+// meta tensors that talk to nobody are in comm/sim.h.
 //
 // Order: the collectives of one ProcessGroup are numbered, and every rank must issue the same ones in the same order
 // (parallel/ORDER.md). Operation, sizes and `what` are compared; a difference is a CommError that names both sides.
@@ -9,10 +10,12 @@
 // Thread rule: one thread at a time calls a ProcessGroup; different ones may be used by different threads.
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <memory>
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "core/tensor.h"
@@ -30,9 +33,10 @@ class ProcessGroup {
   int size() const { return size_; }
   const std::string& name() const { return name_; }  // "world", "world.data", ...: for messages and traces
 
-  // Tensors must be contiguous host memory (meta tensors only in a group of one) and stay unread and unwritten by the
-  // caller until the Work was waited for. `what` names the tensor or bucket in errors. f32, i32, i64 and u8 can be
-  // reduced; every dtype can be moved. Errors in the arguments are CommErrors thrown before anything is sent.
+  // Tensors must be contiguous host memory (meta tensors in a group of one or a simulated one) and stay unread and
+  // unwritten by the caller until the Work was waited for. `what` names the tensor or bucket in errors. f32, i32, i64
+  // and u8 can be reduced; every dtype can be moved. Errors in the arguments are CommErrors thrown before anything is
+  // sent.
   Work all_reduce(const Tensor& t, ReduceOp op, std::string_view what);  // in place
   Work broadcast(const Tensor& t, int root, std::string_view what);
   // out = the `in` of rank 0, 1, ...: out has size() times the elements of in. They may not overlap.
@@ -55,6 +59,9 @@ class ProcessGroup {
   // have been waited for. `label` is appended to the name.
   std::unique_ptr<ProcessGroup> split(int color, int key, std::string_view label);
   std::unique_ptr<ProcessGroup> split(int color, int key) { return split(color, key, std::to_string(color)); }
+  // The same where (color, key) is a pure function of the rank, equal on all ranks: what a simulated group can do too.
+  using ColorKey = std::function<std::pair<int, int>(int rank)>;
+  virtual std::unique_ptr<ProcessGroup> split_by(const ColorKey& color_key_of, std::string_view label);
 
   // Blocking conveniences for single values and small records (losses, flags, names), also collectives.
   double all_reduce_value(double value, ReduceOp op, std::string_view what = "value");
@@ -67,10 +74,13 @@ class ProcessGroup {
   uint64_t collectives_issued() const { return next_seq_; }
 
  protected:
-  ProcessGroup(int rank, int size, std::string name);
+  ProcessGroup(int rank, int size, std::string name, bool simulated = false);
   // Starts one checked request. Called in program order by one thread.
   virtual std::shared_ptr<WorkState> issue(std::shared_ptr<const CommRequest> request) = 0;
   virtual std::unique_ptr<ProcessGroup> do_split(int color, int key, std::string name) = 0;
+
+  // For groups in which nobody else takes part: an operation that is over.
+  static std::shared_ptr<WorkState> make_done(std::shared_ptr<const CommRequest> request);
 
  private:
   Work start(CommRequest request, std::initializer_list<Tensor> keep);
@@ -80,6 +90,7 @@ class ProcessGroup {
   CommRequest request(CommOp op, const Tensor& in, const Tensor& out, int64_t count, std::string_view what) const;
 
   int rank_, size_;
+  bool simulated_;
   std::string name_;
   uint64_t next_seq_ = 0;
   std::shared_ptr<DropLog> drops_;

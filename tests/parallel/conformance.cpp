@@ -164,7 +164,8 @@ void split_orders_by_key_and_separates(ProcessGroup& g) {
   int64_t expected = 0;
   for (int r = color; r < n; r += 2) expected += r;
   expect(sum == expected, "sum over the half is ", sum, ", expected ", expected);
-  const auto again = half->split(0, half->rank(), "again");
+  const auto again = half->split_by([](int rank) { return std::pair(0, rank); }, "again");
+  expect(again->rank() == half->rank() && again->size() == half->size(), "split_by with one color changes the ranks");
   check_all_reduce<float>(*again);
 }
 
