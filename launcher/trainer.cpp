@@ -91,7 +91,7 @@ MicrobatchSize size_of(const HostBatch& host, const Counts& counts) {
 struct Trainer::Sums {
   double region = 0;              // scaled
   std::vector<double> lm_of_set;  // scaled, by dataset
-  int64_t flops = 0;
+  int64_t flops = 0, model_flops = 0;
   std::vector<std::string> ids;  // of all samples run
   std::vector<std::string> bad;  // of microbatches with a loss that is not finite
 };
@@ -224,8 +224,10 @@ StepStats Trainer::step(const LocalStep& local) {
   const int first = local.plan.local(mesh_->data_rank(), mesh_->shape().data).first;
   for (size_t i = 0; i < local.batches.size(); ++i) {
     run_microbatch(local.batches[i], scales, sums);
-    sums.flops +=
-        model_->flops(size_of(local.batches[i], local.plan.microbatches[static_cast<size_t>(first) + i].counts));
+    const MicrobatchSize size =
+        size_of(local.batches[i], local.plan.microbatches[static_cast<size_t>(first) + i].counts);
+    sums.flops += model_->flops(size);
+    sums.model_flops += model_->flops(size, Flops::kModel);
   }
   {
     enter("reduce");
@@ -244,8 +246,13 @@ void Trainer::check_finite(const Sums& sums) const {
 // Everything after the sums are there: agree on the numbers, refuse what is not finite, update.
 StepStats Trainer::finish(const LocalStep& local, const Sums& sums, double seconds) {
   const CommStats comm = sync_->stats();
-  std::vector<double> mine{sums.region,    static_cast<double>(sums.flops), seconds, local.wait_s,
-                           comm.exposed_s, stop_requested() ? 1.0 : 0.0};
+  std::vector<double> mine{sums.region,
+                           static_cast<double>(sums.flops),
+                           seconds,
+                           local.wait_s,
+                           comm.exposed_s,
+                           stop_requested() ? 1.0 : 0.0,
+                           static_cast<double>(sums.model_flops)};
   const size_t fixed = mine.size();
   mine.insert(mine.end(), sums.lm_of_set.begin(), sums.lm_of_set.end());
   StepStats s;
@@ -258,6 +265,7 @@ StepStats Trainer::finish(const LocalStep& local, const Sums& sums, double secon
     s.wait_s = std::max(s.wait_s, theirs[3]);
     s.exposed_s = std::max(s.exposed_s, theirs[4]);
     s.stop = s.stop || theirs[5] > 0;
+    s.model_flops += static_cast<int64_t>(theirs[6]);
     for (size_t d = 0; d < s.lm_of_set.size(); ++d) s.lm_of_set[d] += theirs[fixed + d];
   }
   for (double lm : s.lm_of_set) s.lm += lm;

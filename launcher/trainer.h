@@ -21,12 +21,13 @@ struct StepStats {
   double lm = 0, region = 0;      // mean loss per answer token and per box; 0 when the step had none
   std::vector<double> lm_of_set;  // per dataset: mean per answer token; NaN when the step had none of it
   double grad_norm = 0, lr = 0;
-  Counts counts;         // of the whole step
-  int64_t flops = 0;     // executed in matrix products and attention, all ranks; only rows with a label are projected
-  double step_s = 0;     // wall time of the slowest rank
-  double wait_s = 0;     // longest wait for the loader on any rank
-  double exposed_s = 0;  // longest wait for gradients on any rank
-  bool stop = false;     // some rank was asked to stop
+  Counts counts;      // of the whole step
+  int64_t flops = 0;  // executed in matrix products and attention, all ranks; only rows with a label are projected
+  int64_t model_flops = 0;  // the same without what is computed a second time: does not depend on recompute
+  double step_s = 0;        // wall time of the slowest rank
+  double wait_s = 0;        // longest wait for the loader on any rank
+  double exposed_s = 0;     // longest wait for gradients on any rank
+  bool stop = false;        // some rank was asked to stop
 };
 
 class Trainer {

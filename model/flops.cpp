@@ -9,6 +9,7 @@ namespace {
 
 class FlopCounter {
  public:
+  explicit FlopCounter(Flops which) : executed_(which == Flops::kExecuted) {}
   int64_t total() const { return forward_ + backward_; }
 
   // Each returns whether its output wants a gradient, given whether its input does.
@@ -29,15 +30,15 @@ class FlopCounter {
     const bool a_wants = product(rows, l.base().in(), rank, x_wants, l.lora_a()->trainable);
     return product(rows, rank, l.base().out(), a_wants, l.lora_b()->trainable) || wants;
   }
-  // Two products of each (query, key) pair forward, five backward since the scores are formed again, then the
-  // projection `out` of `rows`. Selective recompute runs the forward products of the pairs again.
+  // Two products of each (query, key) pair forward and four backward, five as executed since the scores are formed
+  // again, then the projection `out` of `rows`. Selective recompute runs the forward products of the pairs again.
   template <class Layer>
   bool attention(int64_t pairs, const AttentionSpec& spec, bool wants, const Layer& out, int64_t rows, Recompute mode) {
     const int64_t once = 2 * pairs * spec.q_heads * spec.head_dim;
     forward_ += 2 * once;
-    if (wants) backward_ += 5 * once;
+    if (wants) backward_ += (executed_ ? 5 : 4) * once;
     wants = linear(out, rows, wants);
-    if (wants && mode == Recompute::kSelective) backward_ += 2 * once;
+    if (executed_ && wants && mode == Recompute::kSelective) backward_ += 2 * once;
     return wants;
   }
   // Counts `block` and, if its gradient is formed from a second run, that run too.
@@ -45,11 +46,12 @@ class FlopCounter {
   bool recomputed(Recompute mode, F block) {
     const int64_t before = forward_;
     const bool wants = block();
-    if (wants && mode == Recompute::kFull) backward_ += forward_ - before;
+    if (executed_ && wants && mode == Recompute::kFull) backward_ += forward_ - before;
     return wants;
   }
 
  private:
+  bool executed_;
   int64_t forward_ = 0, backward_ = 0;
 };
 
@@ -90,8 +92,8 @@ bool count_decoder(FlopCounter& f, const Decoder& decoder, const MicrobatchSize&
 
 }  // namespace
 
-int64_t TpoModel::flops(const MicrobatchSize& size) const {
-  FlopCounter f;
+int64_t TpoModel::flops(const MicrobatchSize& size, Flops which) const {
+  FlopCounter f(which);
   bool wants = !config_.language.detach_embeddings && language_.embedding().weight().trainable;
   if (size.media > 0) {
     const PatchGrid grid = vision_.grid(size.media, size.frames);

@@ -40,6 +40,10 @@ struct TpoConfig {
 // Every illegal value as one sentence that names the field and what would be legal; empty if the model can be built.
 std::vector<std::string> config_problems(const TpoConfig& config);
 
+// kExecuted: with all that is computed a second time (recomputed blocks, attention's scores in backward): what the
+// machine does, for hardware FLOPs utilisation. kModel: without, for model FLOPs utilisation.
+enum class Flops { kExecuted, kModel };
+
 // Sizes of one microbatch, for the count of floating point operations.
 struct MicrobatchSize {
   std::vector<int64_t> sequences;  // rows of each packed sequence
@@ -81,9 +85,9 @@ class TpoModel {
   uint64_t groups_used(bool has_image, bool has_region_target, bool has_box_input) const;
   // Rows of `tokens` that a medium of `frames` frames fills.
   int64_t visual_slots_per_media(int64_t frames = 1) const;
-  // Floating point operations of loss() and its backward as they are executed now: matrix products and attention, with
-  // what is frozen left out and recomputed blocks counted twice. Elementwise work is not counted.
-  int64_t flops(const MicrobatchSize& size) const;
+  // Floating point operations of loss() and its backward in matrix products and attention, with what is frozen left out;
+  // elementwise work is not counted. All of the model, however it is cut over ranks.
+  int64_t flops(const MicrobatchSize& size, Flops which = Flops::kExecuted) const;
 
   void merge_lora() { language_.merge_lora(); }
   void unmerge_lora() { language_.unmerge_lora(); }

@@ -58,7 +58,7 @@ class Progress {
 
   void add(const StepStats& s) {
     ++steps_, ++all_steps_;
-    tokens_ += s.counts.tokens, media_ += s.counts.media, flops_ += s.flops;
+    tokens_ += s.counts.tokens, media_ += s.counts.media, flops_ += s.flops, model_flops_ += s.model_flops;
     seconds_ += s.step_s, wait_ += s.wait_s, exposed_ += s.exposed_s;
     lm_ += s.lm, lm_n_ += s.counts.loss_tokens > 0;
     region_ += s.region, region_n_ += s.counts.regions > 0;
@@ -71,13 +71,15 @@ class Progress {
   void report(const StepStats& s, const TrainingData& data, RunLog& log) {
     const double total = std::chrono::duration<double>(std::chrono::steady_clock::now() - begin_).count();
     const double left = total / static_cast<double>(all_steps_) * static_cast<double>(config_.train().steps() - s.step);
-    const double gflops = static_cast<double>(flops_) / seconds_ * 1e-9;
-    const double share = gflops / (peak_ * ranks_ * config_.run().threads());
+    // The model's operations, so that recompute does not look like speed; what was executed is in the log beside it.
+    const double gflops = static_cast<double>(model_flops_) / seconds_ * 1e-9;
+    const double executed = static_cast<double>(flops_) / seconds_ * 1e-9;
+    const double all_peak = peak_ * ranks_ * config_.run().threads(), share = gflops / all_peak;
     char text[400];
     std::snprintf(
         text, sizeof text,
         "step %lld/%lld  text %.4f  region %.4f  norm %.3f  lr %.2e  %.0f tokens/s  %.1f images/s  %.1f GFLOP/s "
-        "(%.0f %% of peak)  loader wait %.1f %%  exposed comm %.1f %%  left %s",
+        "(MFU %.0f %%)  loader wait %.1f %%  exposed comm %.1f %%  left %s",
         static_cast<long long>(s.step), static_cast<long long>(config_.train().steps()),
         lm_ / std::max<int64_t>(1, lm_n_), region_ / std::max<int64_t>(1, region_n_), s.grad_norm, s.lr,
         static_cast<double>(tokens_) / seconds_, static_cast<double>(media_) / seconds_, gflops, 100 * share,
@@ -93,11 +95,13 @@ class Progress {
     line.number("tokens_per_s", static_cast<double>(tokens_) / seconds_);
     line.number("images_per_s", static_cast<double>(media_) / seconds_)
         .number("gflops", gflops)
-        .number("share_of_peak", share);
+        .number("mfu", share)
+        .number("gflops_executed", executed)
+        .number("hfu", executed / all_peak);
     line.number("step_s", seconds_ / static_cast<double>(steps_)).number("loader_wait_share", wait_ / seconds_);
     line.number("exposed_comm_share", exposed_ / seconds_);
     log.write(line);
-    steps_ = tokens_ = media_ = flops_ = lm_n_ = region_n_ = 0;
+    steps_ = tokens_ = media_ = flops_ = model_flops_ = lm_n_ = region_n_ = 0;
     seconds_ = wait_ = exposed_ = lm_ = region_ = 0;
     set_lm_.clear(), set_n_.clear();
   }
@@ -107,7 +111,7 @@ class Progress {
   int ranks_;
   double peak_;
   std::chrono::steady_clock::time_point begin_;
-  int64_t steps_ = 0, all_steps_ = 0, tokens_ = 0, media_ = 0, flops_ = 0, lm_n_ = 0, region_n_ = 0;
+  int64_t steps_ = 0, all_steps_ = 0, tokens_ = 0, media_ = 0, flops_ = 0, model_flops_ = 0, lm_n_ = 0, region_n_ = 0;
   double seconds_ = 0, wait_ = 0, exposed_ = 0, lm_ = 0, region_ = 0;
   std::vector<double> set_lm_;  // per dataset, over the steps that had some of it
   std::vector<int64_t> set_n_;

@@ -186,6 +186,23 @@ TEST(trainer, meta_predicts_peak_bytes_launches_and_flops_of_a_real_step) {
   }
 }
 
+// Operations of recomputation reported as if they were the model's were a bug of another trainer (Colossal-AI).
+TEST(trainer, recomputed_operations_are_not_the_models) {
+  const auto flops = [](const char* recompute) {
+    const auto c = TinyRun::get().config({cat("model.recompute=", recompute)});
+    const TrainingData data = make_training_data(c);
+    const auto alone = make_single();
+    const StepStats s = Trainer(c, data, *alone).step();
+    return std::pair(s.model_flops, s.flops);
+  };
+  const auto none = flops("none"), full = flops("full"), selective = flops("selective");
+  EXPECT_EQ(none.first, full.first);
+  EXPECT_EQ(none.first, selective.first);
+  EXPECT_LT(none.first, none.second) << "attention forms its scores twice";
+  EXPECT_LT(none.second, selective.second);
+  EXPECT_LT(selective.second, full.second);
+}
+
 TEST(trainer, frozen_patterns_hold_and_a_pattern_without_a_match_is_an_error) {
   const auto c = TinyRun::get().config({"train.freeze.0=*", "train.train.0=heads.region.*", "train.train.1=*lora*"});
   const TrainingData data = make_training_data(c);
