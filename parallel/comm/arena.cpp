@@ -40,34 +40,41 @@ void SharedMemory::unlink(const std::string& name) noexcept { shm_unlink(name.c_
 
 SharedMemory::~SharedMemory() { munmap(data_, bytes_); }
 
-// What one rank publishes. The counters only grow: numbers of pieces since the arena was made.
-struct alignas(64) Arena::Control {
-  std::atomic<uint64_t> in{0};       // pieces copied into the slot
-  std::atomic<uint64_t> reduced{0};  // pieces whose share of this rank is in the result
-  std::atomic<uint64_t> out{0};      // pieces this rank is done with
-  WireHeader header[2];              // of the collective that owns a piece, by parity of its number
-};
-
 namespace {
 
-// 1 MiB: two slots and a result of a few ranks stay in the last-level cache; larger pieces were not faster, below
-// 256 KiB the wake-ups show. Many ranks share 64 MiB of slots.
-int64_t piece_bytes_for(int ranks) {
-  const int64_t fair = (int64_t{32} << 20) / ranks / 4096 * 4096;
-  return std::clamp<int64_t>(fair, 64 << 10, int64_t{1} << 20);
-}
+// What is done with a piece, in this order; a collective skips some.
+enum Stage : size_t { kIn, kReduce, kCross, kOut, kStages };
+
+// Within a node 1 MiB: two slots and a result of a few ranks stay in the last-level cache; larger pieces were not
+// faster, below 256 KiB the wake-ups show. Between nodes every rank sends a share of the piece to every node, so it is
+// larger. Many ranks share 64 MiB of slots.
+constexpr int64_t kPieceBytes = int64_t{1} << 20, kCrossingPieceBytes = int64_t{4} << 20;
+// After this much an operation in place lets other groups of the rank go on.
+constexpr int64_t kTurnBytes = int64_t{4} << 20;
 
 constexpr size_t kControlStride = 512;
 
 }  // namespace
 
-size_t Arena::bytes_needed(int ranks) {
-  const auto n = static_cast<size_t>(ranks);
-  return n * kControlStride + 2 * (n + 1) * static_cast<size_t>(piece_bytes_for(ranks));
+// What one rank publishes. The counters only grow since the arena was made.
+struct alignas(64) Arena::Control {
+  std::atomic<uint64_t> begun{0};         // collectives whose header is there
+  std::atomic<uint64_t> done[kStages]{};  // pieces that are through a stage
+  WireHeader header[2];                   // by parity of the number of the collective
+};
+
+int64_t Arena::piece_bytes(int ranks, bool several_nodes) {
+  const int64_t fair = (int64_t{32} << 20) / ranks / 4096 * 4096;
+  return std::clamp<int64_t>(fair, 64 << 10, several_nodes ? kCrossingPieceBytes : kPieceBytes);
 }
 
-Arena::Arena(std::byte* memory, int rank, std::vector<Doorbell*> bells)
-    : memory_(memory), rank_(rank), bells_(std::move(bells)), piece_bytes_(piece_bytes_for(size())) {
+size_t Arena::bytes_needed(int ranks, int64_t piece_bytes) {
+  const auto n = static_cast<size_t>(ranks);
+  return n * kControlStride + 2 * (n + 1) * static_cast<size_t>(piece_bytes);
+}
+
+Arena::Arena(std::byte* memory, int64_t piece_bytes, int rank, std::vector<Doorbell*> bells)
+    : memory_(memory), rank_(rank), bells_(std::move(bells)), piece_bytes_(piece_bytes) {
   static_assert(sizeof(Control) <= kControlStride && std::atomic<uint64_t>::is_always_lock_free);
 }
 
@@ -107,28 +114,32 @@ void Arena::ring_others() const {
 }
 
 // One collective of one rank. Pieces are numbered through the life of the arena; piece p uses buffer p % 2, which is
-// free when every rank is done with piece p - 2.
+// free when every rank of the node is done with piece p - 2.
 class ArenaTask final : public EngineTask {
  public:
-  ArenaTask(std::shared_ptr<Arena> arena, std::shared_ptr<const CommRequest> request)
-      : arena_(std::move(arena)), a_(*arena_), request_(std::move(request)), r_(*request_) {
-    width_ = static_cast<int64_t>(size_of(r_.dtype));
-    piece_ = a_.piece_bytes_ / width_ / (r_.op == CommOp::kReduceScatter ? a_.size() : 1);
-  }
+  ArenaTask(std::shared_ptr<Arena> arena, std::shared_ptr<Crossing> crossing,
+            std::shared_ptr<const CommRequest> request)
+      : arena_(std::move(arena)),
+        a_(*arena_),
+        crossing_(std::move(crossing)),
+        request_(std::move(request)),
+        r_(*request_),
+        width_(static_cast<int64_t>(size_of(r_.dtype))),
+        parts_(r_.op == CommOp::kReduceScatter || r_.op == CommOp::kAllGather) {}
 
-  bool rings() const override { return true; }
+  bool rings() const override { return !crossing_ || !crossing_->busy(); }
 
   Progress poll() override {
     check<CommError>(a_.broken_.empty(), describe(r_), " cannot run: ", a_.broken_);
-    if (!started_) start();
     bool moved = false;
+    if (!started_) start(), moved = true;
     while (advance()) {
       moved = true;
-      a_.ring_others();
+      if (direct_ && count_[kOut] < end_) break;
     }
-    // In place, the others read this rank's share until they have copied it.
-    const bool left = out_ == end_ && (!in_place() || all_reached(&Arena::Control::out, end_));
-    if (!left) return moved ? Progress::kSome : Progress::kNone;
+    // In place, the others work on this rank's buffer until they are done.
+    if (count_[kOut] < end_ || !chosen_ || (direct_ && !all_reached(kOut, end_)))
+      return moved ? Progress::kSome : Progress::kNone;
     a_.next_piece_ = end_;
     return Progress::kDone;
   }
@@ -136,144 +147,202 @@ class ArenaTask final : public EngineTask {
  private:
   void start() {
     started_ = true;
-    first_ = in_ = reduced_ = out_ = a_.next_piece_;
-    if (r_.op == CommOp::kAllReduce) place_ = a_.find_shared(r_.out, r_.bytes());
-    if (in_place()) piece_ = std::max<int64_t>(1, r_.count);
-    end_ = first_ + static_cast<uint64_t>(std::max<int64_t>(1, (r_.count + piece_ - 1) / piece_));
-    if (r_.op != CommOp::kAllReduce) reduced_ = end_;
-    WireHeader& header = a_.control(a_.rank_).header[r_.seq % 2];
+    place_ = own_place();
+    Arena::Control& mine = a_.control(a_.rank_);
+    WireHeader& header = mine.header[a_.collectives_ % 2];
     header = make_header(r_);
     header.place = place_.number;
+    mine.begun.store(++a_.collectives_, std::memory_order_release);
+    a_.ring_others();
+    if (place_.number == 0) choose(false);  // no need to wait for the others to know that
   }
-  bool in_place() const { return place_.number != 0; }
 
-  // True if every rank's counter has reached n.
-  bool all_reached(std::atomic<uint64_t> Arena::Control::*counter, uint64_t n) const {
+  // The place of what the ranks would work on directly.
+  Arena::Place own_place() {
+    if (crossing_) return {};
+    switch (r_.op) {
+      case CommOp::kReduceScatter:
+        return a_.find_shared(r_.in, r_.bytes() * r_.size);
+      case CommOp::kAllGather:
+        return r_.in == r_.out + r_.rank * r_.bytes() ? a_.find_shared(r_.out, r_.bytes() * r_.size) : Arena::Place{};
+      case CommOp::kAllReduce:
+      case CommOp::kBroadcast:
+        return a_.find_shared(r_.out, r_.bytes());
+      default:
+        return {};
+    }
+  }
+
+  // Fixes what happens to pieces of which size.
+  void choose(bool direct) {
+    chosen_ = true;
+    direct_ = direct;
+    const bool reduces = r_.op == CommOp::kAllReduce || (r_.op == CommOp::kReduceScatter && crossing_);
+    used_[kIn] = !direct, used_[kReduce] = reduces && !direct, used_[kCross] = crossing_ != nullptr, used_[kOut] = true;
+    piece_ = direct ? std::max<int64_t>(1, r_.count)
+                    : std::max<int64_t>(1, a_.piece_bytes_ / width_ / (parts_ ? r_.size : 1));
+    first_ = a_.next_piece_;
+    end_ = first_ + static_cast<uint64_t>(std::max<int64_t>(1, (r_.count + piece_ - 1) / piece_));
+    for (uint64_t& c : count_) c = first_;
+  }
+
+  // True once it is known that all ranks are in the same collective.
+  bool meet() {
+    if (crossing_ && crossing_->verifies()) {
+      if (!crossing_->compare(r_)) return false;
+    } else {
+      for (int r = 0; r < a_.size(); ++r) {
+        if (a_.control(r).begun.load(std::memory_order_acquire) < a_.collectives_) return false;
+      }
+      for (int r = 0; r < a_.size(); ++r) {
+        a_.broken_ = header_mismatch(r_, header(r), crossing_ ? crossing_->nodes().here()[static_cast<size_t>(r)] : r);
+        check<CommError>(a_.broken_.empty(), a_.broken_);
+      }
+    }
+    begun_s = steady_seconds();
+    bool same = place_.number != 0;
+    for (int r = 0; r < a_.size() && same; ++r) same = header(r).place == place_.number;
+    if (!chosen_) choose(same);
+    return true;
+  }
+  const WireHeader& header(int rank) const { return a_.control(rank).header[(a_.collectives_ - 1) % 2]; }
+
+  // True if every rank of the node has n pieces through the stage.
+  bool all_reached(size_t stage, uint64_t n) const {
     for (int r = 0; r < a_.size(); ++r) {
-      if ((a_.control(r).*counter).load(std::memory_order_acquire) < n) return false;
+      if (a_.control(r).done[stage].load(std::memory_order_acquire) < n) return false;
     }
     return true;
   }
 
-  // Does one stage of one piece if its inputs are there; the stage closest to completion first.
-  bool advance() {
-    Arena::Control& mine = a_.control(a_.rank_);
-    const bool reducing = r_.op == CommOp::kAllReduce;
-    if (out_ < in_ && (reducing ? out_ < reduced_ && all_reached(&Arena::Control::reduced, out_ + 1) : arrived(out_))) {
-      copy_out(out_);
-      mine.out.store(++out_, std::memory_order_release);
-      return true;
+  bool inputs_ready(size_t stage, uint64_t p) const {
+    while (stage-- > 0) {
+      if (used_[stage]) return all_reached(stage, p + 1);
     }
-    if (reduced_ < in_ && arrived(reduced_)) {
-      reduce_share(reduced_);
-      mine.reduced.store(++reduced_, std::memory_order_release);
-      return true;
-    }
-    if (in_ < end_ && (in_ < 2 || all_reached(&Arena::Control::out, in_ - 1))) {
-      copy_in(in_);
-      mine.in.store(++in_, std::memory_order_release);
-      return true;
-    }
-    return false;
+    return true;
   }
 
-  // Everybody's part of the piece is in the slots, and it is a piece of the same collective.
-  bool arrived(uint64_t p) {
-    if (!all_reached(&Arena::Control::in, p + 1)) return false;
-    if (begun_s == 0) {
-      begun_s = steady_seconds();
-      for (int r = 0; r < a_.size(); ++r) {
-        const WireHeader& theirs = a_.control(r).header[r_.seq % 2];
-        std::string why = header_mismatch(r_, theirs, r);
-        if (why.empty() && theirs.place != place_.number)
-          why = cat(describe(r_), ": rank ", r,
-                    " gave another part of a shared buffer, or none; all ranks must give the same");
-        if (why.empty()) continue;
-        a_.broken_ = why;
-        throw CommError(why);
-      }
+  // One stage of one piece, if its inputs are there; the stage closest to completion first.
+  bool advance() {
+    met_ = met_ || meet();
+    for (size_t stage = kStages; met_ && stage-- > kReduce;) {
+      const uint64_t p = count_[stage];
+      if (!used_[stage] || p == end_ || !inputs_ready(stage, p)) continue;
+      if (stage == kReduce) reduce_share(p);
+      if (stage == kCross && !cross(p)) continue;
+      if (stage == kOut && direct_ && !work_in_place()) return true;
+      if (stage == kOut && !direct_) copy_out(p);
+      return publish(stage);
     }
+    const uint64_t p = count_[kIn];
+    if (!chosen_ || !used_[kIn] || p == end_ || (p >= 2 && !all_reached(kOut, p - 1))) return false;
+    copy_in(p);
+    return publish(kIn);
+  }
+
+  bool publish(size_t stage) {
+    a_.control(a_.rank_).done[stage].store(++count_[stage], std::memory_order_release);
+    a_.ring_others();
     return true;
   }
 
   int64_t offset(uint64_t p) const { return static_cast<int64_t>(p - first_) * piece_; }
   int64_t length(uint64_t p) const { return std::min(piece_, r_.count - offset(p)); }
   void move(std::byte* to, const std::byte* from, int64_t elements) const {
-    if (elements > 0) std::memcpy(to, from, static_cast<size_t>(elements * width_));
+    if (elements > 0 && to != from) std::memcpy(to, from, static_cast<size_t>(elements * width_));
   }
 
+  // To where the node's ranks read it: a slot if it is to be reduced.
   void copy_in(uint64_t p) {
-    if (in_place()) return;
     std::byte* slot = a_.slot(a_.rank_, p);
     const int64_t begin = offset(p), n = length(p);
     if (r_.op == CommOp::kReduceScatter) {
-      for (int64_t j = 0; j < a_.size(); ++j)
-        move(slot + j * piece_ * width_, r_.in + (j * r_.count + begin) * width_, n);
-    } else if (r_.op != CommOp::kBarrier && (r_.op != CommOp::kBroadcast || r_.peer == a_.rank_)) {
+      for (int64_t j = 0; j < r_.size; ++j) move(slot + j * n * width_, r_.in + (j * r_.count + begin) * width_, n);
+    } else if (r_.op == CommOp::kAllReduce) {
       move(slot, r_.in + begin * width_, n);
+    } else if (r_.op == CommOp::kAllGather) {
+      move(a_.result(p) + r_.rank * n * width_, r_.in + begin * width_, n);
+    } else if (r_.op == CommOp::kBroadcast && r_.peer == r_.rank) {
+      move(a_.result(p), r_.in + begin * width_, n);
     }
   }
 
-  std::vector<const std::byte*> sources(uint64_t p, int64_t begin) const {
+  std::vector<const std::byte*> slots(uint64_t p, int64_t begin) const {
     std::vector<const std::byte*> s;
-    for (int r = 0; r < a_.size(); ++r) s.push_back((in_place() ? buffer(r) : a_.slot(r, p)) + begin * width_);
+    for (int r = 0; r < a_.size(); ++r) s.push_back(a_.slot(r, p) + begin * width_);
     return s;
   }
-  // The shared buffer of a rank.
-  std::byte* buffer(int rank) const { return place_.of_rank0 + static_cast<size_t>(rank) * place_.stride; }
-
-  // Where the share of a rank begins among n elements: at cache lines, so that no two ranks write one.
-  int64_t cut(int64_t n, int64_t rank) const { return rank == a_.size() ? n : n * rank / a_.size() / 64 * 64; }
 
   void reduce_share(uint64_t p) {
-    const int64_t begin = cut(length(p), a_.rank_), end = cut(length(p), a_.rank_ + 1);
-    std::byte* result = in_place() ? buffer(a_.rank_) : a_.result(p);
-    if (end > begin) reduce_buffers(result + begin * width_, sources(p, begin), end - begin, r_.dtype, r_.reduce);
+    const int64_t n = length(p) * (parts_ ? r_.size : 1);
+    const int64_t begin = share_begin(n, a_.rank_, a_.size()), end = share_begin(n, a_.rank_ + 1, a_.size());
+    if (end > begin) reduce_buffers(a_.result(p) + begin * width_, slots(p, begin), end - begin, r_.dtype, r_.reduce);
   }
 
-  void collect_shares(int64_t n) {
-    for (int r = 0; r < a_.size(); ++r) {
-      const int64_t begin = cut(n, r);
-      if (r != a_.rank_) move(buffer(a_.rank_) + begin * width_, buffer(r) + begin * width_, cut(n, r + 1) - begin);
-    }
+  bool cross(uint64_t p) {
+    if (exchange_.share.empty())
+      exchange_ = crossing_->cut(r_, a_.result(p), length(p), length(p), r_.out + offset(p) * width_);
+    if (!crossing_->advance(r_, exchange_)) return false;
+    exchange_ = {};
+    return true;
   }
 
   void copy_out(uint64_t p) {
     const int64_t begin = offset(p), n = length(p);
-    switch (r_.op) {
-      case CommOp::kAllReduce:
-        if (in_place()) {
-          collect_shares(n);
-        } else {
-          move(r_.out + begin * width_, a_.result(p), n);
-        }
-        break;
-      case CommOp::kBroadcast:
-        if (r_.peer != a_.rank_) move(r_.out + begin * width_, a_.slot(r_.peer, p), n);
-        break;
-      case CommOp::kAllGather:
-        for (int r = 0; r < a_.size(); ++r) move(r_.out + (r * r_.count + begin) * width_, a_.slot(r, p), n);
-        break;
-      case CommOp::kReduceScatter:
-        if (n > 0) reduce_buffers(r_.out + begin * width_, sources(p, a_.rank_ * piece_), n, r_.dtype, r_.reduce);
-        break;
-      default:
-        break;
+    std::byte* out = r_.out + begin * width_;
+    if (r_.op == CommOp::kAllReduce || (r_.op == CommOp::kBroadcast && r_.peer != r_.rank)) {
+      move(out, a_.result(p), n);
+    } else if (r_.op == CommOp::kAllGather) {
+      for (int64_t r = 0; r < r_.size; ++r) move(out + r * r_.bytes(), a_.result(p) + r * n * width_, n);
+    } else if (r_.op == CommOp::kReduceScatter && !crossing_ && n > 0) {
+      reduce_buffers(out, slots(p, r_.rank * n), n, r_.dtype, r_.reduce);
     }
+  }
+
+  // On the shared buffers of all ranks, some of it per call. True when all of it is done.
+  bool work_in_place() {
+    const bool all_reduce = r_.op == CommOp::kAllReduce;
+    const int64_t begin = all_reduce ? share_begin(r_.count, r_.rank, r_.size) : 0;
+    const int64_t end = all_reduce ? share_begin(r_.count, r_.rank + 1, r_.size) : r_.count;
+    const int64_t at = begin + worked_, n = std::min(end - at, kTurnBytes / width_);
+    worked_ += std::max<int64_t>(0, n);
+    if (n > 0) work_in_place(at, n);
+    return begin + worked_ == end;
+  }
+
+  void work_in_place(int64_t at, int64_t n) {
+    const auto part = [&](int64_t rank) { return (rank * r_.count + at) * width_; };
+    std::vector<std::byte*> buffers;  // of all ranks, where this one works
+    for (int r = 0; r < r_.size; ++r) {
+      std::byte* whole = place_.of_rank0 + static_cast<size_t>(r) * place_.stride;
+      buffers.push_back(whole + (r_.op == CommOp::kReduceScatter ? part(r_.rank) : parts_ ? part(r) : at * width_));
+    }
+    const std::vector<const std::byte*> sources(buffers.begin(), buffers.end());
+    if (r_.op == CommOp::kAllReduce) return reduce_buffers(buffers, sources, n, r_.dtype, r_.reduce);
+    if (r_.op == CommOp::kReduceScatter) return reduce_buffers(r_.out + at * width_, sources, n, r_.dtype, r_.reduce);
+    if (r_.op == CommOp::kBroadcast) return move(r_.out + at * width_, sources[static_cast<size_t>(r_.peer)], n);
+    for (int r = 0; r < r_.size; ++r) move(r_.out + part(r), sources[static_cast<size_t>(r)], n);
   }
 
   std::shared_ptr<Arena> arena_;
   Arena& a_;
+  std::shared_ptr<Crossing> crossing_;
   std::shared_ptr<const CommRequest> request_;
   const CommRequest& r_;
-  int64_t width_ = 1, piece_ = 1;  // bytes of an element; elements of a piece (reduce_scatter: of each rank's part)
-  bool started_ = false;
+  int64_t width_;
+  bool parts_;  // every rank has a part of its own
+  bool started_ = false, met_ = false, chosen_ = false, direct_ = false;
   Arena::Place place_;
-  uint64_t first_ = 0, end_ = 0, in_ = 0, reduced_ = 0, out_ = 0;
+  bool used_[kStages] = {};
+  uint64_t first_ = 0, end_ = 0, count_[kStages] = {};
+  int64_t piece_ = 1;   // elements; with parts: of each
+  int64_t worked_ = 0;  // elements done in place
+  Exchange exchange_;   // of the piece that is between nodes
 };
 
-std::unique_ptr<EngineTask> Arena::make_task(std::shared_ptr<Arena> arena, std::shared_ptr<const CommRequest> request) {
-  return std::make_unique<ArenaTask>(std::move(arena), std::move(request));
+std::unique_ptr<EngineTask> Arena::make_task(std::shared_ptr<Arena> arena, std::shared_ptr<Crossing> crossing,
+                                             std::shared_ptr<const CommRequest> request) {
+  return std::make_unique<ArenaTask>(std::move(arena), std::move(crossing), std::move(request));
 }
 
 }  // namespace tpo

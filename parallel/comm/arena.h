@@ -1,15 +1,22 @@
 #pragma once
 // Arena: collectives of ranks that share memory, without a library. Each rank copies a piece of its buffer into its
 // slot, reduces its share of everybody's slots in rank order, and copies the result out; slots are double-buffered.
-// An all-reduce of a buffer that is shared itself needs no slots: each rank reduces its share of everybody's buffers
-// into its own and then copies the other shares, 2.5 passes over the buffer instead of 5.5.
-// Compared with MPI's all-reduce of large buffers this is 4x faster, deterministic, and a rank that waits sleeps.
+// Where every rank's tensor lies at the same place of a shared buffer there are no slots, and no copies beyond need:
+//   all_reduce       each rank reduces its share of all buffers and writes it to all of them: of n buffers every byte
+//                    is read once and written once, which is the least possible
+//   reduce_scatter   each rank reduces its part of all buffers (in place: into its own)
+//   all_gather       in place: each rank copies the others' parts; broadcast: the root's buffer
+// Whether that is so is decided when the headers of all ranks are there, from what all of them gave, so that all decide
+// alike and none needs to know about the others.
+// For a group over several nodes it is the part within a node: comm/nodes.h.
+// A rank that waits sleeps.
 // Thread rule: one Arena object per rank; after construction only that rank's engine thread touches it.
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "parallel/comm/engine.h"
+#include "parallel/comm/nodes.h"
 
 namespace tpo {
 
@@ -34,18 +41,21 @@ class SharedMemory {
 
 class Arena {
  public:
+  // Pieces of ranks that share memory, and of nodes with this many ranks when the group has several.
+  static int64_t piece_bytes(int ranks, bool several_nodes);
   // Size of the shared memory for `ranks` ranks.
-  static size_t bytes_needed(int ranks);
+  static size_t bytes_needed(int ranks, int64_t piece_bytes);
   // `memory` is the same zero-filled memory on every rank; bells[r] is the doorbell of rank r's engine and outlives
-  // this object, as does the memory.
-  Arena(std::byte* memory, int rank, std::vector<Doorbell*> bells);
+  // this object, as does the memory. Of a group over several nodes, ranks are numbered within the node.
+  Arena(std::byte* memory, int64_t piece_bytes, int rank, std::vector<Doorbell*> bells);
 
   // `memory` is made of one part of part_bytes per rank, in rank order; tensors in it are reduced in place. Called for
   // the same memory in the same order on every rank, on the engine thread. Kept track of as long as `memory` lives.
   void add_shared(const std::shared_ptr<SharedMemory>& memory, size_t part_bytes);
 
-  // A collective as a task of this rank's engine. Tasks of one arena must run one after the other.
-  static std::unique_ptr<EngineTask> make_task(std::shared_ptr<Arena> arena,
+  // A collective as a task of this rank's engine. Tasks of one arena must run one after the other. `crossing` is what
+  // goes on between nodes; null: there is one node.
+  static std::unique_ptr<EngineTask> make_task(std::shared_ptr<Arena> arena, std::shared_ptr<Crossing> crossing,
                                                std::shared_ptr<const CommRequest> request);
 
  private:
@@ -74,8 +84,9 @@ class Arena {
   int rank_;
   std::vector<Doorbell*> bells_;
   int64_t piece_bytes_;
-  uint64_t next_piece_ = 0;  // pieces of finished tasks
-  std::string broken_;       // why no further collective can run
+  uint64_t next_piece_ = 0;   // pieces of finished tasks
+  uint64_t collectives_ = 0;  // begun
+  std::string broken_;        // why no further collective can run
   std::vector<Shared> shared_;
   uint64_t next_shared_ = 1;
 };

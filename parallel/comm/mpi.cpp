@@ -7,17 +7,16 @@
 #include <cstdlib>
 #include <exception>
 #include <functional>
+#include <random>
 
 #include "core/error.h"
 #include "parallel/comm/arena.h"
 #include "parallel/comm/engine.h"
-#include "parallel/comm/wire_header.h"
+#include "parallel/comm/nodes.h"
 
 namespace tpo {
 namespace {
 
-// One call on 64 MiB takes four times as long as 1-4 MiB pieces, which stay in cache.
-constexpr int64_t kPieceBytes = int64_t{1} << 20;
 constexpr int64_t kMaxMessageBytes = int64_t{1} << 30;  // MPI counts are int
 
 void check_mpi(int rc, const std::string& what) {
@@ -26,22 +25,6 @@ void check_mpi(int rc, const std::string& what) {
   int length = 0;
   MPI_Error_string(rc, text, &length);
   throw CommError(cat(what, " failed: ", std::string(text, static_cast<size_t>(length))));
-}
-
-MPI_Datatype mpi_type(DType t) {
-  switch (t) {
-    case DType::kF32:
-      return MPI_FLOAT;
-    case DType::kI32:
-      return MPI_INT32_T;
-    case DType::kI64:
-      return MPI_INT64_T;
-    case DType::kU8:
-      return MPI_UINT8_T;
-    case DType::kBF16:
-      break;
-  }
-  throw CommError(cat("MPI cannot reduce ", t));
 }
 
 // What all groups of a process share. Destroyed with the last of them. Communicators are left to MPI_Finalize: freeing
@@ -53,24 +36,30 @@ struct Context {
   std::unique_ptr<SharedMemory> shared_bells;
   Doorbell own_bell;
   std::unique_ptr<Engine> engine;
-  int names = 0;
-  bool shares_memory() const { return shared_bells != nullptr; }
-  Doorbell& bell(int world_rank) const {
+  Doorbell& bell(int world_rank) {
+    if (!shared_bells) return own_bell;
     return reinterpret_cast<Doorbell*>(shared_bells->data())[local_rank[static_cast<size_t>(world_rank)]];
   }
 };
 
 // Of one group on this rank; tasks in flight keep it alive.
 struct GroupState {
-  MPI_Comm comm = MPI_COMM_NULL;
+  MPI_Comm comm = MPI_COMM_NULL, here = MPI_COMM_NULL;  // all ranks; those of this node
   std::vector<int> world_ranks;
   std::unique_ptr<SharedMemory> memory;
-  std::shared_ptr<Arena> arena;  // null: through MPI
-  std::string broken;            // engine thread only
+  std::shared_ptr<Arena> arena;        // null: no ranks of the group share memory
+  std::shared_ptr<Crossing> crossing;  // null: all of them do
 };
 
-// A segment that rank 0 of comm creates and all ranks map, or null on every rank if any of them cannot.
-std::unique_ptr<SharedMemory> share_memory(MPI_Comm comm, int serial, size_t bytes) {
+bool all_true(MPI_Comm comm, bool mine) {
+  int ok = mine ? 1 : 0, all_ok = 0;
+  MPI_Allreduce(&ok, &all_ok, 1, MPI_INT, MPI_MIN, comm);
+  return all_ok != 0;
+}
+
+// A segment that rank 0 of comm creates and all ranks map, or null on every rank if any of them cannot. The name is
+// random: /dev/shm may be shared by containers whose process numbers are the same.
+std::unique_ptr<SharedMemory> share_memory(MPI_Comm comm, size_t bytes) {
   int rank = 0;
   MPI_Comm_rank(comm, &rank);
   char name[64] = {};
@@ -82,118 +71,43 @@ std::unique_ptr<SharedMemory> share_memory(MPI_Comm comm, int serial, size_t byt
     }
   };
   if (rank == 0) {
-    std::snprintf(name, sizeof name, "/tpo_dist.%ld.%d", static_cast<long>(getpid()), serial);
-    SharedMemory::unlink(name);  // a leftover of a killed process with this number
+    std::random_device random;
+    std::snprintf(name, sizeof name, "/tpo_dist.%ld.%08x%08x", static_cast<long>(getpid()), random(), random());
     attempt(SharedMemory::create);
   }
   MPI_Bcast(name, sizeof name, MPI_CHAR, 0, comm);
   if (rank != 0) attempt(SharedMemory::open);
-  int ok = memory ? 1 : 0, all_ok = 0;
-  MPI_Allreduce(&ok, &all_ok, 1, MPI_INT, MPI_MIN, comm);
+  const bool ok = all_true(comm, memory != nullptr);
   if (rank == 0) SharedMemory::unlink(name);
-  if (all_ok == 0) memory.reset();
+  if (!ok) memory.reset();
   return memory;
 }
 
-// A collective through MPI: an exchange of headers, then non-blocking calls on pieces, one after the other.
-class MpiCollective final : public EngineTask {
+class MpiWire final : public Wire {
  public:
-  MpiCollective(std::shared_ptr<GroupState> group, std::shared_ptr<const CommRequest> request, bool verify)
-      : group_(std::move(group)), request_(std::move(request)), r_(*request_), verifying_(verify) {
-    width_ = static_cast<int64_t>(size_of(r_.dtype));
-    piece_ = kPieceBytes / width_;
-    pieces_ = (r_.count + piece_ - 1) / piece_;
-    calls_ = r_.op == CommOp::kReduceScatter ? pieces_ * r_.size
-             : r_.op == CommOp::kBarrier     ? (verify ? 0 : 1)
-                                             : pieces_;
+  explicit MpiWire(MPI_Comm comm) : comm_(comm) {}
+  void send(const std::byte* data, int64_t bytes, int to, int tag) override {
+    check_mpi(MPI_Isend(data, static_cast<int>(bytes), MPI_BYTE, to, tag, comm_, &next()), "MPI_Isend");
   }
-
-  bool rings() const override { return false; }
-
-  Progress poll() override {
-    check<CommError>(group_->broken.empty(), describe(r_), " cannot run: ", group_->broken);
-    if (!started_) start();
-    bool moved = false;
-    for (;;) {
-      int finished = 1;
-      if (pending_ != MPI_REQUEST_NULL) {
-        check_mpi(MPI_Test(&pending_, &finished, MPI_STATUS_IGNORE), describe(r_));
-        moved |= finished != 0;
-      }
-      if (!finished) return moved ? Progress::kSome : Progress::kNone;
-      if (verifying_) compare_headers();
-      if (next_ == calls_) return Progress::kDone;
-      check_mpi(issue(next_++), describe(r_));
-      if (begun_s == 0) begun_s = steady_seconds();
-    }
+  void recv(std::byte* data, int64_t bytes, int from, int tag) override {
+    check_mpi(MPI_Irecv(data, static_cast<int>(bytes), MPI_BYTE, from, tag, comm_, &next()), "MPI_Irecv");
+  }
+  void all_gather(const std::byte* mine, int64_t bytes, std::byte* all) override {
+    const auto n = static_cast<int>(bytes);
+    check_mpi(MPI_Iallgather(mine, n, MPI_BYTE, all, n, MPI_BYTE, comm_, &next()), "MPI_Iallgather");
+  }
+  bool done() override {
+    int finished = 0;
+    check_mpi(MPI_Testall(static_cast<int>(pending_.size()), pending_.data(), &finished, MPI_STATUSES_IGNORE),
+              "a message between nodes");
+    if (finished) pending_.clear();
+    return finished != 0;
   }
 
  private:
-  void start() {
-    started_ = true;
-    if (!verifying_) return;
-    mine_ = make_header(r_);
-    headers_.resize(static_cast<size_t>(r_.size));
-    check_mpi(MPI_Iallgather(&mine_, sizeof mine_, MPI_BYTE, headers_.data(), sizeof mine_, MPI_BYTE, group_->comm,
-                             &pending_),
-              describe(r_));
-  }
-
-  void compare_headers() {
-    verifying_ = false;
-    begun_s = steady_seconds();
-    for (int rank = 0; rank < r_.size; ++rank) {
-      const std::string why = header_mismatch(r_, headers_[static_cast<size_t>(rank)], rank);
-      if (why.empty()) continue;
-      group_->broken = why;
-      throw CommError(why);
-    }
-  }
-
-  int issue(int64_t call) {
-    const int64_t begin = call % std::max<int64_t>(1, pieces_) * piece_;
-    const auto n = static_cast<int>(std::min(piece_, r_.count - begin));
-    const int bytes = n * static_cast<int>(width_);
-    const MPI_Op op = r_.reduce == ReduceOp::kSum ? MPI_SUM : MPI_MAX;
-    std::byte* out = r_.out + begin * width_;
-    switch (r_.op) {
-      case CommOp::kAllReduce:
-        return MPI_Iallreduce(MPI_IN_PLACE, out, n, mpi_type(r_.dtype), op, group_->comm, &pending_);
-      case CommOp::kBroadcast:
-        return MPI_Ibcast(out, bytes, MPI_BYTE, r_.peer, group_->comm, &pending_);
-      case CommOp::kAllGather:
-        return gather_piece(r_.in + begin * width_, out, bytes);
-      case CommOp::kReduceScatter: {
-        // One reduction per part: MPI's own reduce_scatter takes 5 to 10 times as long.
-        const auto root = static_cast<int>(call / pieces_);
-        return MPI_Ireduce(r_.in + (root * r_.count + begin) * width_, out, n, mpi_type(r_.dtype), op, root,
-                           group_->comm, &pending_);
-      }
-      default:
-        return MPI_Ibarrier(group_->comm, &pending_);
-    }
-  }
-
-  // Rank k's piece lands at out + k * (bytes of the whole contribution).
-  int gather_piece(const std::byte* in, std::byte* out, int bytes) {
-    MPI_Datatype piece, spaced;
-    MPI_Type_contiguous(bytes, MPI_BYTE, &piece);
-    MPI_Type_create_resized(piece, 0, static_cast<MPI_Aint>(r_.bytes()), &spaced);
-    MPI_Type_commit(&spaced);
-    const int rc = MPI_Iallgather(in, bytes, MPI_BYTE, out, 1, spaced, group_->comm, &pending_);
-    MPI_Type_free(&spaced);
-    MPI_Type_free(&piece);
-    return rc;
-  }
-
-  std::shared_ptr<GroupState> group_;
-  std::shared_ptr<const CommRequest> request_;
-  const CommRequest& r_;
-  bool verifying_, started_ = false;
-  WireHeader mine_;
-  std::vector<WireHeader> headers_;
-  int64_t width_ = 1, piece_ = 1, pieces_ = 0, calls_ = 0, next_ = 0;
-  MPI_Request pending_ = MPI_REQUEST_NULL;
+  MPI_Request& next() { return pending_.emplace_back(MPI_REQUEST_NULL); }
+  MPI_Comm comm_;
+  std::vector<MPI_Request> pending_;
 };
 
 // A send or a recv; beyond 1 GiB as several messages of the same tag.
@@ -262,6 +176,22 @@ class PartAllocator final : public Allocator {
   size_t bytes_;
 };
 
+// The memory of this node's ranks. False on every rank of the group if any node has none.
+bool join_arena(Context& context, GroupState& state, const Nodes& nodes) {
+  MPI_Comm here = MPI_COMM_NULL;
+  const int place = nodes.place(nodes.rank());
+  check_mpi(MPI_Comm_split(state.comm, nodes.mine(), place, &here), "MPI_Comm_split");
+  const auto ranks = static_cast<int>(nodes.here().size());
+  const int64_t piece = Arena::piece_bytes(ranks, nodes.count() > 1);
+  state.memory = share_memory(here, Arena::bytes_needed(ranks, piece));
+  state.here = here;
+  if (!all_true(state.comm, state.memory != nullptr)) return false;
+  std::vector<Doorbell*> bells;
+  for (const int r : nodes.here()) bells.push_back(&context.bell(state.world_ranks[static_cast<size_t>(r)]));
+  state.arena = std::make_shared<Arena>(state.memory->data(), piece, place, std::move(bells));
+  return true;
+}
+
 // On the engine thread, or before it exists. Collective over comm.
 std::shared_ptr<GroupState> make_state(Context& context, MPI_Comm comm, int world_rank) {
   auto state = std::make_shared<GroupState>();
@@ -272,15 +202,18 @@ std::shared_ptr<GroupState> make_state(Context& context, MPI_Comm comm, int worl
   MPI_Comm_rank(comm, &rank);
   state->world_ranks.resize(static_cast<size_t>(size));
   check_mpi(MPI_Allgather(&world_rank, 1, MPI_INT, state->world_ranks.data(), 1, MPI_INT, comm), "forming a group");
-  const auto node_of = [&](int r) { return context.node[static_cast<size_t>(r)]; };
-  const bool one_node = std::all_of(state->world_ranks.begin(), state->world_ranks.end(),
-                                    [&](int r) { return node_of(r) == node_of(world_rank); });
-  if (size == 1 || !one_node || !context.shares_memory()) return state;
-  state->memory = share_memory(comm, context.names++, Arena::bytes_needed(size));
-  if (!state->memory) return state;
-  std::vector<Doorbell*> bells;
-  for (const int r : state->world_ranks) bells.push_back(&context.bell(r));
-  state->arena = std::make_shared<Arena>(state->memory->data(), rank, std::move(bells));
+  if (size == 1) return state;
+  // Without shared memory every rank is a node of its own.
+  std::vector<int> node_of;
+  for (const int r : state->world_ranks)
+    node_of.push_back(context.options.arena ? context.node[static_cast<size_t>(r)] : r);
+  Nodes nodes(node_of, rank);
+  if (!nodes.alone() && !join_arena(context, *state, nodes)) nodes = Nodes(state->world_ranks, rank);
+  if (nodes.count() == 1) return state;
+  MPI_Comm wire = MPI_COMM_NULL;  // the group's own has the caller's messages
+  check_mpi(MPI_Comm_dup(comm, &wire), "MPI_Comm_dup");
+  state->crossing =
+      std::make_shared<Crossing>(std::move(nodes), std::make_unique<MpiWire>(wire), context.options.verify);
   return state;
 }
 
@@ -297,9 +230,9 @@ class MpiGroup final : public ProcessGroup {
     const size_t bytes = static_cast<size_t>(shape.numel()) * size_of(dtype);
     const size_t part = (bytes + kPage - 1) / kPage * kPage;
     std::shared_ptr<SharedMemory> memory;
-    if (state_->arena && part > 0) {
+    if (state_->arena && !state_->crossing && part > 0) {
       context_->engine->call([&] {
-        memory = share_memory(state_->comm, context_->names++, part * static_cast<size_t>(size()));
+        memory = share_memory(state_->here, part * static_cast<size_t>(size()));
         if (memory) state_->arena->add_shared(memory, part);
       });
     }
@@ -315,9 +248,9 @@ class MpiGroup final : public ProcessGroup {
     if (!r->collective()) {
       task = std::make_unique<MpiMessage>(state_, r);
     } else if (state_->arena) {
-      task = Arena::make_task(state_->arena, r);
+      task = Arena::make_task(state_->arena, state_->crossing, r);
     } else {
-      task = std::make_unique<MpiCollective>(state_, r, context_->options.verify);
+      task = make_wire_task(state_->crossing, r);
     }
     const int queue = r->collective() ? queue_ : Engine::kNoQueue;
     return context_->engine->submit(queue, std::move(r), std::move(task));
@@ -402,10 +335,11 @@ std::unique_ptr<ProcessGroup> make_mpi_world(MpiOptions options) {
   context->options = options;
   find_nodes(*context, world, node);
   if (options.arena && node_size > 1) {
-    context->shared_bells = share_memory(node, context->names++, sizeof(Doorbell) * static_cast<size_t>(node_size));
+    context->shared_bells = share_memory(node, sizeof(Doorbell) * static_cast<size_t>(node_size));
   }
+  context->options.arena = all_true(world, options.arena && (node_size == 1 || context->shared_bells));
   MPI_Comm_free(&node);
-  context->engine = std::make_unique<Engine>(context->shares_memory() ? context->bell(rank) : context->own_bell);
+  context->engine = std::make_unique<Engine>(context->bell(rank));
   std::shared_ptr<GroupState> state;
   context->engine->call([&] { state = make_state(*context, world, rank); });
   if (state->world_ranks.size() == 1) return make_single("world");

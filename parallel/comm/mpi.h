@@ -1,6 +1,6 @@
 #pragma once
 // Ranks as processes under mpirun. One engine thread per rank makes all MPI calls after start-up; ranks of one node
-// exchange data through a shared-memory arena (comm/arena.h), others through non-blocking MPI in 1 MiB pieces.
+// exchange data through a shared-memory arena (comm/arena.h), nodes through non-blocking MPI messages (comm/nodes.h).
 #include <memory>
 #include <string>
 
@@ -9,8 +9,8 @@
 namespace tpo {
 
 struct MpiOptions {
-  bool arena = true;   // use shared memory when all ranks of a group are on one node
-  bool verify = true;  // without an arena: exchange a header before each collective so that mismatches are named
+  bool arena = true;   // use memory that the ranks of a node share; false: every rank is a node of its own
+  bool verify = true;  // between nodes: exchange a header before each collective so that mismatches are named
 };
 
 // Initialises and finalises MPI. One per process, made on the main thread before any other thread exists.

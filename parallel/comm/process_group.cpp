@@ -5,7 +5,6 @@
 #include <cstring>
 
 #include "core/error.h"
-#include "parallel/comm/reduce.h"
 
 namespace tpo {
 namespace {
@@ -35,8 +34,10 @@ class SingleGroup final : public ProcessGroup {
   std::unique_ptr<ProcessGroup> do_split(int, int, std::string name) override { return make_single(std::move(name)); }
 };
 
-bool overlap(const CommRequest& r, int64_t in_bytes, int64_t out_bytes) {
-  return r.in && r.out && r.in < r.out + out_bytes && r.out < r.in + in_bytes;
+// `part` may be the part of this rank in `whole`, and nothing else of it.
+bool overlap(const CommRequest& r, const std::byte* part, const std::byte* whole) {
+  if (!part || part == whole + r.rank * r.bytes()) return false;
+  return part < whole + r.size * r.bytes() && whole < part + r.bytes();
 }
 
 }  // namespace
@@ -101,7 +102,6 @@ Work ProcessGroup::start(CommRequest request, std::initializer_list<Tensor> keep
 
 Work ProcessGroup::all_reduce(const Tensor& t, ReduceOp op, std::string_view what) {
   CommRequest r = request(CommOp::kAllReduce, t, t, t.numel(), what);
-  check<CommError>(reducible(r.dtype), "[all_reduce] '", what, "': ", r.dtype, " cannot be reduced; use f32");
   r.reduce = op;
   return start(std::move(r), {t});
 }
@@ -117,7 +117,8 @@ Work ProcessGroup::all_gather(const Tensor& in, const Tensor& out, std::string_v
   CommRequest r = request(CommOp::kAllGather, in, out, in.numel(), what);
   check<CommError>(out.numel() == in.numel() * size_, "[all_gather] '", what, "': out ", out.shape(), " must have ",
                    size_, " x the elements of in ", in.shape());
-  check<CommError>(!overlap(r, in.nbytes(), out.nbytes()), "[all_gather] '", what, "': in and out overlap");
+  check<CommError>(!overlap(r, r.in, r.out), "[all_gather] '", what,
+                   "': in and out overlap, and in is not this rank's part of out");
   return start(std::move(r), {in, out});
 }
 
@@ -125,8 +126,8 @@ Work ProcessGroup::reduce_scatter(const Tensor& in, const Tensor& out, ReduceOp 
   CommRequest r = request(CommOp::kReduceScatter, in, out, out.numel(), what);
   check<CommError>(in.numel() == out.numel() * size_, "[reduce_scatter] '", what, "': in ", in.shape(), " must have ",
                    size_, " x the elements of out ", out.shape());
-  check<CommError>(!overlap(r, in.nbytes(), out.nbytes()), "[reduce_scatter] '", what, "': in and out overlap");
-  check<CommError>(reducible(r.dtype), "[reduce_scatter] '", what, "': ", r.dtype, " cannot be reduced; use f32");
+  check<CommError>(!overlap(r, r.out, r.in), "[reduce_scatter] '", what,
+                   "': in and out overlap, and out is not this rank's part of in");
   r.reduce = op;
   return start(std::move(r), {in, out});
 }

@@ -5,8 +5,8 @@
 //
 // Order: the collectives of one ProcessGroup are numbered, and every rank must issue the same ones in the same order
 // (parallel/ORDER.md). Operation, sizes and `what` are compared; a difference is a CommError that names both sides.
-// Sums and maxima are formed in rank order, so that the result has the same bits on every rank and in every run with
-// the same number of ranks (across nodes: as far as the MPI library promises it).
+// Sums and maxima are formed in rank order (over several nodes with several ranks: by node, comm/nodes.h), so that the
+// result has the same bits on every rank and in every run with the same placement of ranks.
 // Thread rule: one thread at a time calls a ProcessGroup; different ones may be used by different threads.
 #include <cstddef>
 #include <cstdint>
@@ -34,14 +34,16 @@ class ProcessGroup {
   const std::string& name() const { return name_; }  // "world", "world.data", ...: for messages and traces
 
   // Tensors must be contiguous host memory (meta tensors in a group of one or a simulated one) and stay unread and
-  // unwritten by the caller until the Work was waited for. `what` names the tensor or bucket in errors. f32, i32, i64
-  // and u8 can be reduced; every dtype can be moved. Errors in the arguments are CommErrors thrown before anything is
-  // sent.
+  // unwritten by the caller until the Work was waited for. `what` names the tensor or bucket in errors. Every dtype can
+  // be reduced and moved; bf16 is summed in fp32 and rounded once (over several nodes: comm/nodes.h). Errors in the
+  // arguments are CommErrors thrown before anything is sent.
   Work all_reduce(const Tensor& t, ReduceOp op, std::string_view what);  // in place
   Work broadcast(const Tensor& t, int root, std::string_view what);
-  // out = the `in` of rank 0, 1, ...: out has size() times the elements of in. They may not overlap.
+  // out = the `in` of rank 0, 1, ...: out has size() times the elements of in. In place when in is this rank's part of
+  // out; otherwise they may not overlap.
   Work all_gather(const Tensor& in, const Tensor& out, std::string_view what);
-  // out = this rank's part, out of size() equal parts, of the reduced `in`. They may not overlap.
+  // out = this rank's part, out of size() equal parts, of the reduced `in`. In place when out is this rank's part of
+  // in, whose other parts keep their values; otherwise they may not overlap.
   Work reduce_scatter(const Tensor& in, const Tensor& out, ReduceOp op, std::string_view what);
   // Messages between two ranks match in order per (source, destination, tag); 0 <= tag < 32768. They are not numbered
   // with the collectives and may pass them. A send may stay incomplete until it is received.
@@ -49,10 +51,10 @@ class ProcessGroup {
   Work recv(const Tensor& t, int peer, int tag, std::string_view what);
   Work barrier(std::string_view what);
 
-  // Collective: zeros for a tensor that will be reduced again and again, such as a gradient bucket. Where ranks share
-  // memory an all_reduce of it, or of a part of it that is the same on all ranks, works in place and copies half as
-  // much; elsewhere it is an ordinary tensor. Like split, with no Work of this rank in flight. Shared bytes are not in
-  // the statistics of the stream's allocator.
+  // Collective: zeros for a tensor that will be communicated again and again, such as a gradient bucket. Where ranks
+  // share memory, an all_reduce, broadcast, or an all_gather or reduce_scatter in place, of it or of a part of it that
+  // is the same on all ranks, works on the ranks' buffers themselves; elsewhere it is an ordinary tensor. Like split,
+  // with no Work of this rank in flight. Shared bytes are not in the statistics of the stream's allocator.
   virtual Tensor shared_buffer(const Shape& shape, DType dtype = DType::kF32) { return Tensor::zeros(shape, dtype); }
 
   // Collective: ranks with the same color form a ProcessGroup, ordered by (key, rank). Every Work of this group must

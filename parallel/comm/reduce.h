@@ -9,8 +9,13 @@
 
 namespace tpo {
 
-// dst may be one of the sources. dtype f32, i32, i64 or u8; integers wrap.
-void reduce_buffers(std::byte* dst, std::span<const std::byte* const> sources, int64_t count, DType dtype, ReduceOp op);
-inline bool reducible(DType t) { return t != DType::kBF16; }
+// Writes the result to every one of `to`, each of which may be one of the sources. Integers wrap. bf16 is summed in
+// fp32 and rounded once. Reads n * count elements and writes to.size() * count.
+void reduce_buffers(std::span<std::byte* const> to, std::span<const std::byte* const> sources, int64_t count,
+                    DType dtype, ReduceOp op);
+inline void reduce_buffers(std::byte* to, std::span<const std::byte* const> sources, int64_t count, DType dtype,
+                           ReduceOp op) {
+  reduce_buffers(std::span<std::byte* const>(&to, 1), sources, count, dtype, op);
+}
 
 }  // namespace tpo

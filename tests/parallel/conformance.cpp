@@ -1,6 +1,7 @@
 #include "tests/parallel/conformance.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 #include <cstring>
 #include <stdexcept>
@@ -35,35 +36,53 @@ std::vector<int64_t> sizes() {
   return s;
 }
 
-// Small integers, so that every dtype sums them exactly; u8 wraps, and so does its reference.
+// Small integers, so that every dtype sums them exactly (bf16 up to 256: four ranks); u8 wraps, and so does its
+// reference.
+int64_t number(int rank, int64_t i) { return (i * 7 + rank * 13) % 61; }
+
+template <class T>
+T typed(int64_t n) {
+  if constexpr (std::is_same_v<T, BF16>)
+    return BF16(static_cast<float>(n));
+  else
+    return static_cast<T>(n);
+}
+
 template <class T>
 T value(int rank, int64_t i) {
-  return static_cast<T>((i * 7 + rank * 13) % 61);
+  return typed<T>(number(rank, i));
+}
+
+template <class T>
+void fill(const Tensor& t, int rank) {
+  for (int64_t i = 0; i < t.numel(); ++i) t.data<T>()[i] = value<T>(rank, i);
 }
 
 template <class T>
 Tensor filled(int rank, int64_t n) {
   Tensor t = Tensor::empty({n}, DTypeOf<T>::value);
-  for (int64_t i = 0; i < n; ++i) t.data<T>()[i] = value<T>(rank, i);
+  fill<T>(t, rank);
   return t;
 }
 
 template <class T>
-T reduced(int size, int64_t i, ReduceOp op) {
-  T acc = value<T>(0, i);
+T reduced(int size, int64_t i, ReduceOp op, int first = 0) {
+  int64_t acc = number(first, i);
   for (int r = 1; r < size; ++r) {
-    const T x = value<T>(r, i);
-    acc = op == ReduceOp::kSum ? static_cast<T>(acc + x) : std::max(acc, x);
+    const int64_t x = number(first + r, i);
+    acc = op == ReduceOp::kSum ? acc + x : std::max(acc, x);
   }
-  return acc;
+  return typed<T>(acc);
 }
 
 template <class T, class F>
 void expect_values(const Tensor& t, const std::string& what, F&& reference) {
   const T* p = t.data<T>();
   for (int64_t i = 0; i < t.numel(); ++i) {
-    expect(p[i] == reference(i), what, " ", t.dtype(), " x ", t.numel(), ": element ", i, " is ", +p[i], ", expected ",
-           +reference(i));
+    const auto have = static_cast<double>(static_cast<float>(p[i])),
+               want = static_cast<double>(static_cast<float>(reference(i)));
+    expect(std::memcmp(&p[i], std::array{reference(i)}.data(), sizeof(T)) == 0, what, " ", t.dtype(), " x ", t.numel(),
+           ": element ", i, " is ", have, ", expected ", want);
   }
 }
 
@@ -83,6 +102,7 @@ void all_reduce_sums_and_maximises_every_dtype(ProcessGroup& g) {
   check_all_reduce<int32_t>(g);
   check_all_reduce<int64_t>(g);
   check_all_reduce<uint8_t>(g);
+  check_all_reduce<BF16>(g);
 }
 
 template <class T>
@@ -110,6 +130,45 @@ void broadcast_gather_and_scatter_move_every_dtype(ProcessGroup& g) {
   check_moves<int32_t>(g);
   check_moves<int64_t>(g);
   check_moves<uint8_t>(g);
+  check_moves<BF16>(g);
+}
+
+// As NCCL has it: a rank's part of the whole is the other operand. In private memory, in a shared buffer of which every
+// rank gives the same place, and in one of which the last rank gives another place.
+template <class T>
+void check_in_place(ProcessGroup& g) {
+  constexpr int64_t kShift = 64;
+  for (const int64_t n : sizes<T>()) {
+    const Tensor shared = g.shared_buffer({n * g.size() + kShift}, DTypeOf<T>::value);
+    const Tensor own = Tensor::empty({n * g.size()}, DTypeOf<T>::value);
+    const int64_t shift = g.rank() == g.size() - 1 ? kShift : 0;
+    for (const Tensor& t : {own, shared.rows(0, n * g.size()), shared.rows(shift, shift + n * g.size())}) {
+      const Tensor part = t.rows(g.rank() * n, (g.rank() + 1) * n);
+      for (const ReduceOp op : {ReduceOp::kSum, ReduceOp::kMax}) {
+        fill<T>(t, g.rank());
+        g.reduce_scatter(t, part, op, "t").wait_host();
+        expect_values<T>(t, "reduce_scatter in place", [&](int64_t i) {
+          return i / std::max<int64_t>(1, n) == g.rank() ? reduced<T>(g.size(), i, op) : value<T>(g.rank(), i);
+        });
+      }
+      // Refilled at once: whoever is late must still read the old values.
+      fill<T>(part, g.rank());
+      g.all_gather(part, t, "t").wait_host();
+      expect_values<T>(t, "all_gather in place", [&](int64_t i) { return value<T>(static_cast<int>(i / n), i % n); });
+      fill<T>(t, g.rank());
+      g.broadcast(t, g.size() - 1, "t").wait_host();
+      expect_values<T>(t, "broadcast", [&](int64_t i) { return value<T>(g.size() - 1, i); });
+      fill<T>(t, g.rank());
+      g.all_reduce(t, ReduceOp::kSum, "t").wait_host();
+      expect_values<T>(t, "all_reduce", [&](int64_t i) { return reduced<T>(g.size(), i, ReduceOp::kSum); });
+    }
+  }
+}
+
+void parts_of_the_whole_are_operands_in_place(ProcessGroup& g) {
+  check_in_place<float>(g);
+  check_in_place<int64_t>(g);
+  check_in_place<BF16>(g);
 }
 
 void messages_match_by_tag_and_in_order(ProcessGroup& g) {
@@ -258,8 +317,7 @@ void shared_buffers_are_reduced_in_place(ProcessGroup& g) {
 }
 
 void bad_arguments_are_refused_before_anything_is_sent(ProcessGroup& g) {
-  const Tensor t = Tensor::zeros({6}), bf = Tensor::zeros({6}, DType::kBF16);
-  expect_throws<CommError>([&] { static_cast<void>(g.all_reduce(bf, ReduceOp::kSum, "weights")); }, "bf16 cannot be");
+  const Tensor t = Tensor::zeros({6});
   expect_throws<CommError>([&] { static_cast<void>(g.broadcast(t, g.size(), "weights")); }, "'weights': rank");
   expect_throws<CommError>([&] { static_cast<void>(g.all_gather(t, Tensor::zeros({7}), "weights")); }, "must have");
   expect_throws<CommError>([&] { static_cast<void>(g.send(t, g.rank(), 0, "weights")); }, "not a partner");
@@ -281,16 +339,40 @@ void bad_arguments_are_refused_before_anything_is_sent(ProcessGroup& g) {
 
 }  // namespace
 
-void sums_follow_rank_order(ProcessGroup& g) {
+void sums_follow_order(ProcessGroup& g, const std::vector<std::vector<int>>& nodes) {
   const int64_t n = 600011;
-  const Tensor t = rounding_values(g.rank(), n);
-  g.all_reduce(t, ReduceOp::kSum, "t").wait_host();
-  std::vector<float> sum = rounding_values(0, n).to_vector<float>();
-  for (int r = 1; r < g.size(); ++r) {
-    const Tensor x = rounding_values(r, n);
-    for (int64_t i = 0; i < n; ++i) sum[static_cast<size_t>(i)] += x.data<float>()[i];
+  for (const bool bf16 : {false, true}) {
+    const auto of_rank = [&](int rank) {
+      const Tensor f = rounding_values(rank, n);
+      if (!bf16) return f;
+      const Tensor b = Tensor::empty({n}, DType::kBF16);
+      for (int64_t i = 0; i < n; ++i) b.data<BF16>()[i] = BF16(f.data<float>()[i]);
+      return b;
+    };
+    const auto read = [&](const Tensor& t, int64_t i) {
+      return bf16 ? static_cast<float>(t.data<BF16>()[i]) : t.data<float>()[i];
+    };
+    const auto rounded = [&](float x) { return bf16 ? static_cast<float>(BF16(x)) : x; };
+    const Tensor t = of_rank(g.rank());
+    g.all_reduce(t, ReduceOp::kSum, "t").wait_host();
+    std::vector<Tensor> all;
+    for (int r = 0; r < g.size(); ++r) all.push_back(of_rank(r));
+    for (int64_t i = 0; i < n; ++i) {
+      float sum = 0;
+      for (const auto& node : nodes) {
+        float here = read(all[static_cast<size_t>(node[0])], i);
+        for (size_t k = 1; k < node.size(); ++k) here += read(all[static_cast<size_t>(node[k])], i);
+        sum = &node == &nodes[0] ? rounded(here) : sum + rounded(here);
+      }
+      expect(read(t, i) == rounded(sum), t.dtype(), " element ", i, ": the sum is not formed in the order promised");
+    }
   }
-  expect(std::memcmp(t.raw(), sum.data(), sum.size() * 4) == 0, "the sum is not formed in rank order");
+}
+
+void sums_follow_rank_order(ProcessGroup& g) {
+  std::vector<int> all;
+  for (int r = 0; r < g.size(); ++r) all.push_back(r);
+  sums_follow_order(g, {all});
 }
 
 void ranks_that_diverge_learn_from_whom(ProcessGroup& g) {
@@ -313,6 +395,7 @@ const std::vector<Case>& cases() {
   static const std::vector<Case> all = {
       {"all_reduce_sums_and_maximises_every_dtype", all_reduce_sums_and_maximises_every_dtype},
       {"broadcast_gather_and_scatter_move_every_dtype", broadcast_gather_and_scatter_move_every_dtype},
+      {"parts_of_the_whole_are_operands_in_place", parts_of_the_whole_are_operands_in_place},
       {"messages_match_by_tag_and_in_order", messages_match_by_tag_and_in_order},
       {"values_and_bytes_reach_everyone", values_and_bytes_reach_everyone},
       {"barrier_holds_everyone", barrier_holds_everyone},

@@ -16,8 +16,10 @@ struct Case {
 // Every case leaves the group usable.
 const std::vector<Case>& cases();
 
-// Sums in rank order bit for bit; demanded of rank threads and of the arena, not of MPI's own algorithms.
+// Sums in rank order bit for bit; where several nodes have several ranks: in the order of `nodes`, each a list of
+// ranks.
 void sums_follow_rank_order(ProcessGroup& world);
+void sums_follow_order(ProcessGroup& world, const std::vector<std::vector<int>>& nodes);
 
 // Ranks issue different operations: each gets a CommError that names both sides. The group is broken afterwards.
 void ranks_that_diverge_learn_from_whom(ProcessGroup& world);

@@ -64,7 +64,7 @@ void run_all(bool arena) {
   };
   for (const auto& c : conformance::cases()) run(c.name, [&] { c.run(*world); });
   run("training_equals_one_rank", [&] { training_equals_one_rank(*world); });
-  if (arena) run("sums_follow_rank_order", [&] { conformance::sums_follow_rank_order(*world); });
+  run("sums_follow_rank_order", [&] { conformance::sums_follow_rank_order(*world); });
   const auto spoiled = world->split(0, world->rank(), "spoiled");
   run("ranks_that_diverge_learn_from_whom", [&] { conformance::ranks_that_diverge_learn_from_whom(*spoiled); });
   world->barrier("end").wait_host();
