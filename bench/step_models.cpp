@@ -102,7 +102,8 @@ class SteppedModel : public StepModel {
     const auto begin = std::chrono::steady_clock::now();
     {
       const TapeScope scope(tape);
-      sync_->begin_step({1, {1}});
+      sync_->begin_step({.local = {1}, .global = {1}});
+      sync_->begin_microbatch();
       loss = forward();
     }
     t.forward_s = seconds_since(begin);

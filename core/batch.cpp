@@ -20,4 +20,16 @@ Batch upload(const HostBatch& host, Stream& stream) {
   return batch;
 }
 
+uint64_t StepUse::global_groups() const {
+  uint64_t groups = 0;
+  for (uint64_t g : global) groups |= g;
+  return groups;
+}
+
+int StepUse::local_microbatches(int group) const {
+  int n = 0;
+  for (uint64_t g : local) n += static_cast<int>((g >> group) & 1);
+  return n;
+}
+
 }  // namespace tpo

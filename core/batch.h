@@ -52,10 +52,13 @@ class Batch {
 // Copies every array to the stream's device, in name order.
 Batch upload(const HostBatch& host, Stream& stream = Stream::current());
 
-// Which parameter groups a step touches, and how many of this rank's microbatches touch each. Bit g is group g.
+// Which parameter groups a step touches, by rounds: round j is the j-th microbatch of every rank. Bit g is group g.
 struct StepUse {
-  uint64_t global_groups = 0;               // touched by any rank: these are reduced and updated
-  std::vector<int32_t> local_microbatches;  // per group: microbatches of this rank that touch it
+  std::vector<uint64_t> local;   // touched by this rank's j-th microbatch
+  std::vector<uint64_t> global;  // touched by the j-th microbatch of any rank; at least as long as local
+
+  uint64_t global_groups() const;           // touched in any round: these are reduced and updated
+  int local_microbatches(int group) const;  // of this rank, that touch the group
 };
 
 }  // namespace tpo

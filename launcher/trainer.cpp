@@ -151,15 +151,16 @@ void Trainer::warm_up() {
 
 StepUse Trainer::use_of(const StepPlan& plan) const {
   StepUse use;
-  use.local_microbatches.assign(store_->group_names().size(), 0);
-  const auto [first, last] = plan.local(mesh_->data_rank(), mesh_->shape().data);
-  for (size_t m = 0; m < plan.microbatches.size(); ++m) {
-    const Counts& c = plan.microbatches[m].counts;
-    const uint64_t groups = model_->groups_used(c.media > 0, c.regions > 0, c.box_inputs > 0);
-    use.global_groups |= groups;
-    if (static_cast<int>(m) < first || static_cast<int>(m) >= last) continue;
-    for (size_t g = 0; g < use.local_microbatches.size(); ++g)
-      use.local_microbatches[g] += static_cast<int32_t>((groups >> g) & 1);
+  for (int rank = 0; rank < mesh_->shape().data; ++rank) {
+    const auto [first, last] = plan.local(rank, mesh_->shape().data);
+    for (int m = first; m < last; ++m) {
+      const Counts& c = plan.microbatches[static_cast<size_t>(m)].counts;
+      const uint64_t groups = model_->groups_used(c.media > 0, c.regions > 0, c.box_inputs > 0);
+      const auto round = static_cast<size_t>(m - first);
+      if (use.global.size() <= round) use.global.resize(round + 1);
+      use.global[round] |= groups;
+      if (rank == mesh_->data_rank()) use.local.push_back(groups);
+    }
   }
   return use;
 }
@@ -176,6 +177,7 @@ void Trainer::run_microbatch(const HostBatch& host, const TpoModel::Scales& scal
   TpoModel::Losses losses;
   {
     enter("forward");
+    sync_->begin_microbatch();
     const ProfileScope region("forward");
     const TapeScope scope(tape);
     losses = model_->loss(upload(host), scales, dropout);

@@ -1,8 +1,8 @@
 #pragma once
 // ParamSync: where parameters, gradients and optimizer state live along the data axis, and who reduces what and when.
 // A training step is
-//   begin_step(use);  for each local microbatch: forward, backward;  finish_grads(stream);  clip(max_norm) or
-//   grad_norm();  step(adamw);
+//   begin_step(use);  for each local microbatch: begin_microbatch(), forward, backward;  finish_grads(stream);
+//   clip(max_norm) or grad_norm();  step(adamw);
 // Rules for parameter groups (parallel/ORDER.md):
 //   touched by nobody:        no communication, no decay, no momentum; values, moments and step count keep their bits
 //   touched by others only:   this rank contributes zeros
@@ -56,8 +56,11 @@ struct StateEntry {
 
 class ParamSync : public ParamHooks {
  public:
-  // Throws CommError if use does not fit the store: wrong number of groups, or a local group that is not global.
+  // Throws CommError if use does not fit: a group that the store does not have, fewer global than local rounds, or a
+  // local group that is not global in that round.
   virtual void begin_step(const StepUse& use) = 0;
+  // Before the forward of each local microbatch. Throws CommError if the plan has no further one for this rank.
+  virtual void begin_microbatch() = 0;
   // Launches what is left, checks that every expected gradient arrived (CommError naming the parameter) and makes
   // `stream` see all sums.
   virtual void finish_grads(Stream& stream) = 0;

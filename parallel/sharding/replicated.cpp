@@ -62,18 +62,33 @@ ReplicatedSync::ParamState& ReplicatedSync::state_of(const Param& p) {
   return it->second;
 }
 
+// Names of the groups in a mask, for messages.
+std::string ReplicatedSync::names_of(uint64_t groups) const {
+  std::string out;
+  for (size_t g = 0; g < 64; ++g) {
+    if (!((groups >> g) & 1)) continue;
+    const std::string name = g < store_.group_names().size() ? store_.group_names()[g] : std::to_string(g);
+    out += cat(out.empty() ? "'" : ", '", name, "'");
+  }
+  return out;
+}
+
 void ReplicatedSync::begin_step(const StepUse& use) {
-  const auto& names = store_.group_names();
+  const size_t groups = store_.group_names().size();
+  const uint64_t unknown = groups < 64 ? use.global_groups() >> groups << groups : 0;
   check<CommError>(phase_ != Phase::kGrads, "[begin_step] the step before was not ended by finish_grads");
-  check<CommError>(use.local_microbatches.size() == names.size(), "[begin_step] use has ",
-                   use.local_microbatches.size(), " parameter groups but the model has ", names.size());
-  for (size_t g = 0; g < names.size(); ++g) {
-    check<CommError>(use.local_microbatches[g] >= 0, "[begin_step] group '", names[g], "' has a negative count");
-    check<CommError>(use.local_microbatches[g] == 0 || ((use.global_groups >> g) & 1), "[begin_step] group '", names[g],
-                     "' is used by ", use.local_microbatches[g],
-                     " microbatches of this rank but not in the plan's global groups");
+  check<CommError>(unknown == 0, "[begin_step] the plan has parameter groups ", names_of(unknown),
+                   " but the model has ", groups, " groups");
+  check<CommError>(use.local.size() <= use.global.size(), "[begin_step] this rank has ", use.local.size(),
+                   " microbatches but the plan has ", use.global.size(), " rounds");
+  for (size_t j = 0; j < use.local.size(); ++j) {
+    const uint64_t more = use.local[j] & ~use.global[j];
+    check<CommError>(more == 0, "[begin_step] group ", names_of(more), " is used by microbatch ", j,
+                     " of this rank but not in the plan's global groups of that round");
   }
   use_ = use;
+  global_groups_ = use.global_groups();
+  microbatches_ = 0;
   next_ = 0;
   grad_scale_ = 1;
   phase_ = Phase::kGrads;
@@ -86,6 +101,13 @@ void ReplicatedSync::begin_step(const StepUse& use) {
       params_.at(e.param).fired = 0;
     }
   }
+}
+
+void ReplicatedSync::begin_microbatch() {
+  check<CommError>(phase_ == Phase::kGrads, "[begin_microbatch] outside of begin_step .. finish_grads");
+  check<CommError>(microbatches_ < use_.local.size(), "[begin_microbatch] this rank has more microbatches than the ",
+                   use_.local.size(), " of the plan");
+  ++microbatches_;
 }
 
 void ReplicatedSync::on_grad_ready(Param& param) {
@@ -191,8 +213,7 @@ double ReplicatedSync::clip(double max_norm) {
 void ReplicatedSync::step(const AdamWParams& params) {
   check<CommError>(phase_ == Phase::kReduced, "[step] before finish_grads");
   phase_ = Phase::kIdle;
-  for (size_t g = 0; g < group_steps_.size(); ++g)
-    group_steps_[g] += static_cast<int64_t>((use_.global_groups >> g) & 1);
+  for (size_t g = 0; g < group_steps_.size(); ++g) group_steps_[g] += static_cast<int64_t>((global_groups_ >> g) & 1);
   for (Bucket& b : buckets_) {
     if (!active(b)) continue;
     AdamWParams p = params;

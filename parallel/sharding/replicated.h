@@ -23,6 +23,7 @@ class ReplicatedSync final : public ParamSync {
 
   void on_grad_ready(Param& param) override;
   void begin_step(const StepUse& use) override;
+  void begin_microbatch() override;
   void finish_grads(Stream& stream) override;
   double grad_norm() override;
   double clip(double max_norm) override;
@@ -47,8 +48,9 @@ class ReplicatedSync final : public ParamSync {
   };
   enum class Phase { kIdle, kGrads, kReduced };
 
-  bool active(const Bucket& b) const { return (use_.global_groups >> b.group) & 1; }
-  int expected(int group) const { return use_.local_microbatches[group]; }
+  bool active(const Bucket& b) const { return (global_groups_ >> b.group) & 1; }
+  int expected(int group) const { return use_.local_microbatches(group); }
+  std::string names_of(uint64_t groups) const;
   ParamState& state_of(const Param& p);
   void launch_ready();
   void launch(Bucket& b, BucketState& s);
@@ -62,8 +64,10 @@ class ReplicatedSync final : public ParamSync {
   std::unordered_map<const Param*, ParamState> params_;
   std::vector<int64_t> group_steps_;
   StepUse use_;
-  size_t next_ = 0;        // first bucket not yet launched or skipped
-  double grad_scale_ = 1;  // set by clip, used by step
+  uint64_t global_groups_ = 0;
+  size_t microbatches_ = 0;  // begun in this step
+  size_t next_ = 0;          // first bucket not yet launched or skipped
+  double grad_scale_ = 1;    // set by clip, used by step
   Phase phase_ = Phase::kIdle;
 };
 

@@ -149,7 +149,7 @@ TEST(replicated, reductions_start_while_backward_still_runs) {
     Replica r(world, {.bucket_bytes = 4096});
     r.sync.begin_step(toy_use({{1, 7}, {2, 0}}, r.rank, 2));
     EXPECT_EQ(r.sync.stats().bytes, 0);
-    toy_backward(r.model, {static_cast<uint64_t>(1 + r.rank), r.rank == 0 ? 7u : 0u}, 2);
+    toy_backward(r.model, r.sync, {static_cast<uint64_t>(1 + r.rank), r.rank == 0 ? 7u : 0u}, 2);
     int64_t active = 0;
     for (const Bucket& b : r.sync.buckets()) active += b.bytes();
     EXPECT_EQ(r.sync.stats().bytes, active) << "the last contribution launches the last bucket, before finish_grads";
@@ -166,7 +166,7 @@ TEST(replicated, a_used_parameter_without_gradient_is_an_error_that_names_it) {
     run_ranks(2, [](ProcessGroup& world) {
       Replica r(world);
       r.sync.begin_step(toy_use({{1, 2}, {2, 2}}, r.rank, 2));
-      toy_backward(r.model, {1, r.rank == 0 ? 2u : 0u}, 2);  // rank 1 forgets head 1
+      toy_backward(r.model, r.sync, {1, r.rank == 0 ? 2u : 0u}, 2);  // rank 1 forgets head 1
       r.sync.finish_grads(Stream::current());
     });
   });
@@ -178,22 +178,26 @@ TEST(replicated, a_gradient_that_the_plan_does_not_know_is_an_error_that_names_i
   const auto group = make_single();
   Replica r(*group);
   r.sync.begin_step(toy_use({{1, 2}}, 0, 1));
-  const std::string m = message_of<CommError>([&] { toy_backward(r.model, {1, 3}, 1); });
+  const std::string m = message_of<CommError>([&] { toy_backward(r.model, r.sync, {1, 3}, 1); });
   EXPECT_NE(m.find("parameter 'head0."), std::string::npos) << m;
   Replica twice(*group);
   twice.sync.begin_step(toy_use({{1, 0}}, 0, 1));
-  toy_backward(twice.model, {1, 0}, 1);
-  const std::string again = message_of<CommError>([&] { toy_backward(twice.model, {1, 0}, 1); });
-  EXPECT_NE(again.find("more gradient contributions than the 1"), std::string::npos) << again;
+  toy_backward(twice.model, twice.sync, {1, 0}, 1);
+  const std::string again = message_of<CommError>([&] { toy_backward(twice.model, twice.sync, {1, 0}, 1); });
+  EXPECT_NE(again.find("more microbatches than the 1 of the plan"), std::string::npos) << again;
 }
 
 TEST(replicated, a_use_that_contradicts_itself_is_refused) {
   const auto group = make_single();
   Replica r(*group);
-  StepUse use{.global_groups = 1, .local_microbatches = {1, 1, 0, 0}};
-  EXPECT_NE(message_of<CommError>([&] { r.sync.begin_step(use); }).find("'head0'"), std::string::npos);
-  use.local_microbatches = {1};
-  EXPECT_NE(message_of<CommError>([&] { r.sync.begin_step(use); }).find("has 1 parameter groups"), std::string::npos);
+  const auto refusal = [&](const StepUse& use) { return message_of<CommError>([&] { r.sync.begin_step(use); }); };
+  EXPECT_NE(refusal({.local = {1, 3}, .global = {3, 1}}).find("group 'head0' is used by microbatch 1"),
+            std::string::npos);
+  EXPECT_NE(refusal({.local = {}, .global = {1, 1 << 4}}).find("parameter groups '4' but the model has 4"),
+            std::string::npos);
+  EXPECT_NE(refusal({.local = {1, 1}, .global = {1}}).find("2 microbatches but the plan has 1 rounds"),
+            std::string::npos);
+  EXPECT_THROW(r.sync.begin_microbatch(), CommError);
   EXPECT_THROW(r.sync.finish_grads(Stream::current()), CommError);
   EXPECT_THROW(r.sync.step(kAdam), CommError);
 }
@@ -216,7 +220,7 @@ TEST(replicated, ranks_with_different_plans_are_told) {
       Replica r(world);
       const unsigned heads = r.rank == 0 ? 1 : 2;  // each rank believes that its own heads are the global ones
       r.sync.begin_step(toy_use({{1, heads}}, 0, 1));
-      toy_backward(r.model, {1, heads}, 1);
+      toy_backward(r.model, r.sync, {1, heads}, 1);
       r.sync.finish_grads(Stream::current());
     });
   });
@@ -245,7 +249,7 @@ TEST(replicated, a_nan_of_one_rank_stops_all_before_the_update) {
     r.sync.begin_step(toy_use(kAllHeads, r.rank, 2));
     for (const auto& mb : kAllHeads) {
       if (static_cast<int>(mb.id - 1) % 2 != r.rank) continue;
-      toy_backward(r.model, mb, 4);
+      toy_backward(r.model, r.sync, mb, 4);
       // Poisoned before its bucket goes: head 2 needs one more microbatch.
       if (r.rank == 1 && mb.id == 2) {
         r.store.find("head2.weight")->grad.data<float>()[3] = std::numeric_limits<float>::infinity();

@@ -66,19 +66,18 @@ class ToyModel {
 // What the plan says for `rank` of `size` when microbatch j goes to rank j % size.
 inline StepUse toy_use(const std::vector<ToyMicrobatch>& mbs, int rank, int size) {
   StepUse use;
-  use.global_groups = mbs.empty() ? 0 : 1;
-  use.local_microbatches.assign(1 + ToyModel::kHeads, 0);
   for (size_t j = 0; j < mbs.size(); ++j) {
-    use.global_groups |= uint64_t{mbs[j].heads} << 1;
-    if (static_cast<int>(j) % size != rank) continue;
-    ++use.local_microbatches[0];
-    for (size_t h = 0; h < ToyModel::kHeads; ++h)
-      use.local_microbatches[1 + h] += static_cast<int>((mbs[j].heads >> h) & 1);
+    const uint64_t groups = 1 | uint64_t{mbs[j].heads} << 1;
+    const size_t round = j / static_cast<size_t>(size);
+    use.global.resize(round + 1);
+    use.global[round] |= groups;
+    if (static_cast<int>(j) % size == rank) use.local.push_back(groups);
   }
   return use;
 }
 
-inline void toy_backward(ToyModel& model, const ToyMicrobatch& mb, size_t microbatches) {
+inline void toy_backward(ToyModel& model, ParamSync& sync, const ToyMicrobatch& mb, size_t microbatches) {
+  sync.begin_microbatch();
   Tape tape;
   TapeScope scope(tape);
   tape.backward(model.loss(mb, 1.0f / static_cast<float>(microbatches)));
@@ -88,7 +87,7 @@ inline void toy_backward(ToyModel& model, const ToyMicrobatch& mb, size_t microb
 inline void toy_grads(ToyModel& model, ParamSync& sync, const std::vector<ToyMicrobatch>& mbs, int rank, int size) {
   sync.begin_step(toy_use(mbs, rank, size));
   for (size_t j = 0; j < mbs.size(); ++j) {
-    if (static_cast<int>(j) % size == rank) toy_backward(model, mbs[j], mbs.size());
+    if (static_cast<int>(j) % size == rank) toy_backward(model, sync, mbs[j], mbs.size());
   }
   sync.finish_grads(Stream::current());
 }
