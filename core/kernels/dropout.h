@@ -22,6 +22,7 @@ struct Dropout {
   float p;  // 0 <= p < 1
   RngKey key;
   DType dtype;
+  int64_t first_col = 0;  // of x within the full tensor, whose columns the mask counts
   Cost cost() const {
     return {26 * rows * cols, width_of(dtype) * rows * cols + 8 * rows, width_of(dtype) * rows * cols};
   }

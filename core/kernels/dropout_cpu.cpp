@@ -73,11 +73,12 @@ void drop(const Dropout& k, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
     const T* x = static_cast<const T*>(k.x) + r * k.cols;
     T* y = static_cast<T*>(k.y) + r * k.cols;
-    for (int64_t c0 = 0; c0 < k.cols; c0 += 4 * kBlocks) {
-      philox_blocks(k.key, static_cast<uint64_t>(c0 / 4), static_cast<uint64_t>(k.row_ids[r]), words);
-      const int64_t width = std::min(4 * kBlocks, k.cols - c0);
+    // The first block may begin before the columns held here.
+    for (int64_t c0 = -(k.first_col % 4); c0 < k.cols; c0 += 4 * kBlocks) {
+      philox_blocks(k.key, static_cast<uint64_t>((k.first_col + c0) / 4), static_cast<uint64_t>(k.row_ids[r]), words);
+      const int64_t skip = std::max<int64_t>(0, -c0), width = std::min(4 * kBlocks, k.cols - c0);
 #pragma omp simd
-      for (int64_t c = 0; c < width; ++c)
+      for (int64_t c = skip; c < width; ++c)
         y[c0 + c] = narrow<T>(static_cast<int32_t>(words[c] >> 8) >= limit ? widen(x[c0 + c]) * keep : 0.0f);
     }
   }

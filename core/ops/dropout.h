@@ -4,13 +4,13 @@
 
 namespace tpo {
 
-// y[n,c] = keep(n,c) ? x[n,c] / (1 - p) : 0, so that the expectation of y is x.
+// y[n,c] = keep(n, first_column + c) ? x[n,c] / (1 - p) : 0, so that the expectation of y is x.
 //   keep(n,c) = uniform01(word c % 4 of philox(key, c / 4, row_ids[n])) >= p: a function of (key, row_ids[n], c) only,
-//   whatever row of which rank holds it. The caller makes row_ids unique among rows that must differ, and keys unique
-//   among uses in a step.
-//   x (..., C) f32 or bf16 with N rows; the mask is the same for both   0 <= p < 1, no unit   row_ids (N) i64   ->
+//   whatever row of which rank holds it; a rank that holds columns from first_column on draws the mask of the whole.
+//   The caller makes row_ids unique among rows that must differ, and keys unique among uses in a step. x (..., C) f32
+//   or bf16 with N rows; the mask is the same for both   0 <= p < 1, no unit   row_ids (N) i64   ->
 //   (..., C) p == 0 returns x itself. Saves row_ids alone: backward computes the mask again. Throws ShapeError if p,
 //   the dtypes or the shapes do not fit, before any effect.
-Tensor dropout(const Tensor& x, float p, RngKey key, const Tensor& row_ids);
+Tensor dropout(const Tensor& x, float p, RngKey key, const Tensor& row_ids, int64_t first_column = 0);
 
 }  // namespace tpo

@@ -11,12 +11,12 @@ namespace {
 const RngKey kKey = RngKey(5).with("dropout");
 
 // One counter at a time from core/rng.h, as the contract says.
-Ref reference(const Ref& x, const Ref& row_ids, double p, double factor) {
+Ref reference(const Ref& x, const Ref& row_ids, double p, double factor, int64_t first) {
   Ref y = x;
   for (int64_t r = 0; r < x.rows(); ++r)
     for (int64_t c = 0; c < x.cols(); ++c) {
       const auto id = static_cast<uint64_t>(static_cast<int64_t>(row_ids[r]));
-      const auto word = philox(kKey, static_cast<uint64_t>(c / 4), id)[static_cast<size_t>(c % 4)];
+      const auto word = philox(kKey, static_cast<uint64_t>((first + c) / 4), id)[static_cast<size_t>((first + c) % 4)];
       y.at(r, c) = static_cast<double>(uniform01(word)) >= p ? factor * x.at(r, c) / (1 - p) : 0;
     }
   return y;
@@ -32,6 +32,7 @@ Tensor ids(Rand& r, int64_t n) {
 struct Dims {
   int64_t rows, cols;
   float p;
+  int64_t first = 0;  // column within the full tensor
   Size size = Size::kSmall;
 };
 
@@ -42,24 +43,30 @@ void add_dropout_cases(CaseList& list) {
                        {5, 7, 0.1f},
                        {3, 128, 0.9f},
                        {2, 9, 0},
-                       {67, 1031, 0.3f, Size::kLarge},
-                       {1024, 1024, 0.1f, Size::kBench}})
+                       {5, 7, 0.5f, 3},
+                       {2, 131, 0.4f, 129},
+                       {3, 1, 0.5f, 4},
+                       {67, 1031, 0.3f, 1021, Size::kLarge},
+                       {1024, 1024, 0.1f, 0, Size::kBench}})
     for (const bool chained : {false, true}) {
       if (chained && d.size == Size::kBench) continue;
       list.add(
-          cat("dropout/", chained ? "in_place" : "", d.rows, "x", d.cols, "_", d.p),
+          cat("dropout/", chained ? "in_place" : "", d.rows, "x", d.cols, "_", d.p,
+              d.first > 0 ? cat("_from", d.first) : ""),
           [=](Rand& r) {
-            return OpCase{
-                .in = {r.normal({d.rows, d.cols}), ids(r, d.rows)},
-                .run =
-                    [=](Inputs v) {
-                      const Tensor y = dropout(v[0], d.p, kKey, v[1]);
-                      return chained ? scale(y, 2) : y;
-                    },
-                .ref = [=](RefInputs v) { return reference(v[0], v[1], static_cast<double>(d.p), chained ? 2 : 1); },
-                .grads = {0},
-                .tol = 3e-7,
-                .bf16_stores = chained ? 2 : 1};  // 1 - p, its inverse and the product
+            return OpCase{.in = {r.normal({d.rows, d.cols}), ids(r, d.rows)},
+                          .run =
+                              [=](Inputs v) {
+                                const Tensor y = dropout(v[0], d.p, kKey, v[1], d.first);
+                                return chained ? scale(y, 2) : y;
+                              },
+                          .ref =
+                              [=](RefInputs v) {
+                                return reference(v[0], v[1], static_cast<double>(d.p), chained ? 2 : 1, d.first);
+                              },
+                          .grads = {0},
+                          .tol = 3e-7,
+                          .bf16_stores = chained ? 2 : 1};  // 1 - p, its inverse and the product
           },
           d.size);
     }
