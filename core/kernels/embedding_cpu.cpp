@@ -27,8 +27,15 @@ const char* row_at(const void* p, int64_t row, int64_t row_bytes) {
 
 void run(const GatherRows& k, Cpu, Stream&) {
   const auto bytes = static_cast<size_t>(k.row_bytes);
-  for_rows(k.n, k.row_bytes,
-           [&](int64_t n) { std::memcpy(row_at(k.y, n, k.row_bytes), row_at(k.table, k.ids[n], k.row_bytes), bytes); });
+  for_rows(k.n, k.row_bytes, [&](int64_t n) {
+    char* dst = row_at(k.y, n, k.row_bytes);
+    const int64_t row = k.ids[n] - k.first;
+    if (row >= 0 && row < k.rows) {
+      std::memcpy(dst, row_at(k.table, row, k.row_bytes), bytes);
+    } else {
+      std::memset(dst, 0, bytes);
+    }
+  });
 }
 
 void run(const ScatterAddRows& k, Cpu, Stream&) {
@@ -37,7 +44,9 @@ void run(const ScatterAddRows& k, Cpu, Stream&) {
     parallel_for(k.cols, grain, [&](int64_t begin, int64_t end) {
       for (int64_t n = 0; n < k.n; ++n) {
         const T* src = static_cast<const T*>(k.dy) + n * k.cols;
-        float* dst = k.out + k.ids[n] * k.cols;
+        const int64_t row = k.ids[n] - k.first;
+        if (row < 0 || row >= k.rows) continue;
+        float* dst = k.out + row * k.cols;
 #pragma omp simd
         for (int64_t c = begin; c < end; ++c) dst[c] += widen(src[c]);
       }

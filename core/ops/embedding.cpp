@@ -12,19 +12,24 @@ namespace tpo {
 
 namespace {
 
+// Rows that a table holds of one with `all` rows.
+struct Part {
+  int64_t first, all;
+};
+
 // table[ids], with the gradient scattered back.
-Tensor gather(const char* op, const Tensor& table, const Tensor& ids, const char* what) {
+Tensor gather(const char* op, const Tensor& table, const Tensor& ids, const char* what, Part part) {
   check_float(op, table, "table");
   check_i32_vector(op, ids, what);
   check_shape(table.rank() == 2, "[", op, "] table ", table.shape(), " must be a matrix; ", what, " is ", ids.shape());
-  check_in_range(op, what, ids, table.dim(0));
-  const int64_t N = ids.dim(0), C = table.dim(1);
+  check_in_range(op, what, ids, part.all);
+  const int64_t N = ids.dim(0), C = table.dim(1), V = table.dim(0), first = part.first;
   Tensor y = Tensor::empty({N, C}, table.dtype());
-  launch(GatherRows{raw(table), i32(ids), raw(y), N, C * width_of(y.dtype())});
-  record(op, {table}, {&y}, [ids = ids.detach(), N, C](std::span<const Tensor> dy, GradSink& dx) {
+  launch(GatherRows{raw(table), i32(ids), raw(y), N, C * width_of(y.dtype()), first, V});
+  record(op, {table}, {&y}, [ids = ids.detach(), N, C, V, first](std::span<const Tensor> dy, GradSink& dx) {
     fp32_destination(dx, 0, [&](const Tensor& g, bool accumulate) {
       if (!accumulate) launch(FillZero{g.raw(), g.nbytes()});
-      launch(ScatterAddRows{raw(dy[0]), i32(ids), f32(g), N, C, dy[0].dtype()});
+      launch(ScatterAddRows{raw(dy[0]), i32(ids), f32(g), N, C, dy[0].dtype(), first, V});
     });
   });
   return y;
@@ -43,9 +48,17 @@ void check_distinct(const Tensor& idx, int64_t rows) {
 
 }  // namespace
 
-Tensor embedding(const Tensor& table, const Tensor& ids) { return gather("embedding", table, ids, "ids"); }
+Tensor embedding(const Tensor& table, const Tensor& ids) {
+  return gather("embedding", table, ids, "ids", {0, table.dim(0)});
+}
 
-Tensor gather_rows(const Tensor& x, const Tensor& idx) { return gather("gather_rows", x, idx, "idx"); }
+Tensor embedding_part(const Tensor& table, const Tensor& ids, int64_t first, int64_t vocabulary) {
+  check_shape(first >= 0 && first + table.dim(0) <= vocabulary, "[embedding_part] table ", table.shape(),
+              " has rows from ", first, " on, more than a vocabulary of ", vocabulary);
+  return gather("embedding_part", table, ids, "ids", {first, vocabulary});
+}
+
+Tensor gather_rows(const Tensor& x, const Tensor& idx) { return gather("gather_rows", x, idx, "idx", {0, x.dim(0)}); }
 
 Tensor overwrite_rows(const Tensor& x, const Tensor& idx, const Tensor& src) {
   check_float("overwrite_rows", x, "x");

@@ -8,6 +8,10 @@ namespace tpo {
 // table (V, C), ids (N) -> (N, C). Backward adds rows in the order of ids, so that the sum does not depend on threads.
 Tensor embedding(const Tensor& table, const Tensor& ids);
 
+// The same with rows [first, first + V) of a table of `vocabulary` rows: an id outside of them gives a row of zeros.
+// The results of all parts add up to the embedding.
+Tensor embedding_part(const Tensor& table, const Tensor& ids, int64_t first, int64_t vocabulary);
+
 // x (R, C), idx (K) -> (K, C). Rows may repeat. Backward as embedding.
 Tensor gather_rows(const Tensor& x, const Tensor& idx);
 

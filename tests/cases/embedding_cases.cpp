@@ -36,6 +36,20 @@ void add_embedding_cases(CaseList& list) {
         },
         d.size);
     list.add(
+        "embedding_part/" + dims,
+        [=](Rand& r) {
+          return OpCase{.in = {r.normal({d.rows, d.cols}), r.integers(d.n, 0, 2 * d.rows + 3)},
+                        .run = [=](Inputs v) { return embedding_part(v[0], v[1], 2, 2 * d.rows + 3); },
+                        .ref =
+                            [=](RefInputs v) {
+                              Ref whole({2 * d.rows + 3, d.cols});
+                              std::copy(v[0].v.begin(), v[0].v.end(), whole.v.begin() + 2 * d.cols);
+                              return gather(whole, v[1]);
+                            },
+                        .grads = {0}};
+        },
+        d.size);
+    list.add(
         "gather_rows/" + dims,
         [=](Rand& r) {
           return OpCase{.in = {r.normal({d.rows, d.cols}), r.integers(d.n, 0, d.rows)},
