@@ -1,5 +1,7 @@
 #include "core/kernels/cross_entropy.h"
 
+#include <algorithm>
+
 #include "core/launch.h"
 #include "core/ops/loss.h"
 #include "core/ops/op_util.h"
@@ -32,16 +34,33 @@ void check_arguments(const Tensor& x, const Tensor& w, const Tensor& targets, co
               " and w ", w.shape());
 }
 
-}  // namespace
+// Launches over the chunks of a vocabulary in parts; their number is the same for all parts.
+void launch_part(const VocabCrossEntropy& k, const VocabPart& part) {
+  const Tensor mine = Tensor::empty({k.chunk, 3}), all = Tensor::empty({part.parts * k.chunk, 3});
+  for (int64_t index = 0; index == 0 || index * k.chunk < k.n; ++index) {
+    launch(VocabScores{k, index, f32(mine)});
+    part.gather(mine, all);
+    launch(VocabGradients{k, index, f32(all), part.parts, part.index});
+  }
+}
 
-Tensor vocab_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& targets, float scale, const Tensor& xa,
-                           const Tensor& b) {
+void check_part(const VocabPart& p, int64_t rows) {
+  check_shape(p.first >= 0 && p.first + rows <= p.vocabulary && rows <= p.widest && p.index >= 0 && p.index < p.parts,
+              "[vocab_cross_entropy] w has ", rows, " rows from ", p.first, " on, which is no part ", p.index, " of ",
+              p.parts, " of a vocabulary of ", p.vocabulary, " in parts of at most ", p.widest);
+}
+
+Tensor fused(const Tensor& x, const Tensor& w, const Tensor& targets, float scale, const Tensor& xa, const Tensor& b,
+             const VocabPart* part) {
   check_arguments(x, w, targets, xa, b);
-  check_targets(targets, w.dim(0));
+  if (part != nullptr) check_part(*part, w.dim(0));
+  check_targets(targets, part != nullptr ? part->vocabulary : w.dim(0));
   VocabCrossEntropy k{};
   k.x = raw(x), k.w = raw(w), k.targets = i32(targets), k.xa = raw(xa), k.b = raw(b);
   k.n = x.dim(0), k.c = x.dim(1), k.v = w.dim(0), k.r = xa.defined() ? xa.dim(1) : 0;
-  k.chunk = VocabCrossEntropy::rows_per_chunk(k.n, k.v);
+  k.first = part != nullptr ? part->first : 0;
+  k.chunk = VocabCrossEntropy::rows_per_chunk(k.n, part != nullptr ? part->widest : k.v);
+  if (part != nullptr) k.chunk = std::max<int64_t>(1, k.chunk);
   k.scale = scale, k.dtype = x.dtype();
   Tensor loss = Tensor::empty({1});
   const auto gradient_of = [](const Tensor& t, DType dtype, MemoryKind kind) {
@@ -56,7 +75,7 @@ Tensor vocab_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& targe
     const Tensor scratch = Tensor::empty({k.scratch_floats()});
     k.loss = f32(loss), k.scratch = f32(scratch);
     k.dx = raw(grads[0]), k.dw = f32(grads[1]), k.dxa = raw(grads[2]), k.db = f32(grads[3]);
-    launch(k);
+    part != nullptr ? launch_part(k, *part) : launch(k);
   }
   record("vocab_cross_entropy", {x, w, xa, b}, {&loss},
          [dx_ = grads[0], dw = grads[1], dxa = grads[2], db = grads[3]](std::span<const Tensor> dy, GradSink& dx) {
@@ -76,6 +95,18 @@ Tensor vocab_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& targe
            }
          });
   return loss;
+}
+
+}  // namespace
+
+Tensor vocab_cross_entropy(const Tensor& x, const Tensor& w, const Tensor& targets, float scale, const Tensor& xa,
+                           const Tensor& b) {
+  return fused(x, w, targets, scale, xa, b, nullptr);
+}
+
+Tensor vocab_cross_entropy_part(const Tensor& x, const Tensor& w, const Tensor& targets, float scale,
+                                const VocabPart& part, const Tensor& xa, const Tensor& b) {
+  return fused(x, w, targets, scale, xa, b, &part);
 }
 
 }  // namespace tpo

@@ -1,3 +1,5 @@
+#include "core/kernels/basic.h"
+#include "core/launch.h"
 #include "core/ops/loss.h"
 #include "tests/op_case.h"
 
@@ -32,7 +34,17 @@ Ref reference(RefInputs in, double scale) {
   return loss;
 }
 
-OpCase make(Rand& r, const Dims d) {
+// One part that is the whole; several stand in tests/parallel/tensor_loss_test.cpp.
+Tensor in_phases(Inputs v, int64_t vocabulary) {
+  const VocabPart whole{
+      .vocabulary = vocabulary, .widest = vocabulary, .gather = [](const Tensor& mine, const Tensor& all) {
+        launch(CopyBytes{all.raw(), mine.raw(), mine.nbytes()});
+      }};
+  const bool low = v.size() > 3;
+  return vocab_cross_entropy_part(v[0], v[1], v[2], 0.25f, whole, low ? v[3] : Tensor(), low ? v[4] : Tensor());
+}
+
+OpCase make(Rand& r, const Dims d, bool phases) {
   std::vector<int32_t> targets;
   for (int64_t n = 0; n < d.n; ++n) {
     const bool keep = d.ignore == 0 || (d.ignore > 0 && r.below(static_cast<uint64_t>(d.ignore)) == 0);
@@ -42,7 +54,8 @@ OpCase make(Rand& r, const Dims d) {
   if (d.r > 0) in.push_back(r.normal({d.n, d.r})), in.push_back(r.normal({d.v, d.r}, 0.2f));
   return OpCase{.in = in,
                 .run =
-                    [d](Inputs v) {
+                    [=](Inputs v) {
+                      if (phases) return in_phases(v, d.v);
                       return vocab_cross_entropy(v[0], v[1], v[2], 0.25f, d.r ? v[3] : Tensor(), d.r ? v[4] : Tensor());
                     },
                 .ref = [](RefInputs v) { return reference(v, 0.25); },
@@ -65,9 +78,11 @@ void add_cross_entropy_cases(CaseList& list) {
                        {1024, 256, 512, 0, 0, Size::kBench},
                        {1024, 256, 512, 8, 3, Size::kBench},
                        {256, 256, 32000, 0, 0, Size::kBench}})
-    list.add(
-        cat("vocab_cross_entropy/", d.n, "x", d.c, "x", d.v, "_r", d.r, d.ignore < 0 ? "_none" : cat("_1in", d.ignore)),
-        [d](Rand& r) { return make(r, d); }, d.size);
+    for (const bool phases : {false, true})
+      list.add(
+          cat(phases ? "vocab_cross_entropy_part/" : "vocab_cross_entropy/", d.n, "x", d.c, "x", d.v, "_r", d.r,
+              d.ignore < 0 ? "_none" : cat("_1in", d.ignore)),
+          [=](Rand& r) { return make(r, d, phases); }, d.size);
 }
 
 }  // namespace tpo::optest
