@@ -259,9 +259,10 @@ struct KeptProducts {
   size_t next = 0;
   Tensor result_grad;  // during the second run
 
-  // Bytes for a result that is only asked for its shape: those of its gradient, if they have the same dtype.
+  // Bytes for a result that is only asked for its shape: those of the block's gradient, if they are as many.
   Tensor stand_in(const Product& p) const {
-    return result_grad.dtype() == p.dtype ? result_grad.view(p.shape) : Tensor::empty(p.shape, p.dtype);
+    const bool fits = result_grad.dtype() == p.dtype && result_grad.numel() == p.shape.numel();
+    return fits ? result_grad.view(p.shape) : Tensor::empty(p.shape, p.dtype);
   }
 
   // After the first run.
@@ -282,6 +283,13 @@ Tensor take_kept() {
 void keep(const Tensor& y, bool read) {
   if (t_tape != nullptr && t_tape->kept_ != nullptr && t_tape->leaf_mode_ == Tape::Uses::kCountOnly)
     t_tape->kept_->products.push_back({y.detach(), y.shape(), y.dtype(), read});
+}
+
+void keep_instead(const Tensor& x, const Tensor& y) {
+  if (t_tape == nullptr || t_tape->kept_ == nullptr || t_tape->leaf_mode_ != Tape::Uses::kCountOnly) return;
+  for (KeptProducts::Product& p : t_tape->kept_->products)
+    if (!p.read && p.y.defined() && p.y.storage_id() == x.storage_id()) p.y = Tensor();
+  keep(y, false);
 }
 
 Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std::vector<Tensor> inputs, Keep what) {

@@ -115,6 +115,7 @@ class Tape {
   friend Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)>, std::vector<Tensor>, Keep);
   friend Tensor take_kept();
   friend void keep(const Tensor&, bool);
+  friend void keep_instead(const Tensor&, const Tensor&);
 
   struct Slot {
     Shape shape;
@@ -213,5 +214,8 @@ Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std
 // backward reads y.
 Tensor take_kept();
 void keep(const Tensor& y, bool read);
+// keep(y, false) for an op with input x, where the result of a product in x has served its purpose: y is its sum over
+// ranks. Of that product only the shape is kept.
+void keep_instead(const Tensor& x, const Tensor& y);
 
 }  // namespace tpo

@@ -112,7 +112,7 @@ struct AddBias {
   static constexpr const char* kName = "add_bias";
   const void* x;     // (rows, cols)
   const void* bias;  // (cols)
-  void* y;           // (rows, cols)
+  void* y;           // (rows, cols), may be x
   int64_t rows, cols;
   DType dtype;
   Cost cost() const { return {rows * cols, width_of(dtype) * (rows + 1) * cols, width_of(dtype) * rows * cols}; }
