@@ -1,10 +1,15 @@
-// The arena and its engines inside one process, where the thread sanitizer sees both sides.
+// The arena, its engines and several "nodes" inside one process, where the thread sanitizer sees all sides.
 #include "parallel/comm/arena.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <array>
+#include <deque>
+#include <map>
 #include <mutex>
+#include <thread>
+#include <tuple>
 
 #include "core/error.h"
 #include "parallel/comm/threads.h"
@@ -49,20 +54,88 @@ class Part final : public Allocator {
   size_t begin_;
 };
 
-// Collectives through an arena; splits and messages are not its business.
+// Messages on their way between "nodes", by (from, to, tag).
+struct Post {
+  std::mutex mutex;
+  std::map<std::tuple<int, int, int>, std::deque<std::vector<std::byte>>> messages;
+};
+
+class PostWire final : public Wire {
+ public:
+  PostWire(Post& post, int rank, int size) : post_(post), rank_(rank), size_(size) {}
+  void send(const std::byte* data, int64_t bytes, int to, int tag) override {
+    std::scoped_lock lock(post_.mutex);
+    post_.messages[{rank_, to, tag}].emplace_back(data, data + bytes);
+  }
+  void recv(std::byte* data, int64_t bytes, int from, int tag) override {
+    expected_.push_back({data, bytes, from, tag});
+  }
+  void all_gather(const std::byte* mine, int64_t bytes, std::byte* all) override {
+    for (int r = 0; r < size_; ++r) {
+      send(mine, bytes, r, 0);
+      recv(all + r * bytes, bytes, r, 0);
+    }
+  }
+  bool done() override {
+    std::scoped_lock lock(post_.mutex);
+    std::erase_if(expected_, [&](const Expected& e) {
+      auto& queue = post_.messages[{e.from, rank_, e.tag}];
+      // Messages of one sender and tag arrive in order: an earlier expectation, if any, took the front.
+      if (queue.empty()) return false;
+      if (queue.front().size() != static_cast<size_t>(e.bytes)) throw CommError("a message of another size");
+      std::copy(queue.front().begin(), queue.front().end(), e.data);
+      queue.pop_front();
+      return true;
+    });
+    return expected_.empty();
+  }
+
+ private:
+  struct Expected {
+    std::byte* data;
+    int64_t bytes;
+    int from, tag;
+  };
+  Post& post_;
+  int rank_, size_;
+  std::vector<Expected> expected_;
+};
+
+// What the ranks of a world share: memory per node, and the post.
+struct World {
+  explicit World(const std::vector<int>& node_of_rank, bool verify = true) : placement(node_of_rank), verify(verify) {
+    for (int r = 0; r < static_cast<int>(placement.size()); ++r) {
+      const Nodes nodes(placement, r);
+      auto& memory = memories[static_cast<size_t>(nodes.mine())];
+      if (!memory) memory = std::make_unique<Shared>(static_cast<int>(nodes.here().size()));
+    }
+  }
+  std::vector<int> placement;
+  bool verify;
+  std::array<std::unique_ptr<Shared>, 4> memories;  // per node
+  Post post;
+};
+
+// Collectives through an arena and, with several nodes, the wire; splits and messages are not its business.
 class ArenaGroup final : public ProcessGroup {
  public:
-  ArenaGroup(ProcessGroup& threads, Shared& shared)
+  ArenaGroup(ProcessGroup& threads, World& world)
       : ProcessGroup(threads.rank(), threads.size(), "arena"),
-        shared_(shared),
-        engine_(shared.bells[static_cast<size_t>(rank())]) {
+        nodes_(world.placement, rank()),
+        shared_(*world.memories[static_cast<size_t>(nodes_.mine())]),
+        engine_(shared_.bells[static_cast<size_t>(nodes_.place(rank()))]) {
     std::vector<Doorbell*> bells;
-    for (Doorbell& b : shared.bells) bells.push_back(&b);
-    arena_ = std::make_shared<Arena>(shared.aligned(), kPiece, rank(), std::move(bells));
+    for (Doorbell& b : shared_.bells) bells.push_back(&b);
+    arena_ = std::make_shared<Arena>(shared_.aligned(), kPiece, nodes_.place(rank()), std::move(bells));
+    if (nodes_.count() > 1) {
+      auto wire = std::make_unique<PostWire>(world.post, rank(), size());
+      crossing_ = std::make_shared<Crossing>(nodes_, std::move(wire), world.verify);
+    }
     queue_ = engine_.add_queue();
   }
 
   Tensor shared_buffer(const Shape& shape, DType dtype) override {
+    if (crossing_) return ProcessGroup::shared_buffer(shape, dtype);
     const size_t part = (static_cast<size_t>(shape.numel()) * size_of(dtype) + 63) / 64 * 64;
     const auto memory = shared_.buffer(buffers_++, part * static_cast<size_t>(size()));
     engine_.call([&] { arena_->add_shared(memory, part); });
@@ -72,47 +145,74 @@ class ArenaGroup final : public ProcessGroup {
 
  protected:
   std::shared_ptr<WorkState> issue(std::shared_ptr<const CommRequest> r) override {
-    auto task = Arena::make_task(arena_, nullptr, r);
+    auto task = nodes_.alone() ? make_wire_task(crossing_, r) : Arena::make_task(arena_, crossing_, r);
     return engine_.submit(queue_, std::move(r), std::move(task));
   }
   std::unique_ptr<ProcessGroup> do_split(int, int, std::string) override { throw CommError("an arena is not split"); }
 
  private:
+  Nodes nodes_;
   Shared& shared_;
   size_t buffers_ = 0;
   Engine engine_;
   std::shared_ptr<Arena> arena_;
+  std::shared_ptr<Crossing> crossing_;
   int queue_ = 0;
 };
 
-void on_arena(int n, void (*run)(ProcessGroup&)) {
-  Shared shared(n);
-  run_ranks(n, [&](ProcessGroup& threads) {
-    ArenaGroup group(threads, shared);
+void on_nodes(const std::vector<int>& node_of_rank, const std::function<void(ProcessGroup&)>& run, bool verify = true) {
+  World world(node_of_rank, verify);
+  run_ranks(static_cast<int>(node_of_rank.size()), [&](ProcessGroup& threads) {
+    ArenaGroup group(threads, world);
     run(group);
     threads.barrier("engines may stop").wait_host();
   });
 }
 
-class ArenaConformance : public testing::TestWithParam<int> {};
+// The node of each rank.
+class ArenaConformance : public testing::TestWithParam<std::vector<int>> {};
 
-TEST_P(ArenaConformance, holds_for_collectives) {
+void holds_for_collectives(const std::vector<int>& node_of_rank, bool verify) {
   for (const auto& c : conformance::cases()) {
     const std::string name = c.name;
     if (name.starts_with("messages") || name.starts_with("split") || name.starts_with("groups")) continue;
     if (name.starts_with("bad_arguments")) continue;  // the same code as on rank threads
-    on_arena(GetParam(), c.run);
+    on_nodes(node_of_rank, c.run, verify);
   }
 }
 
-TEST_P(ArenaConformance, sums_follow_rank_order) { on_arena(GetParam(), conformance::sums_follow_rank_order); }
+TEST_P(ArenaConformance, holds_for_collectives) { holds_for_collectives(GetParam(), true); }
+
+TEST(arena, holds_over_nodes_without_headers) { holds_for_collectives({5, 3, 5, 3}, false); }
+
+TEST_P(ArenaConformance, sums_follow_the_order_of_nodes) {
+  const Nodes nodes(GetParam(), 0);
+  std::vector<std::vector<int>> order;
+  for (int i = 0; i < nodes.count(); ++i) order.push_back(nodes.members(i));
+  on_nodes(GetParam(), [&](ProcessGroup& g) { conformance::sums_follow_order(g, order); });
+}
 
 TEST_P(ArenaConformance, ranks_that_diverge_learn_from_whom) {
-  on_arena(GetParam(), conformance::ranks_that_diverge_learn_from_whom);
+  on_nodes(GetParam(), conformance::ranks_that_diverge_learn_from_whom);
+}
+
+TEST_P(ArenaConformance, a_barrier_waits_for_the_last_rank) {
+  std::atomic<int> arrived{0};
+  const auto body = [&](ProcessGroup& g) {
+    for (int late = 0; late < g.size(); ++late) {
+      if (g.rank() == late) std::this_thread::sleep_for(std::chrono::milliseconds(3));
+      ++arrived;
+      g.barrier("b").wait_host();
+      EXPECT_GE(arrived.load(), (late + 1) * g.size());
+    }
+  };
+  on_nodes(GetParam(), body);
+  arrived = 0;
+  on_nodes(GetParam(), body, false);
 }
 
 TEST_P(ArenaConformance, a_shared_buffer_on_some_ranks_only_goes_through_slots) {
-  on_arena(GetParam(), [](ProcessGroup& g) {
+  on_nodes(GetParam(), [](ProcessGroup& g) {
     const Tensor shared = g.shared_buffer({64}, DType::kF32), own = Tensor::zeros({64});
     for (const int other : {0, 1}) {
       const Tensor& t = g.rank() == other ? own : shared;
@@ -126,7 +226,11 @@ TEST_P(ArenaConformance, a_shared_buffer_on_some_ranks_only_goes_through_slots) 
   });
 }
 
-INSTANTIATE_TEST_SUITE_P(threads, ArenaConformance, testing::Values(2, 3, 4));
+INSTANTIATE_TEST_SUITE_P(threads, ArenaConformance,
+                         testing::Values(std::vector{0, 0}, std::vector{0, 0, 0}, std::vector{0, 0, 0, 0},
+                                         std::vector{0, 1}, std::vector{2, 1, 0}));
+INSTANTIATE_TEST_SUITE_P(nodes, ArenaConformance,
+                         testing::Values(std::vector{0, 0, 1, 1}, std::vector{0, 1, 1, 1}, std::vector{0, 1, 2, 1}));
 
 TEST(shared_memory, reports_what_the_system_refuses) {
   EXPECT_THROW(SharedMemory::open("/tpo_dist.test.absent", 4096), IoError);
