@@ -1,7 +1,10 @@
 // The conformance cases and replicated training under mpirun; started by run_mpi.sh through ctest.
 //   parallel_mpi            every case, over the arena and over MPI alone
+//   parallel_mpi hosts N    every case, where the ranks must be on N nodes
 //   parallel_mpi fail       rank 1 throws while the others wait: the world must end with exit code 7
+#include <algorithm>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <stdexcept>
@@ -52,8 +55,24 @@ void training_equals_one_rank(ProcessGroup& world) {
   }
 }
 
-void run_all(bool arena) {
+// The ranks of each node, nodes in the order of their first rank.
+std::vector<std::vector<int>> nodes_of(ProcessGroup& world, const std::string& here) {
+  const auto names = world.all_gather_bytes(std::as_bytes(std::span(here)), "node");
+  std::vector<std::vector<int>> nodes;
+  for (int r = 0; r < world.size(); ++r) {
+    const auto same = [&](const std::vector<int>& n) {
+      return names[static_cast<size_t>(n[0])] == names[static_cast<size_t>(r)];
+    };
+    const auto it = std::find_if(nodes.begin(), nodes.end(), same);
+    (it == nodes.end() ? nodes.emplace_back() : *it).push_back(r);
+  }
+  return nodes;
+}
+
+void run_all(const std::string& here, bool arena, size_t expected_nodes) {
   const auto world = make_mpi_world({.arena = arena, .verify = true});
+  const auto nodes = nodes_of(*world, arena ? here : cat("every rank alone: ", world->rank()));
+  if (arena && nodes.size() != expected_nodes) throw std::runtime_error(cat("ranks are on ", nodes.size(), " nodes"));
   const auto run = [&](const char* name, const std::function<void()>& body) {
     try {
       body();
@@ -64,7 +83,7 @@ void run_all(bool arena) {
   };
   for (const auto& c : conformance::cases()) run(c.name, [&] { c.run(*world); });
   run("training_equals_one_rank", [&] { training_equals_one_rank(*world); });
-  run("sums_follow_rank_order", [&] { conformance::sums_follow_rank_order(*world); });
+  run("sums_follow_the_order_of_nodes", [&] { conformance::sums_follow_order(*world, nodes); });
   const auto spoiled = world->split(0, world->rank(), "spoiled");
   run("ranks_that_diverge_learn_from_whom", [&] { conformance::ranks_that_diverge_learn_from_whom(*spoiled); });
   world->barrier("end").wait_host();
@@ -85,9 +104,11 @@ int main(int argc, char** argv) {
   try {
     if (argc > 1 && std::strcmp(argv[1], "fail") == 0) {
       tpo::fail_while_others_wait();
+    } else if (argc > 2 && std::strcmp(argv[1], "hosts") == 0) {
+      tpo::run_all(mpi.node(), true, static_cast<size_t>(std::atoi(argv[2])));
     } else {
-      tpo::run_all(true);
-      tpo::run_all(false);
+      tpo::run_all(mpi.node(), true, 1);
+      tpo::run_all(mpi.node(), false, 1);
     }
   } catch (const std::exception& e) {
     std::fprintf(stderr, "rank %d: %s\n", mpi.rank(), e.what());
