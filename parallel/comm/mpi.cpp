@@ -319,6 +319,16 @@ void MpiWorld::abort(int code) {
   std::_Exit(code);
 }
 
+void MpiOwn::all_reduce(float* data, int64_t n) {
+  check_mpi(MPI_Allreduce(MPI_IN_PLACE, data, static_cast<int>(n), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD),
+            "MPI_Allreduce");
+}
+
+void MpiOwn::reduce_scatter(float* in, float* out, int64_t n) {
+  check_mpi(MPI_Reduce_scatter_block(in, out, static_cast<int>(n), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD),
+            "MPI_Reduce_scatter_block");
+}
+
 std::unique_ptr<ProcessGroup> make_mpi_world(MpiOptions options) {
   int ready = 0, level = 0;
   MPI_Initialized(&ready);
