@@ -20,6 +20,7 @@ tests=(
   libgtest-dev libbenchmark-dev           # unit tests, op benchmark
   clang-format clang-tidy                 # lint
   python3 python3-h5py python3-numpy      # lint, and reading our files with h5py
+  iproute2                                # hosts.sh: several hosts as network namespaces
 )
 
 case "${1:-all}" in
