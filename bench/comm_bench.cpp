@@ -1,5 +1,6 @@
 // Collectives through ProcessGroup: latency of small ones, time of gradient buckets, and how much of it hides behind
-// compute. Under mpirun; --oversubscribe past the number of cores:
+// compute; before that, in place on shared buffers beside MPI's own calls. Under mpirun; --oversubscribe past the
+// cores:
 //   mpirun -n 2 comm_bench [MiB of gradients = 64] [MiB per bucket = 4]
 // Medians over 9 rounds of the slowest rank. "hidden" = (reduction alone + compute alone - both) / reduction alone,
 // with a compute that sleeps (as with a GPU, the core is free) and one that keeps the core busy.

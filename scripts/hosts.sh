@@ -4,7 +4,7 @@
 # usage: scripts/hosts.sh SLOTS MPIRUN ARGS...        SLOTS: ranks per host, "2,2" or "1,3"
 #   scripts/hosts.sh 2,2 mpirun build/bin/tpo_dist train --config run.textproto
 # Works as root, or where user namespaces are allowed. Exit code: that of mpirun; 77 if this machine has no namespaces.
-# Nothing of it outlives the script: the hosts are processes that end when a pipe from here closes, also after SIGKILL.
+# No process of it outlives the script, also after SIGKILL: a host ends when a pipe from here closes, mpirun by a signal.
 # They share the file system, /dev/shm and process numbers with this machine, as containers may.
 set -u
 
@@ -28,7 +28,7 @@ refuse() {
   exit 77
 }
 if [ "$1" != --hub ]; then  # once more inside a namespace of its own, so that the bridge and the names are nobody else's
-  for tool in ip unshare nsenter; do
+  for tool in ip unshare nsenter setpriv; do
     command -v $tool > /dev/null || refuse "no program $tool (packages iproute2, util-linux)"
   done
   own=(unshare --net --uts)
@@ -74,7 +74,7 @@ for i in "${!slots[@]}"; do
 done
 
 export OMPI_ALLOW_RUN_AS_ROOT=1 OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
-"$mpirun" --hostfile "$TPO_HOSTS/hostfile" -n $ranks --bind-to none \
+setpriv --pdeathsig TERM "$mpirun" --hostfile "$TPO_HOSTS/hostfile" -n $ranks --bind-to none \
   --mca plm_rsh_agent "$self --agent" --mca btl self,vader,tcp \
   --mca oob_tcp_if_include 10.77.0.0/24 --mca btl_tcp_if_include 10.77.0.0/24 "$@" 3<&- 4>&- &
 job=$!
