@@ -1,5 +1,7 @@
 #pragma once
-// Self-attention layers over packed sequences. N rows of all sequences, C width, S sequences.
+// Self-attention layers over packed sequences. N rows of all sequences, C width, S sequences. x is the stream
+// (TensorParallel), `rows` the N of all of it; heads are cut over the tensor axis. Throws ConfigError that names the
+// layer if there are fewer heads than ranks.
 #include "core/ops/attention.h"
 #include "model/lora.h"
 
@@ -10,30 +12,36 @@ namespace tpo {
 // <scope>.proj.
 class VisionAttention {
  public:
-  VisionAttention(const ParamScope& scope, int64_t width, int64_t heads, ProcessGroup& tp);
+  VisionAttention(const ParamScope& scope, int64_t width, int64_t heads, const TensorParallel& tp);
   // x (N, C), cu (S+1) i32 -> (N, C).
-  Tensor operator()(const Tensor& x_NC, const Tensor& cu) const;
+  Tensor operator()(const Tensor& x_NC, int64_t rows, const Tensor& cu) const;
 
   const Linear& qkv() const { return qkv_; }
   const Linear& proj() const { return proj_; }
-  const AttentionSpec& spec() const { return spec_; }
+  const AttentionSpec& spec() const { return spec_; }  // of the whole layer
   bool bias_trains() const { return q_bias_->trainable || v_bias_->trainable; }
 
  private:
-  int64_t width_;
+  Param& bias(const ParamScope& scope, const char* name) const;
+
+  TensorParallel tp_;
   AttentionSpec spec_;
+  Cut heads_;            // columns of this rank's heads in each of q, k, v
+  AttentionSpec local_;  // of this rank
   Linear qkv_, proj_;
   Param *q_bias_, *v_bias_;
 };
 
-// What a decoder layer must know of the rows it is given.
+// What a decoder layer must know of the rows: all of them, also where the stream is a shard.
 struct SequenceContext {
   Tensor cu;         // (S+1) i32
   Tensor positions;  // (N) i32, from 0 in every sequence
   DropoutContext dropout;
+  int64_t rows() const { return positions.numel(); }
 };
 
-// Keys and values of one sequence, written in place, outside any tape. One entry per layer, (capacity, kv_heads*D).
+// Keys and values of one sequence, written in place, outside any tape. One entry per layer, (capacity, kv_heads*D) of
+// this rank's heads.
 struct KvCache {
   std::vector<Tensor> k, v;
   int64_t length = 0;  // rows valid in every layer
@@ -43,35 +51,45 @@ struct KvCache {
 struct CausalAttentionConfig {
   int64_t width = 0, heads = 0, kv_heads = 0, head_dim = 0;
   float rope_theta = 1e4f;
+  ProcessGroup* kv_sharers = nullptr;  // of split_kv_sharers; outlives the layer
 };
 
-// Causal grouped-query attention with rotary positions, no biases. Names: <scope>.q, .k, .v, .o.
+// Collective: the ranks with the same key-value head, or null if no two have one (kv_heads >= ranks).
+std::unique_ptr<ProcessGroup> split_kv_sharers(int64_t kv_heads, const TensorParallel& tp);
+
+// Causal grouped-query attention with rotary positions, no biases. Names: <scope>.q, .k, .v, .o. With fewer key-value
+// heads than ranks several ranks hold the same one, and the gradient of its weights is summed over them.
 class CausalAttention {
  public:
   struct Lora {
     LoraConfig q, k, v, o;
   };
-  CausalAttention(const ParamScope& scope, const CausalAttentionConfig& config, ProcessGroup& tp, const Init& init,
-                  const Lora& lora);
+  CausalAttention(const ParamScope& scope, const CausalAttentionConfig& config, const TensorParallel& tp,
+                  const Init& init, const Lora& lora);
   // x (N, C) -> (N, C).
   Tensor operator()(const Tensor& x_NC, const SequenceContext& context) const;
-  // x (n, C): the rows that follow cache.length rows of the same sequence; positions (n) i32 are their places.
-  // Writes rows [length, length + n) of layer `layer`; the caller advances cache.length after the last layer.
-  // Never recorded. Throws ShapeError if the cache is full.
+  // x of n rows, positions.numel(): the rows that follow cache.length rows of the same sequence; positions (n) i32 are
+  // their places. Writes rows [length, length + n) of layer `layer`; the caller advances cache.length after the last
+  // layer. Never recorded. Throws ShapeError if the cache is full.
   Tensor step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const;
 
   const LoraLinear& q() const { return q_; }
   const LoraLinear& k() const { return k_; }
   const LoraLinear& v() const { return v_; }
   const LoraLinear& o() const { return o_; }
-  const AttentionSpec& spec() const { return spec_; }
+  const AttentionSpec& spec() const { return spec_; }         // of the whole layer
+  const AttentionSpec& local_spec() const { return local_; }  // of this rank
   template <class F>
   void for_each_lora(F f) {
     f(q_), f(k_), f(v_), f(o_);
   }
 
  private:
-  AttentionSpec spec_;
+  CausalAttention(const ParamScope& scope, const CausalAttentionConfig& config, const TensorParallel& tp,
+                  const Init& init, const Lora& lora, const HeadPart& part);
+
+  TensorParallel tp_;
+  AttentionSpec spec_, local_;
   float theta_;
   LoraLinear q_, k_, v_, o_;
 };

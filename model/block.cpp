@@ -27,33 +27,33 @@ Tensor residual_pair(const Tensor& x, Recompute recompute, Attention attention, 
 }  // namespace
 
 VisionBlock::VisionBlock(const ParamScope& s, int64_t width, int64_t heads, int64_t mlp_hidden, float ln_eps,
-                         ProcessGroup& tp)
-    : norm1_(s / "norm1", width, ln_eps),
-      norm2_(s / "norm2", width, ln_eps),
+                         const TensorParallel& tp)
+    : norm1_(s / "norm1", width, ln_eps, tp.stream_group()),
+      norm2_(s / "norm2", width, ln_eps, tp.stream_group()),
       attn_(s / "attn", width, heads, tp),
       mlp_(s / "mlp", width, mlp_hidden, tp) {}
 
-Tensor VisionBlock::operator()(const Tensor& x_NC, const Tensor& cu, Recompute recompute) const {
+Tensor VisionBlock::operator()(const Tensor& x_NC, const Tensor& cu, Recompute recompute, int64_t rows) const {
   return residual_pair(
-      x_NC, recompute, [this, cu](const Tensor& x) { return attn_(norm1_(x), cu); }, norm2_,
-      [this](const Tensor& normed) { return mlp_(normed); });
+      x_NC, recompute, [this, cu, rows](const Tensor& x) { return attn_(norm1_(x), rows, cu); }, norm2_,
+      [this, rows](const Tensor& normed) { return mlp_(normed, rows); });
 }
 
-DecoderBlock::DecoderBlock(const ParamScope& s, const DecoderBlockConfig& c, ProcessGroup& tp)
-    : attn_norm_(s / "attn_norm", c.attention.width, c.rms_eps),
-      mlp_norm_(s / "mlp_norm", c.attention.width, c.rms_eps),
+DecoderBlock::DecoderBlock(const ParamScope& s, const DecoderBlockConfig& c, const TensorParallel& tp)
+    : attn_norm_(s / "attn_norm", c.attention.width, c.rms_eps, tp.stream_group()),
+      mlp_norm_(s / "mlp_norm", c.attention.width, c.rms_eps, tp.stream_group()),
       attn_(s / "attn", c.attention, tp, c.init, c.attention_lora),
       mlp_(s / "mlp", c.attention.width, c.mlp_hidden, tp, c.init, c.gate_lora, c.up_lora, c.down_lora) {}
 
 Tensor DecoderBlock::operator()(const Tensor& x_NC, const SequenceContext& context, Recompute recompute) const {
   return residual_pair(
       x_NC, recompute, [this, context](const Tensor& x) { return attn_(attn_norm_(x), context); }, mlp_norm_,
-      [this, context](const Tensor& normed) { return mlp_(normed, context.dropout); });
+      [this, context](const Tensor& normed) { return mlp_(normed, context.rows(), context.dropout); });
 }
 
 Tensor DecoderBlock::step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const {
   const auto [h_nC, normed_nC] = mlp_norm_.after_sum(x_nC, attn_.step(attn_norm_(x_nC), positions, cache, layer));
-  return add(h_nC, mlp_(normed_nC, {}));
+  return add(h_nC, mlp_(normed_nC, positions.numel(), {}));
 }
 
 }  // namespace tpo

@@ -1,5 +1,6 @@
 #pragma once
-// The two transformer blocks and the recompute choice. N rows of all sequences, C width.
+// The two transformer blocks and the recompute choice. N rows of all sequences, C width. x is the stream: whole or,
+// under sequence parallelism, a shard of rows, on which norms and sums work.
 #include "model/attention.h"
 #include "model/mlp.h"
 #include "model/norm.h"
@@ -19,8 +20,12 @@ enum class Recompute {
 class VisionBlock {
  public:
   VisionBlock(const ParamScope& scope, int64_t width, int64_t heads, int64_t mlp_hidden, float ln_eps,
-              ProcessGroup& tp);
-  Tensor operator()(const Tensor& x_NC, const Tensor& cu, Recompute recompute = Recompute::kNone) const;
+              const TensorParallel& tp);
+  // `rows`: N where x is a shard.
+  Tensor operator()(const Tensor& x_NC, const Tensor& cu, Recompute recompute, int64_t rows) const;
+  Tensor operator()(const Tensor& x_NC, const Tensor& cu, Recompute recompute = Recompute::kNone) const {
+    return (*this)(x_NC, cu, recompute, x_NC.dim(0));
+  }
 
   const LayerNorm& norm1() const { return norm1_; }
   const LayerNorm& norm2() const { return norm2_; }
@@ -45,7 +50,7 @@ struct DecoderBlockConfig {
 // x + attn(attn_norm(x)), then x + mlp(mlp_norm(x)); RMSNorm and SwiGLU. Names: attn_norm, attn, mlp_norm, mlp.
 class DecoderBlock {
  public:
-  DecoderBlock(const ParamScope& scope, const DecoderBlockConfig& config, ProcessGroup& tp);
+  DecoderBlock(const ParamScope& scope, const DecoderBlockConfig& config, const TensorParallel& tp);
   Tensor operator()(const Tensor& x_NC, const SequenceContext& context, Recompute recompute = Recompute::kNone) const;
   Tensor step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const;
 

@@ -4,21 +4,26 @@
 
 namespace tpo {
 
-GeluMlp::GeluMlp(const ParamScope& s, int64_t width, int64_t hidden, ProcessGroup& tp)
-    : fc1_(s / "fc1", width, hidden, Split::kColumn, tp, Bias::kYes, Init::xavier(width, hidden)),
+GeluMlp::GeluMlp(const ParamScope& s, int64_t width, int64_t hidden, const TensorParallel& tp)
+    : tp_(tp),
+      fc1_(s / "fc1", width, hidden, Split::kColumn, tp, Bias::kYes, Init::xavier(width, hidden)),
       fc2_(s / "fc2", hidden, width, Split::kRow, tp, Bias::kYes, Init::xavier(hidden, width)) {}
 
-Tensor GeluMlp::operator()(const Tensor& x_NC) const { return fc2_(fc1_(x_NC, Activation::kGelu)); }
+Tensor GeluMlp::operator()(const Tensor& x_NC, int64_t rows) const {
+  return fc2_(fc1_(tp_.enter(x_NC, rows), Activation::kGelu));
+}
 
-SwigluMlp::SwigluMlp(const ParamScope& s, int64_t width, int64_t hidden, ProcessGroup& tp, const Init& init,
+SwigluMlp::SwigluMlp(const ParamScope& s, int64_t width, int64_t hidden, const TensorParallel& tp, const Init& init,
                      const LoraConfig& gate, const LoraConfig& up, const LoraConfig& down)
-    : gate_(s / "gate", width, hidden, Split::kColumn, tp, Bias::kNo, init, gate),
+    : tp_(tp),
+      gate_(s / "gate", width, hidden, Split::kColumn, tp, Bias::kNo, init, gate),
       up_(s / "up", width, hidden, Split::kColumn, tp, Bias::kNo, init, up),
       down_(s / "down", hidden, width, Split::kRow, tp, Bias::kNo, init, down) {}
 
-Tensor SwigluMlp::operator()(const Tensor& x_NC, const DropoutContext& dropout) const {
-  const Tensor gate_NH = gate_(x_NC, dropout);
-  const Tensor up_NH = up_(x_NC, dropout);
+Tensor SwigluMlp::operator()(const Tensor& x_NC, int64_t rows, const DropoutContext& dropout) const {
+  const Tensor whole_NC = tp_.enter(x_NC, rows);
+  const Tensor gate_NH = gate_(whole_NC, dropout);
+  const Tensor up_NH = up_(whole_NC, dropout);
   return down_(swiglu(gate_NH, up_NH), dropout);
 }
 

@@ -1,5 +1,6 @@
 #pragma once
-// Feed-forward blocks. N rows, C width, H hidden.
+// Feed-forward blocks. N rows, C width, H hidden. x is the stream (TensorParallel), `rows` the N of all of it; H is cut
+// over the tensor axis.
 #include "model/lora.h"
 
 namespace tpo {
@@ -7,13 +8,14 @@ namespace tpo {
 // fc2(gelu(fc1(x))), both with bias, erf form of GELU. Names: <scope>.fc1, <scope>.fc2.
 class GeluMlp {
  public:
-  GeluMlp(const ParamScope& scope, int64_t width, int64_t hidden, ProcessGroup& tp);
-  Tensor operator()(const Tensor& x_NC) const;
+  GeluMlp(const ParamScope& scope, int64_t width, int64_t hidden, const TensorParallel& tp);
+  Tensor operator()(const Tensor& x_NC, int64_t rows) const;
 
   const Linear& fc1() const { return fc1_; }
   const Linear& fc2() const { return fc2_; }
 
  private:
+  TensorParallel tp_;
   Linear fc1_, fc2_;
 };
 
@@ -21,9 +23,9 @@ class GeluMlp {
 // Source: Shazeer 2020, arXiv:2002.05202; the form of Mistral.
 class SwigluMlp {
  public:
-  SwigluMlp(const ParamScope& scope, int64_t width, int64_t hidden, ProcessGroup& tp, const Init& init,
+  SwigluMlp(const ParamScope& scope, int64_t width, int64_t hidden, const TensorParallel& tp, const Init& init,
             const LoraConfig& gate, const LoraConfig& up, const LoraConfig& down);
-  Tensor operator()(const Tensor& x_NC, const DropoutContext& dropout) const;
+  Tensor operator()(const Tensor& x_NC, int64_t rows, const DropoutContext& dropout) const;
 
   const LoraLinear& gate() const { return gate_; }
   const LoraLinear& up() const { return up_; }
@@ -34,6 +36,7 @@ class SwigluMlp {
   }
 
  private:
+  TensorParallel tp_;
   LoraLinear gate_, up_, down_;
 };
 

@@ -15,7 +15,7 @@ const TpoConfig& checked(const TpoConfig& config) {
   return config;
 }
 
-std::unique_ptr<Connector> make_connector(const ParamScope& scope, const TpoConfig& c, ProcessGroup& tp) {
+std::unique_ptr<Connector> make_connector(const ParamScope& scope, const TpoConfig& c, const TensorParallel& tp) {
   switch (c.connector.kind) {
     case ConnectorConfig::Kind::kLinear:
       return std::make_unique<LinearConnector>(scope, c.vision.width, c.language.width, c.connector.merge, tp);

@@ -5,7 +5,7 @@
 namespace tpo {
 
 LinearConnector::LinearConnector(const ParamScope& s, int64_t vision_width, int64_t width, int64_t merge,
-                                 ProcessGroup& tp)
+                                 const TensorParallel& tp)
     : merge_(merge),
       proj_(s / "proj", merge * merge * vision_width, width, Split::kNone, tp, Bias::kYes,
             Init::xavier(merge * merge * vision_width, width)) {}

@@ -6,7 +6,8 @@ namespace tpo {
 
 class LinearConnector final : public Connector {
  public:
-  LinearConnector(const ParamScope& scope, int64_t vision_width, int64_t width, int64_t merge, ProcessGroup& tp);
+  LinearConnector(const ParamScope& scope, int64_t vision_width, int64_t width, int64_t merge,
+                  const TensorParallel& tp);
   // Throws ShapeError if merge does not divide the grid's height and width.
   Tensor operator()(const Tensor& vision_tokens, const PatchGrid& grid) const override;
   int64_t slots(const PatchGrid& grid) const override;

@@ -2,7 +2,7 @@
 
 namespace tpo {
 
-BoxEncoder::BoxEncoder(const ParamScope& s, int64_t hidden, int64_t width, ProcessGroup& tp)
+BoxEncoder::BoxEncoder(const ParamScope& s, int64_t hidden, int64_t width, const TensorParallel& tp)
     : fc1_(s / "fc1", 4, hidden, Split::kNone, tp, Bias::kYes, fan_in_uniform(4)),
       fc2_(s / "fc2", hidden, width, Split::kNone, tp, Bias::kYes, fan_in_uniform(hidden)) {}
 

@@ -7,7 +7,7 @@ namespace tpo {
 // fc2(relu(fc1(box))). Names: <scope>.fc1, <scope>.fc2.
 class BoxEncoder {
  public:
-  BoxEncoder(const ParamScope& scope, int64_t hidden, int64_t width, ProcessGroup& tp);
+  BoxEncoder(const ParamScope& scope, int64_t hidden, int64_t width, const TensorParallel& tp);
   // boxes (K, 4) x1, y1, x2, y2 as fractions -> (K, width).
   Tensor operator()(const Tensor& boxes_K4) const;
 

@@ -5,7 +5,7 @@
 
 namespace tpo {
 
-RegionHead::RegionHead(const ParamScope& s, int64_t width, const RegionConfig& c, ProcessGroup& tp)
+RegionHead::RegionHead(const ParamScope& s, int64_t width, const RegionConfig& c, const TensorParallel& tp)
     : fc1_(s / "fc1", width, c.hidden, Split::kNone, tp, Bias::kYes, fan_in_uniform(width)),
       fc2_(s / "fc2", c.hidden, 4, Split::kNone, tp, Bias::kYes, fan_in_uniform(c.hidden)) {}
 

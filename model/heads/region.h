@@ -14,7 +14,7 @@ struct RegionConfig {
 // fc2(relu(fc1(e))), no output activation: predictions may leave [0, 1]. Names: <scope>.fc1, <scope>.fc2.
 class RegionHead {
  public:
-  RegionHead(const ParamScope& scope, int64_t width, const RegionConfig& config, ProcessGroup& tp);
+  RegionHead(const ParamScope& scope, int64_t width, const RegionConfig& config, const TensorParallel& tp);
   // e (R, C) -> (R, 4): x1, y1, x2, y2 as fractions of the picture.
   Tensor operator()(const Tensor& e_RC) const;
 

@@ -5,6 +5,7 @@
 
 #include "core/ops/loss.h"
 #include "core/profile.h"
+#include "parallel/tensor/vocab.h"
 
 namespace tpo {
 
@@ -20,10 +21,10 @@ LoraConfig Decoder::lora_for(const std::string& target) const {
   return {config_.lora_rank, config_.lora_alpha, config_.lora_dropout};
 }
 
-std::vector<DecoderBlock> Decoder::make_blocks(const ParamScope& s, ProcessGroup& tp) const {
+std::vector<DecoderBlock> Decoder::make_blocks(const ParamScope& s) const {
   const LanguageConfig& c = config_;
   DecoderBlockConfig block;
-  block.attention = {c.width, c.heads, c.kv_heads, c.head_dim, c.rope_theta};
+  block.attention = {c.width, c.heads, c.kv_heads, c.head_dim, c.rope_theta, kv_sharers_.get()};
   block.mlp_hidden = c.mlp_hidden;
   block.rms_eps = c.rms_eps;
   block.attention_lora = {lora_for("q"), lora_for("k"), lora_for("v"), lora_for("o")};
@@ -31,19 +32,22 @@ std::vector<DecoderBlock> Decoder::make_blocks(const ParamScope& s, ProcessGroup
   block.init = Init::normal(0, c.weight_std);
   std::vector<DecoderBlock> blocks;
   blocks.reserve(static_cast<size_t>(c.layers));
-  for (int i = 0; i < c.layers; ++i) blocks.emplace_back(s / i, block, tp);
+  for (int i = 0; i < c.layers; ++i) blocks.emplace_back(s / i, block, tp_);
   return blocks;
 }
 
-Decoder::Decoder(const ParamScope& s, const LanguageConfig& c, ProcessGroup& tp)
+Decoder::Decoder(const ParamScope& s, const LanguageConfig& c, const TensorParallel& tp)
     : config_(c),
-      embed_(s / "embed_tokens", c.vocab, c.new_tokens, c.width, added_rows(c), Init::normal(0, c.embed_std)),
-      blocks_(make_blocks(s / "layers", tp)),
-      norm_(s / "norm", c.width, c.rms_eps),
-      lm_head_(s / "lm_head", c.width, c.rows(), Split::kColumn, tp, Bias::kNo, Init::normal(0, 0.02f),
+      tp_(*tp.group, c.sequence_parallel),
+      kv_sharers_(split_kv_sharers(c.kv_heads, tp)),
+      embed_(s / "embed_tokens", c.vocab, c.new_tokens, c.width, added_rows(c), Init::normal(0, c.embed_std), tp_),
+      blocks_(make_blocks(s / "layers")),
+      norm_(s / "norm", c.width, c.rms_eps, tp_.stream_group()),
+      lm_head_(s / "lm_head", c.width, c.rows(), Split::kColumn, tp_, Bias::kNo, Init::normal(0, 0.02f),
                lora_for("lm_head")) {
   if (c.detach_embeddings) embed_.weight().trainable = false;
-  init_added_rows(lm_head_.base().weight(), c.vocab, added_rows(c));
+  init_added_rows(lm_head_.base().weight(), c.vocab, added_rows(c), balanced_part(c.rows(), tp.rank(), tp.size()),
+                  *tp.group);
 }
 
 Tensor Decoder::embed(const Tensor& ids) const {
@@ -54,26 +58,31 @@ Tensor Decoder::embed(const Tensor& ids) const {
 
 Tensor Decoder::operator()(const Tensor& x_NC, const SequenceContext& context) const {
   const ProfileScope region("decoder");
-  Tensor x = x_NC;
+  Tensor x = tp_.begin_stream(x_NC);
   for (const DecoderBlock& block : blocks_) x = block(x, context, config_.recompute);
-  return norm_(x);
+  return tp_.end_stream(norm_(x), context.rows());
 }
 
 Tensor Decoder::loss(const Tensor& hidden_NC, const Tensor& targets, float scale, const DropoutContext& dropout) const {
   const ProfileScope region("language loss");
-  const Tensor xa = lm_head_.low_rank(hidden_NC, dropout);
-  const Tensor w = lm_head_.base().weight().use();
-  return vocab_cross_entropy(hidden_NC, w, targets, scale, xa, xa.defined() ? lm_head_.lora_b()->use() : Tensor());
+  const Tensor h_NC = copy_to(hidden_NC, *tp_.group);
+  const Tensor xa = lm_head_.low_rank(h_NC, dropout);
+  const Tensor w = lm_head_.base().use_weight(), b = xa.defined() ? lm_head_.use_b() : Tensor();
+  if (tp_.size() == 1) return vocab_cross_entropy(h_NC, w, targets, scale, xa, b);
+  return vocab_cross_entropy_part(h_NC, w, targets, scale, vocab_part(config_.rows(), *tp_.group), xa, b);
 }
 
-Tensor Decoder::logits(const Tensor& hidden_nC) const { return lm_head_(hidden_nC, {}); }
+Tensor Decoder::logits(const Tensor& hidden_nC) const {
+  return join_columns(lm_head_(copy_to(hidden_nC, *tp_.group), {}), config_.rows(), *tp_.group);
+}
 
 KvCache Decoder::make_cache(int64_t capacity) const {
   KvCache cache;
   cache.capacity = capacity;
-  for (size_t i = 0; i < blocks_.size(); ++i) {
-    cache.k.push_back(Tensor::empty({capacity, config_.kv_heads * config_.head_dim}));
-    cache.v.push_back(Tensor::empty({capacity, config_.kv_heads * config_.head_dim}));
+  for (const DecoderBlock& block : blocks_) {
+    const Shape shape{capacity, block.attention().local_spec().kv_heads * config_.head_dim};
+    cache.k.push_back(Tensor::empty(shape));
+    cache.v.push_back(Tensor::empty(shape));
   }
   return cache;
 }
@@ -83,10 +92,10 @@ Tensor Decoder::step(const Tensor& x_nC, KvCache& cache) const {
   std::vector<int32_t> places(static_cast<size_t>(x_nC.dim(0)));
   std::iota(places.begin(), places.end(), static_cast<int32_t>(cache.length));
   const Tensor positions = Tensor::from(places, {x_nC.dim(0)});
-  Tensor x = x_nC;
+  Tensor x = tp_.begin_stream(x_nC);
   for (size_t i = 0; i < blocks_.size(); ++i) x = blocks_[i].step(x, positions, cache, static_cast<int>(i));
   cache.length += x_nC.dim(0);
-  return norm_(x);
+  return tp_.end_stream(norm_(x), x_nC.dim(0));
 }
 
 void Decoder::merge_lora() {

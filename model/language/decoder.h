@@ -1,7 +1,8 @@
 #pragma once
 // Mistral-style decoder: untied embeddings, pre-norm blocks with grouped-query attention, rotary positions and SwiGLU,
 // a final RMSNorm, a vocabulary projection; optional LoRA on any of its linear layers, the projection included.
-// N rows of all sequences, C width, V = vocab + new_tokens rows of both tables.
+// N rows of all sequences, C width, V = vocab + new_tokens rows of both tables, which are cut over the tensor axis as
+// heads and hidden widths are. What comes in and goes out is whole on every rank.
 #include <string>
 #include <vector>
 
@@ -27,6 +28,7 @@ struct LanguageConfig {
   float lora_dropout = 0;
   std::vector<std::string> lora_targets = {"q", "k", "v", "o", "gate", "up", "down", "lm_head"};
   Recompute recompute = Recompute::kNone;
+  bool sequence_parallel = false;  // true: between attention and MLP each rank of the tensor axis has its rows only
   int64_t rows() const { return vocab + new_tokens; }
 };
 
@@ -34,13 +36,14 @@ struct LanguageConfig {
 // <scope>.norm, <scope>.lm_head.
 class Decoder {
  public:
-  Decoder(const ParamScope& scope, const LanguageConfig& config, ProcessGroup& tp);
+  Decoder(const ParamScope& scope, const LanguageConfig& config, const TensorParallel& tp);
 
   // ids (N) i32 -> (N, C); outside the tape if detach_embeddings.
   Tensor embed(const Tensor& ids) const;
   // Input rows (N, C) -> states after the final norm (N, C).
   Tensor operator()(const Tensor& x_NC, const SequenceContext& context) const;
-  // Sum over rows with a label of scale * cross-entropy of the vocabulary projection; label -100 is ignored. -> (1)
+  // Sum over rows with a label of scale * cross-entropy of the vocabulary projection; label -100 is ignored. -> (1),
+  // the same bits on every rank.
   Tensor loss(const Tensor& hidden_NC, const Tensor& targets, float scale, const DropoutContext& dropout) const;
   // (n, C) -> (n, V). For a few rows: logits are materialised.
   Tensor logits(const Tensor& hidden_nC) const;
@@ -62,10 +65,12 @@ class Decoder {
 
  private:
   LoraConfig lora_for(const std::string& target) const;
-  std::vector<DecoderBlock> make_blocks(const ParamScope& scope, ProcessGroup& tp) const;
+  std::vector<DecoderBlock> make_blocks(const ParamScope& scope) const;
 
   LanguageConfig config_;
-  TokenEmbedding embed_;  // parts in the order of first use, see TpoModel
+  TensorParallel tp_;
+  std::unique_ptr<ProcessGroup> kv_sharers_;  // null if no two ranks share a key-value head
+  TokenEmbedding embed_;                      // parts in the order of first use, see TpoModel
   std::vector<DecoderBlock> blocks_;
   RmsNorm norm_;
   LoraLinear lm_head_;

@@ -47,7 +47,10 @@ std::vector<float> interpolate_time(const std::vector<float>& table, int64_t fro
 
 namespace {
 
-std::vector<VisionBlock> make_blocks(const ParamScope& s, const VisionConfig& c, ProcessGroup& tp) {
+// As `config` says, whatever the caller's choice for other parts.
+TensorParallel axis_of(const TensorParallel& tp, const VisionConfig& c) { return {*tp.group, c.sequence_parallel}; }
+
+std::vector<VisionBlock> make_blocks(const ParamScope& s, const VisionConfig& c, const TensorParallel& tp) {
   std::vector<VisionBlock> blocks;
   blocks.reserve(static_cast<size_t>(c.depth));
   for (int i = 0; i < c.depth; ++i) blocks.emplace_back(s / i, c.width, c.heads, c.mlp_hidden, c.ln_eps, tp);
@@ -56,12 +59,13 @@ std::vector<VisionBlock> make_blocks(const ParamScope& s, const VisionConfig& c,
 
 }  // namespace
 
-UmtVit::UmtVit(const ParamScope& s, const VisionConfig& c, ProcessGroup& tp)
+UmtVit::UmtVit(const ParamScope& s, const VisionConfig& c, const TensorParallel& tp)
     : config_(c),
+      tp_(axis_of(tp, c)),
       patch_embed_(s / "patch_embed", c.tubelet * c.patch * c.patch * 3, c.width, Split::kNone, tp, Bias::kYes,
                    Init::xavier(c.tubelet * c.patch * c.patch * 3, c.width)),
-      blocks_(make_blocks(s / "blocks", c, tp)),
-      norm_(s / "norm", c.width, c.outer_ln_eps) {}
+      blocks_(make_blocks(s / "blocks", c, tp_)),
+      norm_(s / "norm", c.width, c.outer_ln_eps, tp_.stream_group()) {}
 
 PatchGrid UmtVit::grid(int64_t media, int64_t frames) const {
   const int64_t side = config_.image_size / config_.patch;
@@ -94,8 +98,9 @@ Tensor UmtVit::operator()(const Tensor& images) const {
   std::vector<int32_t> ends;
   for (int64_t i = 0; i <= I; ++i) ends.push_back(static_cast<int32_t>(i * P));
   const Tensor cu = Tensor::from(ends, {I + 1});
-  for (const VisionBlock& block : blocks_) x = block(x, cu, c.recompute);
-  return norm_(x);
+  x = tp_.begin_stream(x);
+  for (const VisionBlock& block : blocks_) x = block(x, cu, c.recompute, I * P);
+  return tp_.end_stream(norm_(x), I * P);
 }
 
 }  // namespace tpo

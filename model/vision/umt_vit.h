@@ -22,6 +22,7 @@ struct VisionConfig {
   float ln_eps = 1e-6f;  // of the blocks
   float outer_ln_eps = 1e-12f;
   Recompute recompute = Recompute::kNone;
+  bool sequence_parallel = false;  // true: between attention and MLP each rank of the tensor axis has its rows only
 };
 
 // Extents of the patch tokens of one microbatch: rows are (media, frames, height, width), width fastest.
@@ -41,7 +42,7 @@ std::vector<float> interpolate_time(const std::vector<float>& table, int64_t fro
 // (tubelet, patch row, patch column, channel), channel fastest.
 class UmtVit {
  public:
-  UmtVit(const ParamScope& scope, const VisionConfig& config, ProcessGroup& tp);
+  UmtVit(const ParamScope& scope, const VisionConfig& config, const TensorParallel& tp);
   // images (I, T, H, W, 3) f32 normalised -> (I * P, C). Throws ShapeError if H or W is not image_size or T is not a
   // multiple of tubelet.
   Tensor operator()(const Tensor& images) const;
@@ -56,6 +57,7 @@ class UmtVit {
   const Tensor& position_table(int64_t frames) const;  // (P * C), made once per clip length
 
   VisionConfig config_;
+  TensorParallel tp_;
   Linear patch_embed_;
   std::vector<VisionBlock> blocks_;
   LayerNorm norm_;

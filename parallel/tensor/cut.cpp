@@ -38,12 +38,17 @@ HeadPart head_part(int64_t heads, int64_t kv_heads, int rank, int ranks) {
     const Range kv = balanced_part(kv_heads, rank, ranks);
     return {{kv.begin * each, kv.end * each}, kv};
   }
-  const int64_t kv = rank * kv_heads / ranks;
+  const int64_t kv = shared_kv_head(kv_heads, rank, ranks);
   int first = rank, last = rank;
-  while (first > 0 && (first - 1) * kv_heads / ranks == kv) --first;
-  while (last + 1 < ranks && (last + 1) * kv_heads / ranks == kv) ++last;
+  while (first > 0 && shared_kv_head(kv_heads, first - 1, ranks) == kv) --first;
+  while (last + 1 < ranks && shared_kv_head(kv_heads, last + 1, ranks) == kv) ++last;
   const Range mine = balanced_part(each, rank - first, last - first + 1);
   return {{kv * each + mine.begin, kv * each + mine.end}, {kv, kv + 1}};
+}
+
+HeadPart head_part(std::string_view layer, int64_t heads, int64_t kv_heads, const ProcessGroup& tp) {
+  balanced_cut(layer, "heads", heads, tp);  // refuses too few
+  return head_part(heads, kv_heads, tp.rank(), tp.size());
 }
 
 }  // namespace tpo

@@ -42,7 +42,10 @@ struct HeadPart {
   Range q, kv;
 };
 HeadPart head_part(int64_t heads, int64_t kv_heads, int rank, int ranks);
-// True if several ranks hold the same key-value head; sharers are the ranks with the same kv.begin.
+// The same for a layer. Throws ConfigError that names it if there are more ranks than heads.
+HeadPart head_part(std::string_view layer, int64_t heads, int64_t kv_heads, const ProcessGroup& tp);
+// True if several ranks hold the same key-value head, and which one a rank then holds.
 inline bool shares_kv(int64_t kv_heads, int ranks) { return kv_heads < ranks; }
+inline int64_t shared_kv_head(int64_t kv_heads, int rank, int ranks) { return rank * kv_heads / ranks; }
 
 }  // namespace tpo

@@ -3,24 +3,9 @@
 #include "core/ops/reduce.h"
 #include "model/connector/linear_connector.h"
 #include "model_fixture.h"
-#include "parallel/comm/threads.h"
 
 namespace tpo::testing {
 namespace {
-
-TEST(Linear, a_split_over_two_ranks_is_refused_by_name) {
-  run_ranks(2, [](ProcessGroup& world) {
-    ParamStore store(1);
-    const ParamScope scope(store, "language.up");
-    EXPECT_NO_THROW(Linear(scope / "whole", 4, 4, Split::kNone, world, Bias::kNo, Init::constant(0)));
-    try {
-      Linear(scope / "cut", 4, 4, Split::kColumn, world, Bias::kNo, Init::constant(0));
-      FAIL() << "no error";
-    } catch (const ConfigError& e) {
-      EXPECT_NE(std::string(e.what()).find("language.up.cut"), std::string::npos) << e.what();
-    }
-  });
-}
 
 TEST(Lora, starts_as_its_base_with_peft_bounds) {
   ParamStore store(3);

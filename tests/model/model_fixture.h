@@ -28,6 +28,17 @@ inline Tensor noise_tensor(std::string_view name, const Shape& shape) {
   return Tensor::from(noise(name, shape.numel()), shape);
 }
 
+// Of the elements of a whole parameter those that its value holds.
+inline std::vector<float> elements_of(const std::vector<float>& whole, const Param& p) {
+  std::vector<float> out;
+  const int64_t width = whole_of(p.full).cols;
+  for (const Rect& part : p.rects())
+    for (int64_t r = part.row; r < part.row + part.rows; ++r)
+      for (int64_t c = part.col; c < part.col + part.cols; ++c)
+        out.push_back(whole[static_cast<size_t>(r * width + c)]);
+  return out;
+}
+
 // The function value() of golden/make_golden.py for every parameter: unit-gain matrices, norm gains around 1, biases
 // around 0. Unlike fresh weights it leaves nothing at zero that a gradient would then miss.
 inline void fill_with_noise(ParamStore& store) {
@@ -35,7 +46,8 @@ inline void fill_with_noise(ParamStore& store) {
     const std::vector<float> u = noise(p->name, p->full.numel());
     const bool matrix = p->full.rank() == 2, gain = !matrix && p->name.ends_with("weight");
     const float factor = matrix ? std::sqrt(3.0f / static_cast<float>(p->full[1])) : 0.3f;
-    for (size_t i = 0; i < u.size(); ++i) p->value.data<float>()[i] = (gain ? 1.0f : 0.0f) + factor * u[i];
+    float* out = p->value.data<float>();
+    for (const float v : elements_of(u, *p)) *out++ = (gain ? 1.0f : 0.0f) + factor * v;
   }
 }
 

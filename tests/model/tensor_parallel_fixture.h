@@ -1,0 +1,102 @@
+#pragma once
+// What the tests of the tensor axis share, under rank threads and under mpirun: models whose sizes do not divide, and
+// the comparison of parts with a whole. Comparisons return what is wrong, or an empty string.
+#include "model/generate.h"
+#include "tests/model/model_fixture.h"
+
+namespace tpo::testing {
+
+// The same on all ranks: empty if all have the same bits.
+inline std::string other_bits(ProcessGroup& tp, const std::vector<float>& v, const std::string& what) {
+  for (const auto all = tp.all_gather_bytes(std::as_bytes(std::span(v)), what); const auto& other : all)
+    if (other != all[0]) return what + " has other bits on another rank";
+  return "";
+}
+
+// Gradients of the parts of this rank against those elements of the whole. `tolerance`: of the largest whole gradient.
+inline std::string other_parts(ProcessGroup& tp, const ParamStore& store, const Gradients& mine,
+                               const ParamStore& whole_store, const Gradients& whole, double tolerance) {
+  std::string wrong;
+  const auto say = [&](bool is, const auto&... parts) {
+    if (is) wrong += cat(parts..., " on rank ", tp.rank(), "; ");
+  };
+  say(mine.size() != whole.size(), mine.size(), " gradients, not ", whole.size());
+  for (const auto& p : store.params()) {
+    say(p->full != whole_store.find(p->name)->value.shape(), p->name, " is ", p->full);
+    const bool owns = p->tp.rects.empty() ? tp.rank() == 0 : p->tp.owner;
+    const int64_t owned = tp.all_reduce_value(owns ? p->value.numel() : 0, ReduceOp::kSum);
+    say(owned != p->full.numel(), p->name, ' ', p->full, " has ", owned, " elements with an owner");
+    const auto found = whole.find(p->name);
+    say((found != whole.end()) != (mine.count(p->name) == 1), p->name, " has a gradient here or there only");
+    if (found == whole.end() || mine.count(p->name) == 0) continue;
+    const std::vector<float>& g = mine.at(p->name);
+    if (p->tp.rects.empty()) wrong += other_bits(tp, g, p->name);
+    const std::vector<float> want = elements_of(found->second, *p);
+    say(g.size() != want.size(), p->name, " has ", g.size(), " elements, not ", want.size());
+    const double room = tolerance * max_abs(found->second);
+    for (size_t i = 0; i < std::min(g.size(), want.size()); ++i)
+      say(!(std::abs(static_cast<double>(g[i]) - want[i]) <= room), p->name, '[', i, "] is ", g[i], ", not ", want[i]);
+  }
+  return wrong;
+}
+
+inline constexpr TpoModel::Scales kScales{0.05f, 0.25f};
+
+struct ModelCase {
+  const char* name;
+  int64_t heads, kv_heads;
+  bool detach, train_new_rows;
+  std::vector<std::string> frozen;
+};
+
+inline const ModelCase kModels[] = {
+    {"6/2", 6, 2, false, true, {}},
+    {"4/1 detached", 4, 1, true, false, {}},
+    {"4/4 adapters only", 4, 4, true, false, {"*weight", "*bias", "task_tokens.*"}},
+    {"8/4 language frozen", 8, 4, false, false, {"language.*"}},
+};
+
+inline TpoConfig config_of(const ModelCase& m, bool sequence, Recompute recompute) {
+  TpoConfig c = tiny_config();
+  c.vision.heads = 4, c.vision.mlp_hidden = 41;  // prime, as are hidden widths and rows of the tables
+  LanguageConfig& l = c.language;
+  l.heads = m.heads, l.kv_heads = m.kv_heads, l.mlp_hidden = 43, l.vocab = 30;
+  l.lora_dropout = 0.3f;
+  l.detach_embeddings = m.detach, l.train_new_rows = m.train_new_rows;
+  c.vision.sequence_parallel = l.sequence_parallel = sequence;
+  c.vision.recompute = l.recompute = recompute;
+  return c;
+}
+
+inline std::vector<Sample> samples_for(const TpoModel& model) {
+  return {make_sample(model, "a", 9, true, 2, true), make_sample(model, "b", 12, false, 0, false),
+          make_sample(model, "c", 6, true, 1, false)};
+}
+
+struct ModelRun {
+  ParamStore store{7};
+  double loss = 0;
+  std::vector<float> states;
+  Gradients gradients;
+  int64_t activations_bytes = 0;  // peak
+
+  ModelRun(const ModelCase& m, const TpoConfig& config, ProcessGroup& tp) {
+    const auto stream = Stream::make_cpu();
+    const StreamScope on_stream(*stream);
+    const TpoModel model(store, config, tp);
+    fill_with_noise(store);
+    for (const std::string& pattern : m.frozen) store.set_trainable(pattern, false);
+    loss = run_loss(model, pack(model, samples_for(model)), kScales);
+    gradients = take_gradients(store);
+    activations_bytes = stream->allocator()->memory().peak[static_cast<size_t>(MemoryKind::kActivations)];
+    const NoGradScope no_grad;
+    states = model.forward(pack(model, samples_for(model)), RngKey()).to_vector<float>();
+  }
+};
+
+// How well conditioned the gradients are: moving every weight of the first model by at most its last bit (2^-23 of it)
+// moves them by up to 1.2e-4 of the largest. Parts round every sum of a layer differently, which is as much; a missing
+// or doubled term is far above.
+inline constexpr double kModelTolerance = 3e-4;
+
+}  // namespace tpo::testing
