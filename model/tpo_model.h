@@ -85,8 +85,8 @@ class TpoModel {
   uint64_t groups_used(bool has_image, bool has_region_target, bool has_box_input) const;
   // Rows of `tokens` that a medium of `frames` frames fills.
   int64_t visual_slots_per_media(int64_t frames = 1) const;
-  // Floating point operations of loss() and its backward in matrix products and attention, with what is frozen left out;
-  // elementwise work is not counted. All of the model, however it is cut over ranks.
+  // Floating point operations of loss() and its backward in matrix products and attention, with what is frozen left
+  // out; elementwise work is not counted. All of the model, however it is cut over ranks.
   int64_t flops(const MicrobatchSize& size, Flops which = Flops::kExecuted) const;
 
   void merge_lora() { language_.merge_lora(); }

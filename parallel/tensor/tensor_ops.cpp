@@ -14,19 +14,10 @@ namespace tpo {
 
 namespace {
 
-Tensor cast_to(const Tensor& x, DType dtype) {
-  const Tensor y = Tensor::empty(x.shape(), dtype);
-  launch(Cast{raw(x), raw(y), x.numel(), x.dtype(), dtype});
-  return y;
-}
-
-// ---- collectives on the current stream; a sum in bf16 is formed in fp32 and rounded once
+// ---- collectives on the current stream
 
 void sum_in_place(const Tensor& x, ProcessGroup& tp, const char* what) {
-  const bool exact = x.dtype() == DType::kF32;
-  const Tensor sum = exact ? x.detach() : cast_to(x, DType::kF32);
-  tp.all_reduce(sum, ReduceOp::kSum, what).wait(Stream::current());
-  if (!exact) launch(Cast{raw(sum), raw(x), x.numel(), sum.dtype(), x.dtype()});
+  tp.all_reduce(x, ReduceOp::kSum, what).wait(Stream::current());
 }
 
 // Rows [0, rows) of the shards of all ranks, in order.
@@ -54,15 +45,14 @@ Tensor own_rows(const Tensor& x, ProcessGroup& tp) {
 // This rank's rows of the sum of x over ranks.
 Tensor sum_own_rows(const Tensor& x, ProcessGroup& tp, const char* what) {
   const int64_t N = x.dim(0), C = x.dim(1), R = shard_rows(N, tp);
-  Tensor whole = x.dtype() == DType::kF32 ? x.detach() : cast_to(x, DType::kF32);
+  Tensor whole = x.detach();
   if (R * tp.size() != N) {
-    const Tensor padded = Tensor::empty({R * tp.size(), C});
-    copy_rows(whole, 0, N, padded);
-    whole = padded;
+    whole = Tensor::empty({R * tp.size(), C}, x.dtype());
+    copy_rows(x, 0, N, whole);
   }
-  const Tensor y = Tensor::empty({R, C});
+  const Tensor y = Tensor::empty({R, C}, x.dtype());
   tp.reduce_scatter(whole, y, ReduceOp::kSum, what).wait(Stream::current());
-  return x.dtype() == DType::kF32 ? y : cast_to(y, x.dtype());
+  return y;
 }
 
 // ---- checks and the bias that follows a sum
