@@ -4,33 +4,31 @@
 #include <string>
 #include <vector>
 
-namespace tpo {
+#include "checkpoint/part.h"
 
-struct HeldRange {
-  int64_t begin = 0;
-  int64_t count = 0;
-};
+namespace tpo {
 
 struct LogicalTensor {
   std::string name;
-  int64_t numel = 0;
+  Shape full;
   int64_t element_bytes = 4;
-  std::vector<HeldRange> held;  // by rank; ranges may be equal, overlap, or be empty
+  std::vector<std::vector<Part>> held;  // by rank: disjoint parts; those of different ranks may be equal or overlap
 };
 
 struct PieceTask {
   int tensor = 0;  // index into the argument
-  int64_t begin = 0;
-  int64_t count = 0;
-  int rank = 0;  // the writer
+  Part part;       // normalised
+  int rank = 0;    // the writer; it holds all of the part
 };
 
 // A piece is at most this long, so that one large tensor does not make one rank the slowest.
 inline constexpr int64_t kMaxPieceBytes = 64 << 20;
 
-// Cuts every tensor into pieces held by one set of ranks and at most kMaxPieceBytes long, and gives each, largest
-// first, to the least loaded rank that holds it. Sorted by (tensor, begin).
-// Throws ConfigError naming the tensor and the first element that no rank holds, or a range outside the tensor.
+// Cuts every tensor into disjoint pieces, each held by one set of ranks and at most kMaxPieceBytes long, and gives
+// each, largest first, to the least loaded rank that holds it. Sorted by (tensor, part). With k parts per tensor O(k
+// log k) where their rectangles are equal or disjoint, as they are when every rank cuts a tensor in the same way;
+// O(k^2) otherwise. Throws ConfigError naming the tensor and the first (row, column) that no rank holds, or a part
+// outside the tensor.
 std::vector<PieceTask> assign_pieces(const std::vector<LogicalTensor>& tensors, int ranks);
 
 }  // namespace tpo

@@ -1,6 +1,6 @@
 #pragma once
 // Saves and loads the state of a training run as named logical tensors: no trace of the layout that wrote them, so any
-// data-parallel size loads any other. FORMAT.md describes the files.
+// layout (copies, shards, cuts over the tensor axis) loads any other. FORMAT.md describes the files.
 // Thread rule: collective functions (those that take a ProcessGroup) are called by every rank with equal arguments,
 // apart from which elements a rank holds. An error on one rank is thrown on all of them, naming the rank.
 #include <cstdint>
@@ -15,13 +15,16 @@
 
 namespace tpo {
 
-// This rank's part of a logical tensor: elements [begin, begin + value.numel()) of the row-major full tensor.
-// Replicated state has begin 0 and all elements on every rank; a sharded one has any ranges that cover it together.
+// A part of a logical tensor on this rank: elements [begin, begin + value.numel()), row-major, of a rectangle of the
+// full tensor. Replicated state is the whole tensor on every rank. Otherwise a rank has any number of parts, as
+// StateTensors of the same name without common elements; parts of different ranks may be equal or overlap, and all
+// together they cover the tensor. Every rank names every tensor: one that holds nothing of it has a part of 0 elements.
 struct StateTensor {
-  std::string name;  // unique, printable ASCII without '/'
-  Tensor value;      // in host memory; the handle is shared, load() writes through it
+  std::string name;  // printable ASCII without '/'
+  Tensor value;      // in host memory, of any shape; the handle is shared, load() writes through it
   Shape full;
-  int64_t begin = 0;
+  int64_t begin = 0;  // within rect
+  Rect rect = {};     // four zeros, which hold no element, stand for whole_of(full)
 };
 
 struct TrainState {
@@ -39,8 +42,9 @@ struct SaveOptions {
 
 // Writes dir/step_%08d and points dir/latest at it; creates dir. Replaces a checkpoint of the same step atomically.
 // Returns the folder. A kill at any moment leaves the former checkpoints loadable.
-// Throws IoError naming path and bytes (full disk included), ConfigError if the ranks' states do not fit together or a
-// name occurs twice, DeviceError for a tensor outside host memory; then no folder of this step was made or changed.
+// Throws IoError naming path and bytes (full disk included), ConfigError if the ranks' states do not fit together, if
+// two parts of one rank overlap, or naming the tensor and the first (row, column) that no rank holds; DeviceError for a
+// tensor outside host memory. Then no folder of this step was made or changed.
 std::string save(const std::string& dir, int64_t step, const TrainState& state, ProcessGroup& world,
                  const SaveOptions& options = {});
 

@@ -9,7 +9,6 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
-#include <cstring>
 #include <new>
 #include <system_error>
 
@@ -109,17 +108,16 @@ PieceWriter::PieceWriter(const std::string& path)
   }
 }
 
-uint64_t PieceWriter::write(std::span<const std::byte> bytes, int64_t offset) {
-  const int64_t total = static_cast<int64_t>(bytes.size());
+uint64_t PieceWriter::write(int64_t total, int64_t offset, const Fill& fill) {
   TPO_ASSERT(offset % kBlock == 0 || total < kBlock);
   Checksum sum;
   for (int64_t at = 0; at < total; at += kBuffer) {
-    const std::span<const std::byte> part = bytes.subspan(at, std::min(kBuffer, total - at));
-    const int64_t whole = direct_.is_open() ? static_cast<int64_t>(part.size()) / kBlock * kBlock : 0;
+    const int64_t bytes = std::min(kBuffer, total - at);
+    const int64_t whole = direct_.is_open() ? bytes / kBlock * kBlock : 0;
     Buffer& b = buffers_[next_++ % 2];
     if (b.written.valid()) b.written.get();
-    std::memcpy(b.bytes.get(), part.data(), part.size());
-    const std::span<const std::byte> copy(b.bytes.get(), part.size());
+    const std::span<std::byte> copy(b.bytes.get(), static_cast<size_t>(bytes));
+    fill(at, copy);
     sum.add(copy);
     if (whole > 0) {
       b.written = std::async(std::launch::async, [=, this] {

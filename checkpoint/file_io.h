@@ -2,6 +2,7 @@
 // POSIX files: every failure is an IoError with path, bytes and the system's reason.
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <future>
 #include <memory>
 #include <span>
@@ -42,8 +43,11 @@ class File {
 class PieceWriter {
  public:
   explicit PieceWriter(const std::string& path);
-  // Requires: offset is a multiple of 4,096, or bytes are fewer than that.
-  uint64_t write(std::span<const std::byte> bytes, int64_t offset);
+  // Writes `total` bytes at `offset`; fill(at, to) is called for one stretch after the other and puts the bytes
+  // [at, at + to.size()) there. A stretch is a multiple of 4,096 long, but for the last one.
+  // Requires: offset is a multiple of 4,096, or total is less than that.
+  using Fill = std::function<void(int64_t at, std::span<std::byte> to)>;
+  uint64_t write(int64_t total, int64_t offset, const Fill& fill);
   void finish();  // waits for all writes and flushes
   File& file() { return buffered_; }
 

@@ -14,6 +14,7 @@ namespace tpo {
 namespace {
 
 using checkpoint::Manifest;
+using checkpoint::Piece;
 using checkpoint::TensorEntry;
 using google::protobuf::TextFormat;
 
@@ -46,8 +47,9 @@ std::string parse(const std::string& body, bool unknown_fields, Manifest* out) {
 void check_version(const std::string& body, const std::string& path) {
   Manifest m;
   if (!parse(body, true, &m).empty() || m.version() == 0) return;
-  check<DataError>(m.version() == kCheckpointVersion, path, " has format version ", m.version(),
-                   "; this build reads version ", kCheckpointVersion);
+  check<DataError>(m.version() >= kOldestCheckpointVersion && m.version() <= kCheckpointVersion, path,
+                   " has format version ", m.version(), "; this build reads versions ", kOldestCheckpointVersion,
+                   " to ", kCheckpointVersion);
 }
 
 bool plain_name(const std::string& name) {
@@ -70,23 +72,41 @@ void check_extents(const TensorEntry& t, const std::string& path) {
   }
 }
 
+void check_place(const Manifest& m, const TensorEntry& t, const Piece& p, const std::string& path) {
+  const int64_t size = static_cast<int64_t>(size_of(dtype_of(t)));
+  check<DataError>(p.bytes() == p.count() * size, path, ": tensor ", t.name(), " has a piece of ", p.count(),
+                   " elements in ", p.bytes(), " bytes");
+  check<DataError>(p.file() >= 0 && p.file() < m.files_size(), path, ": tensor ", t.name(), " lies in file number ",
+                   p.file(), " of ", m.files_size());
+  const int64_t file_bytes = m.files(p.file()).bytes();
+  check<DataError>(p.offset() >= 0 && p.bytes() <= file_bytes && p.offset() <= file_bytes - p.bytes(), path,
+                   ": tensor ", t.name(), " lies at ", p.offset(), ", outside its file of ", file_bytes, " bytes");
+}
+
+// The pieces hold every element once.
 void check_pieces(const Manifest& m, const TensorEntry& t, const std::string& path) {
-  const int64_t size = static_cast<int64_t>(size_of(dtype_of(t))), numel = shape_of(t).numel();
-  int64_t next = 0;
-  for (const checkpoint::Piece& p : t.pieces()) {
-    check<DataError>(p.begin() == next && p.count() > 0 && p.count() <= numel - next, path, ": tensor ", t.name(),
-                     " has a piece at element ", p.begin(), " with ", p.count(), " elements; expected one at ", next,
-                     " of ", numel);
-    next += p.count();
-    check<DataError>(p.bytes() == p.count() * size, path, ": tensor ", t.name(), " has a piece of ", p.count(),
-                     " elements in ", p.bytes(), " bytes");
-    check<DataError>(p.file() >= 0 && p.file() < m.files_size(), path, ": tensor ", t.name(), " lies in file number ",
-                     p.file(), " of ", m.files_size());
-    const int64_t file_bytes = m.files(p.file()).bytes();
-    check<DataError>(p.offset() >= 0 && p.bytes() <= file_bytes && p.offset() <= file_bytes - p.bytes(), path,
-                     ": tensor ", t.name(), " lies at ", p.offset(), ", outside its file of ", file_bytes, " bytes");
+  const Shape full = shape_of(t);
+  std::vector<Rect> rects;
+  Part previous;
+  for (const Piece& p : t.pieces()) {
+    check<DataError>(p.has_row() == p.has_rows() && p.has_row() == p.has_col() && p.has_row() == p.has_cols() &&
+                         (m.version() > 1 || !p.has_row()),
+                     path, ": tensor ", t.name(), " has a piece with half a rectangle, or one in version 1");
+    const Part part = part_of(p, full);
+    check<DataError>(lies_in(part, full) && part.count > 0, path, ": tensor ", t.name(), " has a piece of ",
+                     text_of(part, full), ", which is no part of ", full);
+    check<DataError>(rects.empty() || previous < part, path, ": the pieces of tensor ", t.name(),
+                     " are out of order at ", text_of(part, full));
+    check_place(m, t, p, path);
+    for (const Rect& r : rects_of(part)) rects.push_back(r);
+    previous = part;
   }
-  check<DataError>(next == numel, path, ": tensor ", t.name(), " has ", next, " of ", numel, " elements");
+  const auto twice = first_shared(rects);
+  check<DataError>(!twice, path, ": tensor ", t.name(), " has element ", twice.value_or(Element{}), " in two pieces");
+  int64_t held = 0;
+  for (const Piece& p : t.pieces()) held += p.count();
+  check<DataError>(held == full.numel(), path, ": tensor ", t.name(), " has ", held, " of ", full.numel(),
+                   " elements and not ", held == full.numel() ? Element{} : first_missing(rects, full).value());
 }
 
 void check_rules(const Manifest& m, const std::string& path) {
@@ -122,6 +142,20 @@ DType dtype_of(const TensorEntry& entry) {
       cat("tensor ", entry.name(), " has element type ", entry.dtype(), "; f32, bf16, i32, i64 and u8 are legal"));
 }
 
+Part part_of(const Piece& piece, const Shape& full) {
+  if (!piece.has_row()) return {whole_of(full), piece.begin(), piece.count()};
+  return {{piece.row(), piece.rows(), piece.col(), piece.cols()}, piece.begin(), piece.count()};
+}
+
+Piece piece_of(const Part& part, const Shape& full) {
+  Piece p;
+  p.set_begin(part.begin), p.set_count(part.count);
+  if (part.rect != whole_of(full)) {
+    p.set_row(part.rect.row), p.set_rows(part.rect.rows), p.set_col(part.rect.col), p.set_cols(part.rect.cols);
+  }
+  return p;
+}
+
 std::string manifest_text(const Manifest& manifest) {
   TextFormat::Printer printer;
   std::string body;
@@ -143,7 +177,7 @@ Manifest parse_manifest(const std::string& text, const std::string& path) {
   Manifest m;
   const std::string complaint = parse(body, false, &m);
   check<DataError>(complaint.empty(), path, " cannot be parsed: ", complaint);
-  check<DataError>(m.version() == kCheckpointVersion, path, " has no format version");
+  check<DataError>(m.version() != 0, path, " has no format version");
   check_rules(m, path);
   return m;
 }

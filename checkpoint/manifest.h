@@ -4,12 +4,14 @@
 #include <string>
 
 #include "checkpoint/manifest.pb.h"
+#include "checkpoint/part.h"
 #include "core/dtype.h"
 #include "core/shape.h"
 
 namespace tpo {
 
-inline constexpr int kCheckpointVersion = 1;
+inline constexpr int kCheckpointVersion = 2;        // written, whatever the layout
+inline constexpr int kOldestCheckpointVersion = 1;  // read, as all between
 inline constexpr char kManifestName[] = "manifest.textproto";
 
 std::string manifest_text(const checkpoint::Manifest& manifest);
@@ -22,5 +24,8 @@ void check_shard_files(const checkpoint::Manifest& manifest, const std::string& 
 
 Shape shape_of(const checkpoint::TensorEntry& entry);
 DType dtype_of(const checkpoint::TensorEntry& entry);
+// The elements of a piece of a tensor of that shape, and a piece with these elements and nothing else set.
+Part part_of(const checkpoint::Piece& piece, const Shape& full);
+checkpoint::Piece piece_of(const Part& part, const Shape& full);
 
 }  // namespace tpo

@@ -1,16 +1,13 @@
 // load() and verify(): manifest, fit, checksums, and only then the copy.
 #include <algorithm>
-#include <cstring>
 #include <map>
-#include <memory>
 #include <set>
-#include <span>
 #include <string_view>
 
 #include "checkpoint/checkpointer.h"
-#include "checkpoint/checksum.h"
-#include "checkpoint/file_io.h"
+#include "checkpoint/held.h"
 #include "checkpoint/manifest.h"
+#include "checkpoint/shards.h"
 #include "checkpoint/together.h"
 #include "core/error.h"
 
@@ -21,8 +18,7 @@ using checkpoint::Manifest;
 using checkpoint::Piece;
 using checkpoint::TensorEntry;
 
-constexpr size_t kBuffer = 1 << 20;  // stays in the second-level cache between read, checksum and copy
-constexpr size_t kListed = 20;       // differences of one kind that a message lists
+constexpr size_t kListed = 20;  // differences of one kind that a message lists
 
 bool glob(std::string_view pattern, std::string_view name) {
   size_t p = 0, n = 0, star = std::string_view::npos, resume = 0;
@@ -43,39 +39,6 @@ bool glob(std::string_view pattern, std::string_view name) {
 bool allowed(const std::vector<std::string>& patterns, const std::string& name) {
   return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& p) { return glob(p, name); });
 }
-
-// The shard files of one checkpoint, opened on first use.
-class Shards {
- public:
-  Shards(const Manifest& manifest, const std::string& folder)
-      : manifest_(manifest), folder_(folder), files_(manifest.files_size()), buffer_(kBuffer) {}
-
-  // Reads a piece, hands each part with its byte position in the piece to `use`, and checks the checksum at the end.
-  template <class F>
-  void read(const TensorEntry& t, const Piece& p, F use) {
-    std::unique_ptr<File>& file = files_[p.file()];
-    if (!file) file = std::make_unique<File>(folder_ + "/" + manifest_.files(p.file()).name(), File::Mode::kRead);
-    Checksum sum;
-    for (int64_t at = 0; at < p.bytes(); at += static_cast<int64_t>(kBuffer)) {
-      const auto part = std::span(buffer_).first(std::min<size_t>(kBuffer, p.bytes() - at));
-      file->read(part, p.offset() + at);
-      sum.add(part);
-      use(std::span<const std::byte>(part), at);
-    }
-    check<DataError>(sum.value() == p.xxh3(), "checkpoint shard ", file->path(), " is damaged: elements ", p.begin(),
-                     " to ", p.begin() + p.count(), " of tensor ", t.name(), " have checksum ", hex64(sum.value()),
-                     ", the manifest says ", hex64(p.xxh3()));
-  }
-  void check_piece(const TensorEntry& t, const Piece& p) {
-    read(t, p, [](std::span<const std::byte>, int64_t) {});
-  }
-
- private:
-  const Manifest& manifest_;
-  const std::string folder_;
-  std::vector<std::unique_ptr<File>> files_;
-  std::vector<std::byte> buffer_;
-};
 
 struct Difference {
   std::string name, text;
@@ -102,25 +65,13 @@ std::vector<std::string> sift(const std::vector<Difference>& found, const std::v
 // What is to be copied, and what was allowed to differ.
 struct Fit {
   LoadReport report;
-  std::vector<std::pair<const TensorEntry*, StateTensor*>> copies;
+  std::vector<std::pair<const TensorEntry*, HeldTensor>> copies;
 };
 
-void check_target(const StateTensor& t) {
-  check<ConfigError>(t.value.defined(), "[checkpoint] tensor ", t.name, " is undefined");
-  check<DeviceError>(t.value.device() == Device::kCpu, "[checkpoint] tensor ", t.name, " is on ", t.value.device(),
-                     "; only host memory can be loaded");
-  check<ConfigError>(t.begin >= 0 && t.value.numel() <= t.full.numel() - t.begin, "[checkpoint] elements ", t.begin,
-                     " to ", t.begin + t.value.numel(), " are outside tensor ", t.name, " ", t.full);
-}
-
 // Throws ConfigError with every difference that is not allowed.
-Fit compare(const Manifest& m, const std::string& folder, TrainState& state, const LoadOptions& options) {
+Fit compare(const Manifest& m, const std::string& folder, const TrainState& state, const LoadOptions& options) {
   Fit fit;
-  std::map<std::string, StateTensor*> wanted;
-  for (StateTensor& t : state.tensors) {
-    check_target(t);
-    check<ConfigError>(wanted.emplace(t.name, &t).second, "[checkpoint] two tensors are named ", t.name);
-  }
+  const std::map<std::string, HeldTensor> wanted = held_tensors(state);
   std::vector<Difference> missing, unexpected, reshaped;
   std::set<std::string> counters;
   for (const checkpoint::Counter& c : m.counters()) {
@@ -137,11 +88,11 @@ Fit compare(const Manifest& m, const std::string& folder, TrainState& state, con
     const auto it = wanted.find(e.name());
     if (it == wanted.end()) {
       unexpected.push_back({e.name(), e.name()});
-    } else if (shape_of(e) == it->second->full && dtype_of(e) == it->second->value.dtype()) {
+    } else if (shape_of(e) == it->second.full && dtype_of(e) == it->second.dtype) {
       fit.copies.emplace_back(&e, it->second);
     } else {
-      reshaped.push_back({e.name(), cat(e.name(), " ", e.dtype(), shape_of(e), " there, ", it->second->value.dtype(),
-                                        it->second->full, " here")});
+      reshaped.push_back({e.name(), cat(e.name(), " ", e.dtype(), shape_of(e), " there, ", it->second.dtype,
+                                        it->second.full, " here")});
     }
   }
   for (const auto& [name, t] : wanted) {
@@ -162,24 +113,21 @@ Fit compare(const Manifest& m, const std::string& folder, TrainState& state, con
   return fit;
 }
 
-// Copies the elements of piece p that t holds.
-void copy_piece(Shards& shards, const TensorEntry& e, const Piece& p, StateTensor& t) {
-  const int64_t size = static_cast<int64_t>(size_of(t.value.dtype()));
-  std::byte* to = static_cast<std::byte*>(t.value.raw());
-  const int64_t first = t.begin * size, last = first + t.value.nbytes();  // bytes of the full tensor held here
-  shards.read(e, p, [&](std::span<const std::byte> part, int64_t at) {
-    const int64_t begin = p.begin() * size + at, end = begin + static_cast<int64_t>(part.size());
-    const int64_t a = std::max(begin, first), b = std::min(end, last);
-    if (a < b) std::memcpy(to + (a - first), part.data() + (a - begin), static_cast<size_t>(b - a));
-  });
-}
-
+// Any piece into any parts: what both have, row by row. Pieces that have nothing for this rank are not read.
 void copy_all(Shards& shards, const Fit& fit, const std::string& folder) {
   try {
-    for (const auto& [entry, t] : fit.copies) {
+    for (const auto& [entry, held] : fit.copies) {
+      const Shape full = shape_of(*entry);
+      const int64_t size = static_cast<int64_t>(size_of(held.dtype));
       for (const Piece& p : entry->pieces()) {
-        const bool overlaps = p.begin() < t->begin + t->value.numel() && t->begin < p.begin() + p.count();
-        if (overlaps) copy_piece(shards, *entry, p, *t);
+        std::vector<const HeldTensor::Block*> targets;
+        for (const HeldTensor::Block& b : held.blocks) {
+          if (overlap(part_of(p, full), b.part)) targets.push_back(&b);
+        }
+        if (targets.empty()) continue;
+        shards.read(*entry, p, [&](const Part& stretch, const std::byte* bytes) {
+          for (const HeldTensor::Block* b : targets) copy_common(stretch, bytes, b->part, b->value.raw(), size);
+        });
       }
     }
   } catch (const Error& e) {
@@ -204,9 +152,9 @@ LoadReport load(const std::string& folder, TrainState& state, ProcessGroup& worl
   Shards shards(manifest, folder);
   together(world, [&] {  // the ranks share the pieces out; a fault that one finds is thrown on all
     int64_t number = 0;
-    for (const auto& [entry, t] : fit.copies) {
+    for (const auto& [entry, held] : fit.copies) {
       for (const Piece& p : entry->pieces()) {
-        if (number++ % world.size() == world.rank()) shards.check_piece(*entry, p);
+        if (number++ % world.size() == world.rank()) shards.read(*entry, p, {});
       }
     }
     return std::string();
@@ -238,7 +186,7 @@ std::vector<std::string> verify(const std::string& folder) {
     return faults;
   Shards shards(manifest, folder);
   for (const TensorEntry& t : manifest.tensors()) {
-    for (const Piece& p : t.pieces()) attempt([&] { shards.check_piece(t, p); });
+    for (const Piece& p : t.pieces()) attempt([&] { shards.read(t, p, {}); });
   }
   return faults;
 }

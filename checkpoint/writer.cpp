@@ -12,6 +12,7 @@
 #include "checkpoint/file_io.h"
 #include "checkpoint/folder.h"
 #include "checkpoint/hdf5_layout.h"
+#include "checkpoint/held.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/together.h"
 #include "core/error.h"
@@ -36,7 +37,7 @@ class Saver {
         options_(options) {}
 
   std::string run() {
-    plan(together(world_, [&] { return held().SerializeAsString(); }));
+    plan(together(world_, [&] { return hold().SerializeAsString(); }));
     together(world_, [&] { return on_first([&] { prepare(); }); });
     try {
       const std::vector<std::string> shards = together(world_, [&] { return write_shard().SerializeAsString(); });
@@ -59,36 +60,27 @@ class Saver {
     if (options_.at_point) options_.at_point(name);
   }
 
-  Manifest held() const;
+  Manifest hold();
   void plan(const std::vector<std::string>& held_by_rank);
   void prepare();
   Manifest write_shard();
   void commit(const std::vector<std::string>& shards);
   void tidy();
-  std::span<const std::byte> bytes_of(const PieceTask& task) const;
+  void fill(const PieceTask& task, int64_t at, std::span<std::byte> to) const;
 
   const std::string dir_, final_, temp_;
   const int64_t step_;
   const TrainState& state_;
   ProcessGroup& world_;
   const SaveOptions& options_;
-  std::map<std::string, const StateTensor*> by_name_;
+  std::map<std::string, HeldTensor> held_;
   Manifest head_;                       // what all ranks agree on; tensors without pieces
   std::vector<LogicalTensor> tensors_;  // as in head_
   std::vector<PieceTask> tasks_;
 };
 
-void check_tensor(const StateTensor& t) {
-  const auto legal = [](char c) { return c > ' ' && c <= '~' && c != '/'; };
-  check<ConfigError>(!t.name.empty() && std::all_of(t.name.begin(), t.name.end(), legal) && t.name != ".",
-                     "[checkpoint] tensor name \"", t.name, "\" must be printable ASCII without / and spaces");
-  check<ConfigError>(t.value.defined(), "[checkpoint] tensor ", t.name, " is undefined");
-  check<DeviceError>(t.value.device() == Device::kCpu, "[checkpoint] tensor ", t.name, " is on ", t.value.device(),
-                     "; only host memory can be saved");
-}
-
-// This rank's view: the agreed part, and per tensor one piece that says which elements it holds.
-Manifest Saver::held() const {
+// This rank's view: the agreed part, and per tensor pieces that say which elements it holds.
+Manifest Saver::hold() {
   Manifest m;
   m.set_version(kCheckpointVersion);
   m.set_step(step_);
@@ -99,18 +91,13 @@ Manifest Saver::held() const {
     checkpoint::Counter* c = m.add_counters();
     c->set_name(name), c->set_value(value);
   }
-  std::map<std::string, const StateTensor*> sorted;
-  for (const StateTensor& t : state_.tensors) {
-    check_tensor(t);
-    check<ConfigError>(sorted.emplace(t.name, &t).second, "[checkpoint] two tensors are named ", t.name);
-  }
-  for (const auto& [name, t] : sorted) {
+  held_ = held_tensors(state_);
+  for (const auto& [name, t] : held_) {
     TensorEntry* e = m.add_tensors();
     e->set_name(name);
-    e->set_dtype(name_of(t->value.dtype()));
-    for (int i = 0; i < t->full.rank(); ++i) e->add_shape(t->full[i]);
-    Piece* p = e->add_pieces();
-    p->set_begin(t->begin), p->set_count(t->value.numel());
+    e->set_dtype(name_of(t.dtype));
+    for (int i = 0; i < t.full.rank(); ++i) e->add_shape(t.full[i]);
+    for (const HeldTensor::Block& b : t.blocks) *e->add_pieces() = piece_of(b.part, t.full);
   }
   return m;
 }
@@ -131,23 +118,23 @@ void Saver::plan(const std::vector<std::string>& held_by_rank) {
   for (size_t r = 0; r < held_by_rank.size(); ++r) {
     Manifest m;
     TPO_ASSERT(m.ParseFromString(held_by_rank[r]));
-    std::vector<HeldRange> held;
+    std::vector<std::vector<Part>> held;
     for (TensorEntry& t : *m.mutable_tensors()) {
-      held.push_back({t.pieces(0).begin(), t.pieces(0).count()});
+      held.emplace_back();
+      for (const Piece& p : t.pieces()) held.back().push_back(part_of(p, shape_of(t)));
       t.clear_pieces();
     }
     if (r == 0) {
       head_ = m;
       for (const TensorEntry& t : head_.tensors()) {
-        tensors_.push_back({t.name(), shape_of(t).numel(), static_cast<int64_t>(size_of(dtype_of(t))), {}});
+        tensors_.push_back({t.name(), shape_of(t), static_cast<int64_t>(size_of(dtype_of(t))), {}});
       }
     }
     check<ConfigError>(m.SerializeAsString() == head_.SerializeAsString(), "[checkpoint] ranks 0 and ", r,
                        " save different states: rank ", r, " has ", first_difference(head_, m));
-    for (size_t i = 0; i < held.size(); ++i) tensors_[i].held.push_back(held[i]);
+    for (size_t i = 0; i < held.size(); ++i) tensors_[i].held.push_back(std::move(held[i]));
   }
   tasks_ = assign_pieces(tensors_, world_.size());
-  for (const StateTensor& t : state_.tensors) by_name_[t.name] = &t;
 }
 
 void Saver::prepare() {
@@ -156,7 +143,7 @@ void Saver::prepare() {
   check<IoError>(!error, "cannot create folder ", dir_, ": ", error.message());
   remove_leftovers(dir_);
   int64_t bytes = 0;
-  for (const PieceTask& t : tasks_) bytes += t.count * tensors_[t.tensor].element_bytes;
+  for (const PieceTask& t : tasks_) bytes += t.part.count * tensors_[t.tensor].element_bytes;
   const int64_t free = free_bytes(dir_);
   check<IoError>(free >= bytes, "cannot save checkpoint ", final_, ": it needs ", bytes, " bytes, the disk has ", free,
                  " free");
@@ -165,11 +152,21 @@ void Saver::prepare() {
   point("prepared");
 }
 
-std::span<const std::byte> Saver::bytes_of(const PieceTask& task) const {
-  const StateTensor& t = *by_name_.at(tensors_[task.tensor].name);
-  const int64_t size = tensors_[task.tensor].element_bytes;
-  return {static_cast<const std::byte*>(t.value.raw()) + (task.begin - t.begin) * size,
-          static_cast<size_t>(task.count * size)};
+// Bytes [at, at + to.size()) of the piece, gathered from this rank's parts.
+void Saver::fill(const PieceTask& task, int64_t at, std::span<std::byte> to) const {
+  const LogicalTensor& t = tensors_[task.tensor];
+  const int64_t size = t.element_bytes;
+  const Part stretch{task.part.rect, task.part.begin + at / size, static_cast<int64_t>(to.size()) / size};
+  for (const HeldTensor::Block& b : held_.at(t.name).blocks) {
+    copy_common(b.part, b.value.raw(), stretch, to.data(), size);
+  }
+}
+
+// Of a piece that is not the whole tensor: unique in the tensor, and enough to put it back (FORMAT.md).
+std::string dataset_name(const std::string& tensor, const Part& part, const Shape& full) {
+  const Rect& r = part.rect;
+  const bool run = r == whole_of(full);
+  return cat(tensor, "@", run ? "" : cat(r.row, "+", r.rows, ",", r.col, "+", r.cols, "@"), part.begin);
 }
 
 // Writes this rank's file. Result: one file, and as many tensors as tasks of this rank, each with its one piece.
@@ -180,10 +177,11 @@ Manifest Saver::write_shard() {
   for (const PieceTask& t : tasks_) {
     if (t.rank != world_.rank()) continue;
     const TensorEntry& entry = head_.tensors(t.tensor);
-    const bool whole = t.count == tensors_[t.tensor].numel;
+    const Shape& full = tensors_[t.tensor].full;
+    const bool whole = t.part.count == full.numel();
     mine.push_back(&t);
-    layout.push_back({whole ? entry.name() : cat(entry.name(), "@", t.begin), dtype_of(entry),
-                      whole ? shape_of(entry) : Shape{t.count}});
+    layout.push_back({whole ? entry.name() : dataset_name(entry.name(), t.part, full), dtype_of(entry),
+                      whole ? full : Shape{t.part.count}});
   }
   if (mine.empty()) return out;
   const std::string digits = std::to_string(world_.rank());
@@ -195,12 +193,13 @@ Manifest Saver::write_shard() {
   writer.file().reserve(writer.file().size());
   for (size_t i = 0; i < mine.size(); ++i) {
     if (i == mine.size() / 2) point("half_written");
-    const std::span<const std::byte> bytes = bytes_of(*mine[i]);
+    const PieceTask& task = *mine[i];
+    const int64_t bytes = task.part.count * tensors_[task.tensor].element_bytes;
     Piece* p = out.add_tensors()->add_pieces();
-    p->set_begin(mine[i]->begin), p->set_count(mine[i]->count);
+    *p = piece_of(task.part, tensors_[task.tensor].full);
     p->set_dataset(layout[i].name);
-    p->set_offset(offsets[i]), p->set_bytes(static_cast<int64_t>(bytes.size()));
-    p->set_xxh3(writer.write(bytes, offsets[i]));
+    p->set_offset(offsets[i]), p->set_bytes(bytes);
+    p->set_xxh3(writer.write(bytes, offsets[i], [&](int64_t at, std::span<std::byte> to) { fill(task, at, to); }));
   }
   writer.finish();
   checkpoint::File* file = out.add_files();

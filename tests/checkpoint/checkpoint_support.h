@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 #include <stdlib.h>
 
+#include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <functional>
@@ -56,6 +57,30 @@ inline TrainState make_state(float seed) {
   s.counters = {{"optim.steps.trunk", static_cast<int64_t>(seed)}, {"epoch", 7}};
   s.config_text = "model { width: 8 }  # \"quoted\"\n";
   s.model_fingerprint = "test model";
+  return s;
+}
+
+// Part of a tensor that is whole in `full`, element by element.
+inline StateTensor part_of_tensor(const std::string& name, const Tensor& full, const Rect& rect, int64_t begin,
+                                  int64_t count) {
+  const int64_t size = static_cast<int64_t>(size_of(full.dtype())), width = whole_of(full.shape()).cols;
+  const Tensor value = Tensor::empty({count}, full.dtype());
+  for (int64_t i = 0; i < count; ++i) {
+    const int64_t row = rect.row + (begin + i) / rect.cols, col = rect.col + (begin + i) % rect.cols;
+    std::memcpy(static_cast<char*>(value.raw()) + i * size,
+                static_cast<const char*>(full.raw()) + (row * width + col) * size, static_cast<size_t>(size));
+  }
+  return {name, value, full.shape(), begin, rect};
+}
+
+// A tensor cut in columns, one of the halves in two shards; what rank 0, 1, 2 hold.
+inline TrainState cut_state(int rank) {
+  const Rect left{0, 6, 0, 8}, right{0, 6, 8, 12};
+  const Tensor w = ramp({6, 4, 5}, 3);
+  TrainState s;
+  s.tensors.push_back(rank == 0   ? part_of_tensor("w", w, left, 0, 17)
+                      : rank == 1 ? part_of_tensor("w", w, left, 17, 31)
+                                  : part_of_tensor("w", w, right, 0, 72));
   return s;
 }
 

@@ -86,8 +86,8 @@ TEST_F(Damage, flipped_byte_anywhere_in_the_manifest) {
 }
 
 TEST_F(Damage, wrong_version) {
-  edit_manifest("version: 1", "version: 2 field_of_the_future: 3");
-  expect_refused("has format version 2; this build reads version 1");
+  edit_manifest("version: 2", "version: 3 field_of_the_future: 3");
+  expect_refused("has format version 3; this build reads versions 1 to 2");
 }
 
 TEST_F(Damage, garbage_manifests) {
@@ -106,7 +106,7 @@ TEST_F(Damage, manifests_that_lie) {
   const struct {
     const char *from, *to, *part;
   } cases[] = {
-      {"version: 1\n", "", "has no format version"},
+      {"version: 2\n", "", "has no format version"},
       {"world: 2", "world: 0", "world 0"},
       {"shard_00001", "../shard_00001", "bad shard file name"},
       {"dtype: \"f32\"", "dtype: \"f64\"", "element type f64"},
@@ -114,8 +114,8 @@ TEST_F(Damage, manifests_that_lie) {
       {"shape: \\[37, 129\\]", "shape: [4611686018427387904, 4611686018427387904]", "impossible extent"},
       {"shape: \\[37, 129\\]", "shape: [-37, 129]", "impossible extent -37"},
       {"shape: \\[37, 129\\]", "shape: [1, 1, 1, 1, 1, 37, 129]", "7 dims"},
-      {"count: 4773", "count: 4774", "with 4774 elements"},
-      {"count: 4773", "count: -1", "with -1 elements"},
+      {"count: 4773", "count: 4774", "a piece of elements 0 to 4774, which is no part of (37, 129)"},
+      {"count: 4773", "count: -1", "a piece of elements 0 to -1, which"},
       {"bytes: 19092", "bytes: 19091", "in 19091 bytes"},
       {"offset: [0-9]+", "offset: 99999999", "outside its file"},
       {"offset: [0-9]+", "offset: -4096", "outside its file"},
@@ -131,6 +131,57 @@ TEST_F(Damage, manifests_that_lie) {
     expect_refused(c.part);
     spit(manifest_, sound);
   }
+}
+
+class DamagedCut : public Damage {
+ protected:
+  void SetUp() override {
+    run_ranks(3, [&](ProcessGroup& world) { save(dir_.path(), 1, cut_state(world.rank()), world); });
+    folder_ = dir_.path() + "/step_00000001";
+    manifest_ = folder_ + "/manifest.textproto";
+  }
+};
+
+TEST_F(DamagedCut, manifests_that_lie_about_rectangles) {
+  const struct {
+    const char *from, *to, *part;
+  } cases[] = {
+      {"cols: 8", "cols: 21", "rows 0 to 6, columns 0 to 21, which is no part of (6, 4, 5)"},
+      {"cols: 8", "cols: 9223372036854775807", "which is no part of"},
+      {"row: 0", "row: 1", "rows 1 to 7, columns 0 to 8, which is no part of"},
+      {"col: 0", "col: -1", "columns -1 to 7, which is no part of"},
+      {"rows: 6", "rows: -6", "which is no part of"},
+      {"rows: 6", "rows: 2", "elements 0 to 17 of rows 0 to 2, columns 0 to 8, which is no part of"},
+      {"begin: 17", "begin: 18", "elements 18 to 49 of rows 0 to 6, columns 0 to 8, which is no part of"},
+      {"begin: 17", "begin: 48", "which is no part of"},
+      {"begin: 17", "begin: 16", "has element (2, 0) in two pieces"},
+      {"col: 8", "col: 7", "has element (0, 7) in two pieces"},
+      {"begin: 17", "begin: -17", "which is no part of"},
+      {"count: 17", "begin: 31 count: 17", "out of order at elements 17 to 48"},
+      {"count: 31([^}]*)bytes: 124", "count: 30$1bytes: 120", "has 119 of 120 elements and not (5, 7)"},
+      {"count: 17([^}]*)bytes: 68", "count: 16$1bytes: 64", "has 119 of 120 elements and not (2, 0)"},
+      {"row: 0\n", "", "half a rectangle"},
+      {"cols: 8\n", "", "half a rectangle"},
+      {"version: 2", "version: 1", "one in version 1"},
+  };
+  EXPECT_TRUE(verify(folder_).empty());
+  const std::string sound = slurp(manifest_);
+  for (const auto& c : cases) {
+    SCOPED_TRACE(cat(c.from, " to ", c.to));
+    edit_manifest(c.from, c.to);
+    expect_refused(c.part);
+    spit(manifest_, sound);
+  }
+}
+
+TEST_F(DamagedCut, a_flipped_byte_is_named_by_rectangle) {
+  const checkpoint::Manifest m = read_checkpoint_manifest(folder_);
+  const checkpoint::Piece& p = m.tensors(0).pieces(2);
+  flip_byte(folder_ + "/" + m.files(p.file()).name(), p.offset());
+  const std::vector<std::string> faults = verify(folder_);
+  ASSERT_EQ(faults.size(), 1u);
+  EXPECT_NE(faults[0].find("elements 0 to 72 of rows 0 to 6, columns 8 to 20 of tensor w have"), std::string::npos)
+      << faults[0];
 }
 
 TEST_F(Damage, wrong_offset_is_caught_by_the_checksum) {

@@ -1,12 +1,35 @@
-"""Opens the shards of a checkpoint of checkpoint_support.h's state in h5py and compares every value.
+"""Opens the shards of a checkpoint of checkpoint_support.h's states in h5py and compares every value.
 
-usage: read_h5py.py FOLDER SEED
+usage: read_h5py.py FOLDER SEED    make_state(SEED)
+       read_h5py.py FOLDER cut     cut_state()
 """
 import glob
+import re
 import sys
 
 import h5py
 import numpy as np
+
+
+def read(folder, name, shape, dtype="f4"):  # as in checkpoint/FORMAT.md
+    full = np.empty(shape, dtype)
+    matrix = full.reshape(shape[0] if shape else 1, -1)
+    for path in glob.glob(folder + "/shard_*.h5"):
+        with h5py.File(path) as f:
+            for key, piece in f.items():
+                if key == name:
+                    full[...] = piece[()]
+                if key.startswith(name + "@"):
+                    *cut, begin = [int(n) for n in re.split("[+,@]", key[len(name) + 1:])]
+                    row, rows, col, cols = cut or (0, matrix.shape[0], 0, matrix.shape[1])
+                    at = np.arange(begin, begin + piece.size)
+                    matrix[row + at // cols, col + at % cols] = piece[:]
+    return full
+
+
+def check_cut(folder):
+    want = (3 + np.float32(0.25) * np.arange(120, dtype=np.float32)).reshape(6, 4, 5)
+    assert np.array_equal(read(folder, "w", (6, 4, 5)), want), "w"
 
 
 def main(folder, seed):
@@ -42,6 +65,6 @@ def main(folder, seed):
 
 if __name__ == "__main__":
     try:
-        main(sys.argv[1], int(sys.argv[2]))
+        check_cut(sys.argv[1]) if sys.argv[2] == "cut" else main(sys.argv[1], int(sys.argv[2]))
     except AssertionError as e:
         sys.exit("mismatch: %s" % e)
