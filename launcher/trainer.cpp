@@ -303,7 +303,8 @@ StepStats Trainer::finish(const LocalStep& local, const Sums& sums, double secon
 TrainState Trainer::state(bool with_optimizer) {
   TrainState state;
   sync_->for_each_state([&](const StateEntry& e) {
-    if (with_optimizer || !e.name.starts_with("optim.")) state.tensors.push_back({e.name, e.value, e.param->full, 0});
+    if (with_optimizer || !e.name.starts_with("optim."))
+      state.tensors.push_back({e.name, e.value, e.param->full, e.begin, e.rect});
   });
   state.config_text = resolved_text(config_);
   state.model_fingerprint = model_fingerprint(config_, data_.vocab);
@@ -358,7 +359,14 @@ uint64_t Trainer::parameter_hash() const {
 
 void load_weights(const std::string& checkpoint, ParamStore& store, ProcessGroup& world, LoadOptions allow) {
   TrainState s;
-  for (const auto& p : store.params()) s.tensors.push_back({p->name, p->value, p->full, 0});
+  for (const auto& p : store.params()) {
+    const Tensor flat = p->value.view({p->value.numel()});
+    int64_t at = 0;
+    for (const Rect& r : p->rects()) {  // the value holds one rectangle after the other
+      s.tensors.push_back({p->name, flat.rows(at, at + r.numel()), p->full, 0, r});
+      at += r.numel();
+    }
+  }
   allow.allow_unexpected.push_back("optim.*");
   load(checkpoint, s, world, allow);
 }
