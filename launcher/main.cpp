@@ -25,7 +25,7 @@ constexpr const char* kUsage =
     "  predict  ask a checkpoint about one picture; draws boxes\n"
     "  plan     what a step of a configuration needs: bytes by kind, operations\n"
     "  data     synth | import | index | inspect | verify datasets\n"
-    "  ckpt     ls | verify checkpoints\n"
+    "  ckpt     ls | verify | diff checkpoints\n"
     "  report   a run folder as one HTML page\n"
     "exit codes: 0 done; 2 fix flags or configuration; 3 fix data or checkpoint; 4 loss or gradient not finite;\n"
     "            5 bad machine (files, communication, memory); 75 stopped by SIGTERM after saving, start again; 1 bug\n"

@@ -3,7 +3,9 @@
 #include <iostream>
 
 #include "checkpoint/checkpointer.h"
+#include "checkpoint/diff.h"
 #include "launcher/commands/args.h"
+#include "launcher/commands/checkpoint_model.h"
 #include "launcher/commands/commands.h"
 #include "launcher/exit_codes.h"
 
@@ -22,6 +24,16 @@ const CommandHelp kVerify{"ckpt verify",
                           "<checkpoint folder>",
                           "tpo_dist ckpt verify runs/quickstart/checkpoints/step_00000100",
                           {}};
+
+const CommandHelp kDiff{
+    "ckpt diff",
+    "Compares the tensors and counters of two checkpoints bit for bit, whatever layouts wrote them: what only one "
+    "has,\n"
+    "then per tensor the first element that differs and the largest difference. A run folder stands for its latest\n"
+    "checkpoint. Exit status: 0 equal, 1 different, others as always.",
+    "<checkpoint folder a> <checkpoint folder b>",
+    "tpo_dist ckpt diff runs/one_rank runs/eight_ranks/checkpoints/step_00000100",
+    {}};
 
 std::string time_text(int64_t unix_ns) {
   const std::time_t t = unix_ns / 1'000'000'000;
@@ -56,22 +68,40 @@ int verify_all(const Args& args) {
   return faults.empty() ? kExitDone : kExitFixData;
 }
 
+int compare(const Args& args) {
+  const std::string a = resolve_checkpoint(args.words(2)[0]), b = resolve_checkpoint(args.words(2)[1]);
+  const CheckpointDifference d = diff(a, b);
+  std::cout << "a = " << a << "\nb = " << b << "\n";
+  for (const std::string& line : lines_of(d)) std::cout << line << "\n";
+  std::cout << (d.none() ? "equal" : "different") << ": " << d.compared - static_cast<int64_t>(d.tensors.size())
+            << " tensors have the same bits\n";
+  constexpr int kDifferent = 1;  // as diff(1)
+  return d.none() ? static_cast<int>(kExitDone) : kDifferent;
+}
+
+struct Verb {
+  const char* name;
+  const CommandHelp& help;
+  int (*run)(const Args&);
+};
+const Verb kVerbs[] = {{"ls", kList, list}, {"verify", kVerify, verify_all}, {"diff", kDiff, compare}};
+
 }  // namespace
 
 int run_ckpt(std::span<const std::string> words) {
-  const bool known = !words.empty() && (words[0] == "ls" || words[0] == "verify");
   if (!words.empty() && words[0] == "--help") {
-    std::cout << Args(kList, {}).usage() << "\n" << Args(kVerify, {}).usage();
+    for (const Verb& v : kVerbs) std::cout << (&v == kVerbs ? "" : "\n") << Args(v.help, {}).usage();
     return kExitDone;
   }
-  check<ConfigError>(known, "tpo_dist ckpt: ", words.empty() ? "no verb" : "unknown verb " + words[0],
-                     "; legal: ls, verify");
-  const Args args(words[0] == "ls" ? kList : kVerify, words.subspan(1));
-  if (args.help()) {
+  for (const Verb& v : kVerbs) {
+    if (words.empty() || words[0] != v.name) continue;
+    const Args args(v.help, words.subspan(1));
+    if (!args.help()) return v.run(args);
     std::cout << args.usage();
     return kExitDone;
   }
-  return words[0] == "ls" ? list(args) : verify_all(args);
+  throw ConfigError(
+      cat("tpo_dist ckpt: ", words.empty() ? "no verb" : "unknown verb " + words[0], "; legal: ls, verify, diff"));
 }
 
 }  // namespace tpo

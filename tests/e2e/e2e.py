@@ -262,6 +262,7 @@ FLAGS = {
     "report": {"help"},
     "ckpt ls": {"help"},
     "ckpt verify": {"help"},
+    "ckpt diff": {"help"},
 }
 
 
@@ -324,6 +325,7 @@ def predict_and_report(b):
     listing = b.ok(["ckpt", "ls", run])
     assert "step 10" in listing and "(latest)" in listing, listing
     assert "sound" in b.ok(["ckpt", "verify", run + "/checkpoints/step_00000010"])
+    assert "equal" in b.ok(["ckpt", "diff", run, run + "/checkpoints/step_00000010"])
     one, two = b.ok(["eval", "--checkpoint", run]), b.ok(["eval", "--checkpoint", run], 2)
     assert one == two and "best constant box" in one, (one, two)
 
