@@ -11,6 +11,7 @@
 #include <future>
 
 #include "core/error.h"
+#include "parallel/program/event_ring.h"
 
 namespace tpo {
 namespace {
@@ -92,7 +93,7 @@ std::shared_ptr<WorkState> Engine::submit(int queue, std::shared_ptr<const CommR
   auto state = std::make_shared<State>(std::move(request));
   {
     std::scoped_lock lock(mutex_);
-    inbox_.push_back({queue, {state, std::move(task)}});
+    inbox_.push_back({queue, {state, std::move(task), false}});
   }
   bell_.ring();
   return state;
@@ -137,7 +138,11 @@ EngineTask::Progress Engine::poll_one(Entry& e) {
   } catch (const std::exception& failure) {
     error = failure.what();
   }
+  const CommRequest& request = e.state->request();
+  EventRing* ring = request.watched >= 0 ? EventRing::of_process() : nullptr;
+  if (ring && !e.begun && e.task->begun_s > 0) ring->begun(request), e.begun = true;
   if (progress == EngineTask::Progress::kDone) {
+    if (ring) ring->done(request, !error.empty());
     const double begun = e.task->begun_s;
     e.task.reset();  // before the waiter may go on: nothing of the task outlives the wait
     e.state->finish(begun > 0 ? begun : steady_seconds(), error);

@@ -60,6 +60,7 @@ class Engine {
   struct Entry {
     std::shared_ptr<State> state;
     std::unique_ptr<EngineTask> task;
+    bool begun = false;  // told to the EventRing
   };
   struct Submission {
     int queue;

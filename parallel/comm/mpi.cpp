@@ -223,7 +223,9 @@ class MpiGroup final : public ProcessGroup {
       : ProcessGroup(rank, static_cast<int>(state->world_ranks.size()), std::move(name)),
         context_(std::move(context)),
         state_(std::move(state)),
-        queue_(context_->engine->add_queue()) {}
+        queue_(context_->engine->add_queue()) {
+    watch(state_->world_ranks);
+  }
 
   Tensor shared_buffer(const Shape& shape, DType dtype) override {
     constexpr size_t kPage = 4096;

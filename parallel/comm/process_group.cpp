@@ -5,6 +5,7 @@
 #include <cstring>
 
 #include "core/error.h"
+#include "parallel/program/event_ring.h"
 
 namespace tpo {
 namespace {
@@ -50,7 +51,15 @@ std::unique_ptr<ProcessGroup> make_single(std::string name) { return std::make_u
 
 ProcessGroup::ProcessGroup(int rank, int size, std::string name, bool simulated)
     : rank_(rank), size_(size), simulated_(simulated), name_(std::move(name)), drops_(std::make_shared<DropLog>()) {}
-ProcessGroup::~ProcessGroup() = default;
+
+ProcessGroup::~ProcessGroup() {
+  EventRing* ring = watched_ >= 0 ? EventRing::of_process() : nullptr;
+  if (ring) ring->drop_group(watched_);
+}
+
+void ProcessGroup::watch(std::span<const int> world_ranks) {
+  if (EventRing* ring = EventRing::of_process()) watched_ = ring->add_group(name_, rank_, world_ranks);
+}
 
 CommRequest ProcessGroup::request(CommOp op, const Tensor& in, const Tensor& out, int64_t count,
                                   std::string_view what) const {
@@ -60,6 +69,7 @@ CommRequest ProcessGroup::request(CommOp op, const Tensor& in, const Tensor& out
   r.rank = rank_, r.size = size_;
   r.what = what, r.group = name_;
   r.seq = next_seq_;
+  r.watched = watched_;
   if (in.defined()) r.dtype = in.dtype();
   for (const Tensor* t : {&in, &out}) {
     if (!t->defined()) continue;
@@ -92,7 +102,11 @@ Work ProcessGroup::start(CommRequest request, std::initializer_list<Tensor> keep
     std::scoped_lock lock(drops_->mutex);
     check<CommError>(drops_->first.empty(), "a Work was dropped without a wait: ", drops_->first);
   }
+  if (const CommDrill drill = comm_drill(); drill && drill(request))
+    return Work(std::make_shared<DoneWork>(std::make_shared<const CommRequest>(std::move(request))), drops_);
   if (request.collective()) ++next_seq_;
+  EventRing* ring = request.watched >= 0 ? EventRing::of_process() : nullptr;
+  if (ring) ring->issued(request);
   const double now = steady_seconds();
   auto state = issue(std::make_shared<const CommRequest>(std::move(request)));
   state->times.issued_s = now;

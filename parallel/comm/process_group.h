@@ -80,6 +80,8 @@ class ProcessGroup {
   // Starts one checked request. Called in program order by one thread.
   virtual std::shared_ptr<WorkState> issue(std::shared_ptr<const CommRequest> request) = 0;
   virtual std::unique_ptr<ProcessGroup> do_split(int color, int key, std::string name) = 0;
+  // Operations of this group are recorded in the EventRing of this process, if it has one.
+  void watch(std::span<const int> world_ranks);
 
   // For groups in which nobody else takes part: an operation that is over.
   static std::shared_ptr<WorkState> make_done(std::shared_ptr<const CommRequest> request);
@@ -94,6 +96,7 @@ class ProcessGroup {
   int rank_, size_;
   bool simulated_;
   std::string name_;
+  int watched_ = -1;
   uint64_t next_seq_ = 0;
   std::shared_ptr<DropLog> drops_;
 };

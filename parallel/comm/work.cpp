@@ -8,6 +8,7 @@
 #include "core/error.h"
 #include "core/rng.h"
 #include "parallel/comm/wire_header.h"
+#include "parallel/program/event_ring.h"
 
 namespace tpo {
 
@@ -84,6 +85,13 @@ std::string header_mismatch(const CommRequest& mine, const WireHeader& theirs, i
              "; every rank must issue the same collectives in the same order");
 }
 
+namespace {
+std::atomic<CommDrill> g_drill{nullptr};
+}
+
+void set_comm_drill(CommDrill drill) { g_drill = drill; }
+CommDrill comm_drill() { return g_drill.load(std::memory_order_relaxed); }
+
 double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
@@ -120,7 +128,11 @@ void Work::wait(Stream& stream) {
 void Work::wait_host() {
   const auto state = std::move(state_);
   if (!state) return;
-  state->wait();
+  const CommRequest& r = state->request();
+  EventRing* ring = r.watched >= 0 && !state->done() ? EventRing::of_process() : nullptr;
+  if (ring) ring->wait(r, true);
+  state->wait();  // if it throws, the ring keeps saying where
+  if (ring) ring->wait(r, false);
   times_ = state->times;
   state->keep.clear();  // here and not when the backend lets go: memory is freed at a point of the program
 }

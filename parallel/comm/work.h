@@ -29,11 +29,18 @@ struct CommRequest {
   int rank = 0, size = 1;    // of the caller in its group
   uint64_t seq = 0;          // number of the collective within its group; unused by send and recv
   std::string what, group;
+  int watched = -1;  // slot of the group in this process's EventRing; -1: not recorded
   int64_t bytes() const { return count * static_cast<int64_t>(size_of(dtype)); }
   bool collective() const { return op != CommOp::kSend && op != CommOp::kRecv; }
 };
 // "all_reduce #12 of 'bucket 3' (sum, 1048576 f32, 4194304 bytes) in group world.data, rank 1 of 4"
 std::string describe(const CommRequest& r);
+
+// For drills of the guard (launcher/fault.h): sees every request before it gets its number; may change its size, and
+// makes this rank leave the operation out by returning true. Null but in a drill.
+using CommDrill = bool (*)(CommRequest& request);
+void set_comm_drill(CommDrill drill);
+CommDrill comm_drill();
 
 // Times on the steady clock, seconds.
 struct WorkTimes {

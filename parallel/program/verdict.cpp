@@ -1,0 +1,364 @@
+#include "parallel/program/verdict.h"
+
+#include <algorithm>
+#include <csignal>
+#include <cstdio>
+#include <cstring>
+#include <map>
+#include <optional>
+#include <set>
+
+#include "core/error.h"
+
+namespace tpo {
+namespace {
+
+constexpr double kStillSeconds = 1;  // a stopped rank may be continued at once; step numbers are read a moment apart
+constexpr int64_t kStepsToKnow = 3;
+
+std::string seconds_text(double s) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.1f s", s);
+  return text;
+}
+
+// Why a rank waits: for whom, in what.
+struct Wait {
+  const GroupView* group = nullptr;
+  Event op;
+  double age_s = 0;
+  std::vector<int> blockers;  // world ranks
+  bool mismatch = false;      // the blockers are in another operation under this number
+  bool arrived = false;       // the blockers have issued it too
+};
+
+class Analysis {
+ public:
+  Analysis(std::span<const RankView> ranks, const VerdictLimits& limits) : limits_(limits) {
+    for (const RankView& v : ranks) views_[v.facts.rank] = &v;
+    for (const RankView& v : ranks)
+      for (const GroupView& g : v.groups)
+        if (g.waiting()) waits_[v.facts.rank].push_back(wait_of(v, g));
+  }
+
+  std::vector<Finding> run() {
+    for (const auto& [rank, waits] : waits_)
+      for (const Wait& w : waits) follow(rank, w);
+    for (const auto& [rank, view] : views_) lonely(*view);
+    std::vector<Finding> found;
+    for (auto& [key, f] : findings_) {
+      std::sort(f.waiting.begin(), f.waiting.end());
+      std::erase_if(f.behind, [&](int r) { return std::binary_search(f.waiting.begin(), f.waiting.end(), r); });
+      if (!is_alarm(f)) continue;
+      f.text = describe(f);
+      found.push_back(std::move(f));
+    }
+    std::stable_sort(found.begin(), found.end(), [](const Finding& a, const Finding& b) {
+      return std::pair(a.cause, -a.waited_s) < std::pair(b.cause, -b.waited_s);
+    });
+    return found;
+  }
+
+ private:
+  const RankView* view(int rank) const {
+    const auto it = views_.find(rank);
+    return it == views_.end() ? nullptr : it->second;
+  }
+  static bool still(const RankFacts& f) {
+    return f.life == Life::kStopped || f.life == Life::kDead || f.life == Life::kFailed;
+  }
+
+  Wait wait_of(const RankView& mine, const GroupView& g) const {
+    Wait w{&g, g.wait.e.collective() ? g.oldest.e : g.wait.e, g.wait.age_s, {}, false, false};
+    if (w.op.index == 0) w.op = g.wait.e;  // the oldest was not remembered
+    const auto members = g.members();
+    if (!w.op.collective()) return message(mine, members, std::move(w));
+    std::vector<int> late, other, stuck;
+    for (const int m : members) {
+      if (m == mine.facts.rank) continue;
+      const RankView* v = view(m);
+      const GroupView* theirs = v ? v->group(g.id) : nullptr;
+      if (!theirs || theirs->issued <= g.completed) {
+        late.push_back(m);
+      } else if (theirs->completed == g.completed && theirs->oldest.e.index != 0 &&
+                 theirs->oldest.e.hash != w.op.hash) {
+        other.push_back(m);
+      } else if (theirs->completed <= g.completed && still(v->facts)) {
+        stuck.push_back(m);
+      }
+    }
+    w.mismatch = !other.empty();
+    w.arrived = other.empty() && late.empty();
+    w.blockers = w.mismatch ? other : late.empty() ? stuck : late;
+    return w;
+  }
+
+  // A send or recv waits for its partner alone; if the partner is in the other half with another size, they disagree.
+  Wait message(const RankView& mine, const std::vector<int>& members, Wait w) const {
+    if (w.op.peer < 0 || static_cast<size_t>(w.op.peer) >= members.size()) return w;
+    const int partner = members[static_cast<size_t>(w.op.peer)];
+    w.blockers = {partner};
+    const RankView* v = view(partner);
+    const GroupView* theirs = v ? v->group(w.group->id) : nullptr;
+    for (int i = 0; theirs && i < theirs->message_count; ++i) {
+      const Event& o = theirs->messages[i].e;
+      const bool pair = o.op != w.op.op && o.tag == w.op.tag && o.peer == w.group->rank;
+      if (!pair) continue;
+      w.arrived = true;
+      w.mismatch = o.count != w.op.count || o.dtype != w.op.dtype;
+      if (!w.mismatch && !still(v->facts)) w.blockers.clear();
+      break;
+    }
+    static_cast<void>(mine);
+    return w;
+  }
+
+  struct Trail {
+    std::set<int> path;  // ranks between the victim and the one looked at
+    std::set<int> done;  // looked at in full
+  };
+
+  // From a victim along its blockers to the ranks that do not wait.
+  void follow(int victim, const Wait& w) {
+    Trail trail{{victim}, {}};
+    if (w.blockers.empty()) return add(Cause::kTransport, victim, w, victim, victim);
+    if (w.mismatch) return add(Cause::kMismatch, odd_one(w), w, victim, victim);
+    for (const int b : w.blockers) walk(victim, victim, w, b, trail);
+  }
+
+  void walk(int victim, int rank, const Wait& w, int blocker, Trail& trail) {
+    const RankView* v = view(blocker);
+    if (!v) return add(Cause::kUnknown, blocker, w, rank, victim);
+    const auto cause = standing(*v);
+    if (cause) return add(*cause, blocker, w, rank, victim);
+    const auto theirs = waits_.find(blocker);
+    if (theirs == waits_.end()) return add(busy(v->facts), blocker, w, rank, victim);
+    if (const RankView* r = view(rank); v->facts.step > r->facts.step && !w.arrived)
+      return add(Cause::kLeftOut, blocker, w, rank, victim);
+    if (trail.done.count(blocker) != 0) return;
+    if (!trail.path.insert(blocker).second) return cycle(victim, trail.path);
+    for (const Wait& next : theirs->second) {
+      if (next.mismatch) {
+        add(Cause::kMismatch, odd_one(next), next, blocker, victim);
+      } else if (next.blockers.empty()) {
+        add(Cause::kTransport, blocker, next, blocker, victim);
+      }
+      for (const int b : next.mismatch ? std::vector<int>{} : next.blockers) walk(victim, blocker, next, b, trail);
+    }
+    trail.path.erase(blocker);
+    trail.done.insert(blocker);
+  }
+
+  // Ranks that wait for each other: if one of them is waited for by more than any other, it is late; else the cycle is
+  // told by those who wait for its lowest rank.
+  void cycle(int victim, const std::set<int>& path) {
+    std::map<int, int> wanted;
+    for (const auto& [rank, waits] : waits_)
+      for (const Wait& w : waits)
+        for (const int b : w.blockers) ++wanted[b];
+    int late = *path.begin();
+    for (const int r : path)
+      if (wanted[r] > wanted[late]) late = r;
+    const auto equals = std::count_if(path.begin(), path.end(), [&](int r) { return wanted[r] == wanted[late]; });
+    for (const auto& [rank, waits] : waits_)
+      for (const Wait& w : waits)
+        if (std::find(w.blockers.begin(), w.blockers.end(), late) != w.blockers.end())
+          add(equals == 1 ? Cause::kLeftOut : Cause::kDeadlock, late, w, rank, victim);
+  }
+
+  static std::optional<Cause> standing(const RankView& v) {
+    switch (v.facts.life) {
+      case Life::kDead:
+        return Cause::kDead;
+      case Life::kFailed:
+        return Cause::kFailed;
+      case Life::kStopped:
+        return Cause::kStopped;
+      default:
+        return std::nullopt;
+    }
+  }
+  static Cause busy(const RankFacts& f) {
+    return f.loader_s >= 0 ? Cause::kLoader : f.slow_phase ? Cause::kSlowPhase : Cause::kComputes;
+  }
+
+  // Whose operation differs from the others'; of two, the one that does not do what it did in the step before.
+  int odd_one(const Wait& w) const {
+    std::map<uint64_t, std::vector<int>> by_hash;
+    for (const int m : w.group->members()) {
+      const RankView* v = view(m);
+      const GroupView* g = v ? v->group(w.group->id) : nullptr;
+      if (!g || g->completed != w.group->completed || g->oldest.e.index == 0) continue;
+      by_hash[g->oldest.e.hash].push_back(m);
+    }
+    size_t fewest = SIZE_MAX, most = 0;
+    int odd = w.blockers.front();
+    for (const auto& [hash, members] : by_hash) {
+      most = std::max(most, members.size());
+      if (members.size() < fewest) fewest = members.size(), odd = members.front();
+    }
+    if (fewest < most) return odd;
+    for (const auto& [hash, members] : by_hash) {
+      const GroupView& g = *view(members.front())->group(w.group->id);
+      if (g.habit.index != 0 && g.habit.hash != hash) return members.front();
+    }
+    return odd;
+  }
+
+  void add(Cause cause, int culprit, const Wait& w, int waiter, int victim) {
+    // All ranks of a mismatch or a silent network are one finding, whoever looks.
+    const bool shared = cause == Cause::kMismatch || cause == Cause::kTransport;
+    const std::string key = cat(static_cast<int>(cause), " ", shared ? 0 : culprit, " ", w.group->id, " ", w.op.seq);
+    Finding& f = findings_.try_emplace(key).first->second;
+    if (f.culprit < 0) f.cause = cause, f.culprit = culprit, f.group = w.group->id, f.op = w.op;
+    if (cause == Cause::kMismatch && waiter != f.culprit) f.op = w.op;
+    arrived_[key] = w.arrived;
+    const auto note = [](std::vector<int>& list, int rank) {
+      if (std::find(list.begin(), list.end(), rank) == list.end()) list.push_back(rank);
+    };
+    if (waiter != culprit || cause == Cause::kTransport) note(f.waiting, waiter);
+    if (victim != waiter && victim != culprit) note(f.behind, victim);
+    f.waited_s = std::max(f.waited_s, w.age_s);
+  }
+
+  // Dead, failed or stopped without anybody waiting for it.
+  void lonely(const RankView& v) {
+    const auto cause = standing(v);
+    const bool known = std::any_of(findings_.begin(), findings_.end(), [&](const auto& f) {
+      return f.second.culprit == v.facts.rank || (f.second.cause == Cause::kMismatch && cause == Cause::kFailed);
+    });
+    if (!cause || known) return;
+    Finding& f = findings_[cat("lonely ", v.facts.rank)];
+    f.cause = *cause, f.culprit = v.facts.rank;
+  }
+
+  bool is_alarm(const Finding& f) const {
+    const RankView* v = view(f.culprit);
+    const double stall = limits_.stall_seconds, slow = std::max(stall, limits_.slow_phase_seconds);
+    if (limits_.post_mortem) return f.cause <= Cause::kFailed || f.group != 0;
+    switch (f.cause) {
+      case Cause::kMismatch:
+      case Cause::kFailed:
+      case Cause::kDead:
+        return true;
+      case Cause::kStopped:
+        return f.group != 0 ? std::min(f.waited_s, v->facts.life_s) >= kStillSeconds : v->facts.life_s >= stall;
+      case Cause::kLeftOut:
+        return f.waited_s >= kStillSeconds;
+      case Cause::kLoader:
+      case Cause::kDeadlock:
+        return f.waited_s >= stall;
+      case Cause::kComputes: {
+        if (v->facts.steps_here < kStepsToKnow) return f.waited_s >= slow;
+        const double healthy = limits_.longest_healthy_wait ? limits_.longest_healthy_wait(f.group) : 0;
+        return f.waited_s >= std::max({stall, 3 * healthy, v->facts.longest_step_s / 2});
+      }
+      case Cause::kSlowPhase:
+      case Cause::kTransport:
+      case Cause::kUnknown:
+        break;
+    }
+    return f.waited_s >= slow;
+  }
+
+  std::string who(int rank) const {
+    const RankView* v = view(rank);
+    if (!v) return cat("rank ", rank);
+    std::string s = cat("rank ", rank, " (node ", v->facts.host);
+    if (v->facts.step >= 0) s += cat(", step ", v->facts.step);
+    if (v->facts.phase[0] != 0) s += cat(", ", v->facts.phase);
+    return s + ")";
+  }
+
+  std::string doing(const Finding& f) const {
+    const RankFacts& v = view(f.culprit)->facts;
+    switch (f.cause) {
+      case Cause::kDead:
+        return v.signal != 0 ? cat("it died of signal ", v.signal, " (", strsignal(v.signal), ")")
+                             : cat("it is dead: process ", v.pid, " is gone without a word (killed?)");
+      case Cause::kFailed:
+        return cat("it failed: ", v.error);
+      case Cause::kStopped:
+        return cat("it is stopped (SIGSTOP or a debugger); kill -CONT ", v.pid, " lets it go on");
+      case Cause::kLoader:
+        return cat(
+            "it is in the data loader since ", seconds_text(v.loader_s), ", waiting for ",
+            v.reading.e.index != 0 ? cat("dataset ", v.reading.e.text, ", record ", v.reading.e.count) : "a batch");
+      case Cause::kLeftOut:
+      case Cause::kDeadlock: {
+        const Wait& w = waits_.at(f.culprit).front();
+        return cat(f.cause == Cause::kLeftOut ? "it went past it and" : "it", " waits in ", text_of_op(w.op, false),
+                   " of group ", w.group->name, f.cause == Cause::kDeadlock ? ": they wait for each other" : "");
+      }
+      default:
+        return cat(f.cause == Cause::kComputes ? "it computes" : "it is", " in ", v.phase, " since ",
+                   seconds_text(v.phase_s));
+    }
+  }
+
+  std::string describe(const Finding& f) const {
+    if (f.group == 0) return cat(who(f.culprit), ": ", doing(f), "; nobody waits for it");
+    const GroupView* g = group_of(f);
+    const std::string op = cat(text_of_op(f.op, false), " of group ", g->name);
+    std::string waiting = cat(f.waiting.size() == 1 ? "rank " : "ranks ", text_of_ranks(f.waiting),
+                              f.waiting.size() == 1 ? " waits" : " wait", " since ", seconds_text(f.waited_s));
+    if (!f.behind.empty()) waiting += cat(" (and ", text_of_ranks(f.behind), " behind)");
+    if (f.cause == Cause::kMismatch) return disagreement(f, *g);
+    if (f.cause == Cause::kTransport) return cat("all ranks have entered ", op, ", but it does not move: ", waiting);
+    if (f.cause == Cause::kUnknown)
+      return cat("no news from rank ", f.culprit, ": it has not entered ", op, ", where ", waiting);
+    const std::string key = cat(static_cast<int>(f.cause), " ", f.culprit, " ", f.group, " ", f.op.seq);
+    const bool inside = arrived_.count(key) != 0 && arrived_.at(key);
+    return cat(who(f.culprit), inside ? " stands still in " : " has not entered ", op, ", where ", waiting, "; ",
+               doing(f));
+  }
+
+  std::string disagreement(const Finding& f, const GroupView& g) const {
+    const RankView* v = view(f.culprit);
+    const GroupView* theirs = v ? v->group(f.group) : nullptr;
+    Event odd = theirs ? theirs->oldest.e : f.op;
+    if (!f.op.collective() && theirs)
+      for (int i = 0; i < theirs->message_count; ++i)
+        if (theirs->messages[i].e.tag == f.op.tag) odd = theirs->messages[i].e;
+    std::vector<int> others = f.waiting;
+    std::erase(others, f.culprit);
+    return cat("ranks disagree in group ", g.name, ": ", who(f.culprit), " is in ", text_of_op(odd, true), " but rank",
+               others.size() == 1 ? " " : "s ", text_of_ranks(others), others.size() == 1 ? " is in " : " are in ",
+               text_of_op(f.op, true));
+  }
+
+  const GroupView* group_of(const Finding& f) const {
+    for (const auto& [rank, v] : views_)
+      if (const GroupView* g = v->group(f.group)) return g;
+    return nullptr;
+  }
+
+  const VerdictLimits& limits_;
+  std::map<int, const RankView*> views_;
+  std::map<int, std::vector<Wait>> waits_;
+  std::map<std::string, Finding> findings_;
+  std::map<std::string, bool> arrived_;  // by key: the culprit had entered
+};
+
+}  // namespace
+
+std::string Finding::key() const { return cat(static_cast<int>(cause), " ", culprit, " ", group, " ", op.seq); }
+
+std::string text_of_ranks(std::vector<int> ranks) {
+  std::sort(ranks.begin(), ranks.end());
+  std::string out;
+  for (size_t i = 0; i < ranks.size();) {
+    size_t j = i;
+    while (j + 1 < ranks.size() && ranks[j + 1] == ranks[j] + 1) ++j;
+    out += cat(out.empty() ? "" : ", ", ranks[i]);
+    if (j > i) out += cat(j > i + 1 ? "-" : ", ", ranks[j]);
+    i = j + 1;
+  }
+  return out;
+}
+
+std::vector<Finding> diagnose(std::span<const RankView> ranks, const VerdictLimits& limits) {
+  return Analysis(ranks, limits).run();
+}
+
+}  // namespace tpo
