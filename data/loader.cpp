@@ -81,7 +81,7 @@ struct Loader::Impl {
     return nullptr;
   }
 
-  void run() {
+  void run(int thread) {
     std::unique_lock lock(mutex);
     while (true) {
       Pending* p = nullptr;
@@ -92,7 +92,7 @@ struct Loader::Impl {
       HostBatch batch;
       std::exception_ptr error;
       try {
-        batch = make(p->plan, p->first + k);
+        batch = make(p->plan, p->first + k, thread);
       } catch (...) {
         error = std::current_exception();
       }
@@ -107,15 +107,17 @@ struct Loader::Impl {
     }
   }
 
-  HostBatch make(const StepPlan& plan, int microbatch) const {
+  HostBatch make(const StepPlan& plan, int microbatch, int thread) const {
     const MicrobatchPlan& mb = plan.microbatches[static_cast<size_t>(microbatch)];
     const LoaderDataset& set = datasets[static_cast<size_t>(mb.dataset)];
     std::vector<CollateItem> items;
     for (int64_t s = mb.first_slot; s < mb.first_slot + mb.slots; ++s) {
       const int64_t record = plan.slots[static_cast<size_t>(s)].sample;
       items.push_back(with_context(where(plan, mb, record), [&] {
+        if (options.on_read) options.on_read(thread, set.folder->name(), record, true);
         CollateItem item{set.folder->read(record), {}, s};
         item.text = set.templates->encode(item.raw.sample);
+        if (options.on_read) options.on_read(thread, set.folder->name(), record, false);
         check_against_index(item, mb, record);
         return item;
       }));
@@ -159,7 +161,7 @@ Loader::Loader(const Mixer& mixer, std::vector<LoaderDataset> datasets, const Lo
                        datasets[d].folder->size(), " samples, the mixer knows ", n);
   }
   impl_ = std::make_unique<Impl>(mixer, std::move(datasets), o);
-  for (int t = 0; t < o.threads; ++t) impl_->threads.emplace_back([impl = impl_.get()] { impl->run(); });
+  for (int t = 0; t < o.threads; ++t) impl_->threads.emplace_back([impl = impl_.get(), t] { impl->run(t); });
 }
 
 Loader::~Loader() = default;

@@ -2,7 +2,9 @@
 // Prefetching loader: worker threads read, decode, tokenize and collate the microbatches of this rank; next() hands out
 // steps in order. What it returns is a function of (mixer, step, rank, world) only, whatever the number of threads.
 #include <cstdint>
+#include <functional>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "data/collate.h"
@@ -22,6 +24,8 @@ struct LoaderOptions {
   int64_t start_step = 0;  // the first next() returns this step
   int64_t end_step = -1;   // no step from here on is prefetched; -1: none
   CollateOptions collate;
+  // If set: called by loader thread number `thread` when it begins and when it ends reading a record.
+  std::function<void(int thread, const std::string& dataset, int64_t record, bool begin)> on_read;
 };
 
 struct LocalStep {

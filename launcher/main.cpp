@@ -98,5 +98,6 @@ int main(int argc, char** argv) {
     return words.empty() ? tpo::kExitFixConfig : tpo::kExitDone;
   }
   return tpo::run_world(
-      &argc, &argv, [&](tpo::ProcessGroup& world) { return dispatch(words[0], std::span(words).subspan(1), world); });
+      &argc, &argv, [&](tpo::ProcessGroup& world) { return dispatch(words[0], std::span(words).subspan(1), world); },
+      words[0] == "train");
 }

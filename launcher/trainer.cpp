@@ -12,7 +12,9 @@
 #include "core/ops/matmul.h"
 #include "core/parallel_for.h"
 #include "core/profile.h"
+#include "launcher/fault.h"
 #include "launcher/world.h"
+#include "parallel/program/event_ring.h"
 
 namespace tpo {
 
@@ -104,6 +106,7 @@ Trainer::Trainer(const config::RunConfig& config, const TrainingData& data, Proc
       scope_(*stream_),
       lr_(make_lr_schedule(config)) {
   config_.clear_profile();  // what is measured is no part of what is trained: checkpoints do not differ by it
+  config_.clear_guard();
   set_num_threads(config.run().threads());
   const auto& layout = config.layout();
   mesh_ = std::make_unique<Mesh>(world, make_mesh_shape(config, world.size()));
@@ -131,6 +134,10 @@ void Trainer::start_loader() {
   options.start_step = steps_done_;
   options.end_step = config_.train().steps();
   options.collate = make_collate_options(config_);
+  options.on_read = [](int thread, const std::string& dataset, int64_t record, bool begin) {
+    if (EventRing* ring = EventRing::of_process()) ring->reading(thread, dataset, record, begin);
+    if (begin) fault_in_loader(activity().step);
+  };
   loader_ = std::make_unique<Loader>(*data_.mixer, data_.loader_sets(), options);
 }
 
@@ -205,7 +212,13 @@ StepStats Trainer::step() {
   if (!loader_) start_loader();
   const LocalStep local = [&] {
     const ProfileScope waiting("wait for loader", ProfileScope::Kind::kWait);
-    return loader_->next();
+    EventRing* ring = EventRing::of_process();
+    if (ring) ring->loader(true);
+    LocalStep next = loader_->next();
+    if (ring) ring->loader(false);
+    for (const HostBatch& host : next.batches)
+      if (ring) ring->samples(steps_done_, join_ids(host.sample_ids, 64));
+    return next;
   }();
   const StepStats s = step(local);
   last_step_s_ = seconds_since(begin);
@@ -286,6 +299,7 @@ StepStats Trainer::finish(const LocalStep& local, const Sums& sums, double secon
   sync_->step({static_cast<float>(s.lr), static_cast<float>(o.beta1()), static_cast<float>(o.beta2()),
                static_cast<float>(o.eps()), static_cast<float>(o.weight_decay())});
   s.step = ++steps_done_;
+  activity().step.end();
   s.counts = local.plan.total;
   // Terms were summed with weight / count; undo the weight, and for one dataset the share of tokens it had.
   const auto& w = config_.loss();
@@ -313,13 +327,17 @@ TrainState Trainer::state(bool with_optimizer) {
 
 std::string Trainer::save() {
   activity().phase = "checkpoint";
+  EventRing* ring = EventRing::of_process();
+  if (ring) ring->checkpoint(true);
   TrainState s = state(true);
   s.counters["step"] = steps_done_;
   s.counters["mixture"] = static_cast<int64_t>(data_.mixer->fingerprint());
   for (const auto& [group, steps] : sync_->group_steps()) s.counters["group." + group] = steps;
   SaveOptions options;
   options.keep_last = config_.checkpoint().keep();
-  return tpo::save(config_.run().folder() + "/checkpoints", steps_done_, s, world_, options);
+  std::string folder = tpo::save(config_.run().folder() + "/checkpoints", steps_done_, s, world_, options);
+  if (ring) ring->checkpoint(false);
+  return folder;
 }
 
 std::string Trainer::resume(const std::string& checkpoint) {

@@ -5,9 +5,12 @@
 #include <csignal>
 #include <cstdlib>
 #include <iostream>
+#include <string_view>
 
 #include "core/error.h"
 #include "launcher/exit_codes.h"
+#include "launcher/fault.h"
+#include "launcher/guard.h"
 #include "parallel/comm/mpi.h"
 #include "parallel/sharding/param_sync.h"
 
@@ -17,13 +20,14 @@ namespace {
 
 // Flags of a signal handler; nothing else in the project is a mutable global.
 volatile std::sig_atomic_t g_stop = 0;
-void on_stop(int) { g_stop = 1; }
+void on_stop(int signal) {
+  g_stop = 1;
+  if (signal == SIGTERM) guard_terminated();
+}
 
-// Set by Open MPI's mpirun, by PMIx launchers such as srun, and by MPICH's Hydra.
-bool started_by_launcher() {
-  for (const char* name : {"OMPI_COMM_WORLD_SIZE", "PMIX_RANK", "PMI_RANK"})
-    if (std::getenv(name) != nullptr) return true;
-  return false;
+// Others may wait minutes for a rank in one of these.
+bool is_slow(std::string_view phase) {
+  return phase == "start-up" || phase == "resume" || phase == "checkpoint" || phase == "evaluation";
 }
 
 void report(const std::exception& error, int rank, int size) {
@@ -38,6 +42,21 @@ void report(const std::exception& error, int rank, int size) {
 Activity& activity() {
   static Activity a;
   return a;
+}
+
+void Activity::Step::operator=(int64_t step) {
+  now_ = step;
+  if (EventRing* ring = EventRing::of_process()) ring->step(step, true);
+}
+
+void Activity::Step::end() {
+  if (EventRing* ring = EventRing::of_process()) ring->step(now_, false);
+}
+
+void Activity::Phase::operator=(const char* name) {
+  now_ = name;
+  if (EventRing* ring = EventRing::of_process()) ring->phase(name, is_slow(name));
+  fault_in_phase(activity().step, name);
 }
 
 bool stop_requested() { return g_stop != 0; }
@@ -60,23 +79,33 @@ int exit_code_of(const std::exception& e) {
   return kExitBug;
 }
 
-int run_world(int* argc, char*** argv, const std::function<int(ProcessGroup& world)>& body) {
-  if (!started_by_launcher()) {
+int run_world(int* argc, char*** argv, const std::function<int(ProcessGroup& world)>& body, bool guard_lone) {
+  const JobPlace place = job_place();
+  const auto guard = place.launched || guard_lone ? Guard::start(place, *argc, *argv) : nullptr;
+  if (guard) activity().phase = "start-up";
+  if (!place.launched) {
     const auto world = make_single("world");
     try {
-      return body(*world);
+      arm_fault(0);
+      const int code = body(*world);
+      if (guard) guard->finished(code);
+      return code;
     } catch (const std::exception& e) {
+      if (guard) guard->failed(exit_code_of(e), e.what());
       report(e, 0, 1);
       return exit_code_of(e);
     }
   }
   MpiWorld mpi(argc, argv);
   try {
+    arm_fault(mpi.rank());
     const auto world = make_mpi_world();
     const int code = body(*world);
     world->barrier("end of program").wait_host();
+    if (guard) guard->finished(code);
     return code;
   } catch (const std::exception& e) {
+    if (guard) guard->failed(exit_code_of(e), e.what());
     report(e, mpi.rank(), mpi.size());
     // A lone rank has no peers that wait; others must be ended, since a collective would never complete.
     MpiWorld::abort(exit_code_of(e));

@@ -13,6 +13,7 @@
 #include "launcher/commands/commands.h"
 #include "launcher/evaluator.h"
 #include "launcher/exit_codes.h"
+#include "launcher/guard.h"
 #include "launcher/peak.h"
 #include "launcher/report.h"
 #include "launcher/run_files.h"
@@ -288,6 +289,8 @@ int run_train(std::span<const std::string> words, ProcessGroup& world) {
   const config::RunConfig config = load_config(args.required("config"), args.list("set"), world.size());
   check<ConfigError>(config.run().device() != "meta", "run.device is meta, which computes nothing; train needs cpu");
   catch_stop_signals();
+  guard_run(config.run().folder(), resolved_text(config), config.guard().stall_seconds(),
+            config.guard().slow_phase_seconds());
   return Run(config, world).go();
 }
 

@@ -52,14 +52,14 @@ Event event_of(EventKind kind, const CommRequest& r) {
 
 const char* name_of(EventKind kind) {
   constexpr const char* kNames[] = {
-      "none",  "issued", "begun",     "done",       "failed",          "wait",        "wait over",
-      "phase", "step",   "step over", "checkpoint", "checkpoint over", "loader wait", "loader wait over",
-      "note"};
+      "none",   "issued", "begun",     "done",       "failed",          "wait",        "wait over",
+      "phase",  "step",   "step over", "checkpoint", "checkpoint over", "loader wait", "loader wait over",
+      "reading"};
   return static_cast<size_t>(kind) < std::size(kNames) ? kNames[static_cast<size_t>(kind)] : "?";
 }
 
 template <int N>
-void Record<N>::store(const void* value) {
+void Sealed<N>::store(const void* value) {
   uint64_t copy[N];
   std::memcpy(copy, value, sizeof copy);
   for (int i = 0; i < N; ++i) words[static_cast<size_t>(i)].store(copy[i], kRelaxed);
@@ -67,7 +67,7 @@ void Record<N>::store(const void* value) {
 }
 
 template <int N>
-bool Record<N>::load(void* value) const {
+bool Sealed<N>::load(void* value) const {
   uint64_t copy[N];
   const uint64_t sum = words[N].load(std::memory_order_acquire);
   for (int i = 0; i < N; ++i) copy[i] = words[static_cast<size_t>(i)].load(kRelaxed);
@@ -76,8 +76,8 @@ bool Record<N>::load(void* value) const {
   return true;
 }
 
-template struct Record<kEventWords>;
-template struct Record<kSampleWords>;
+template struct Sealed<kEventWords>;
+template struct Sealed<kSampleWords>;
 
 int64_t steady_ns() { return std::chrono::steady_clock::now().time_since_epoch() / std::chrono::nanoseconds(1); }
 
@@ -146,6 +146,7 @@ std::unique_ptr<EventRing> EventRing::create(const std::string& path, int rank, 
   h.start_wall_ns = std::chrono::system_clock::now().time_since_epoch() / std::chrono::nanoseconds(1);
   copy_text(h.host, host);
   h.step = -1;
+  h.stall_seconds = 4, h.slow_phase_seconds = 300;  // until run() says otherwise
   h.magic = kRingMagic;
   check<IoError>(std::rename(temporary.c_str(), path.c_str()) == 0, "event ring ", path, ": ", std::strerror(errno));
   return std::unique_ptr<EventRing>(new EventRing(layout));
@@ -182,7 +183,7 @@ int EventRing::add_group(std::string_view name, int rank, std::span<const int> w
 }
 
 void EventRing::drop_group(int slot) {
-  if (RingGroup* g = group(slot)) g->id = 0;
+  if (RingGroup* g = group(slot); g && g->wait_since_ns == 0) g->id = 0;
 }
 
 void EventRing::issued(const CommRequest& r) {
@@ -213,8 +214,12 @@ void EventRing::done(const CommRequest& r, bool failed) {
   Event e = event_of(failed ? EventKind::kFailed : EventKind::kDone, r);
   append(e);
   layout_->header.beat_engine_ns.store(e.time_ns, kRelaxed);
-  if (failed) return;  // stays pending: that is what the rank was in
   RingGroup& g = *group(r.watched);
+  if (failed) {  // stays pending, and the group stays: that is what the rank was in
+    if (g.wait_since_ns != 0) return;
+    g.wait.store(&e);
+    return g.wait_since_ns.store(e.time_ns, std::memory_order_release);
+  }
   if (r.collective()) return g.completed.store(r.seq + 1, std::memory_order_release);
   const Event none;
   for (EventRecord& slot : g.messages) {
@@ -275,7 +280,7 @@ void EventRing::reading(int thread, std::string_view dataset, int64_t record, bo
   Event e;
   if (begin) {
     e.index = 1;
-    e.kind = EventKind::kNote;
+    e.kind = EventKind::kReading;
     e.count = record;
     copy_text(e.text, dataset);
   }
@@ -292,11 +297,11 @@ void EventRing::samples(int64_t step, std::string_view ids) {
   layout_->samples[(list.index - 1) % kRingSamples].store(&list);
 }
 
-void EventRing::note(std::string_view text) {
-  Event e;
-  e.kind = EventKind::kNote;
-  copy_text(e.text, text);
-  append(e);
+void EventRing::run(std::string_view folder, double stall_seconds, double slow_phase_seconds) {
+  RingHeader& h = layout_->header;
+  copy_text(h.run_folder, folder);
+  h.stall_seconds = stall_seconds, h.slow_phase_seconds = slow_phase_seconds;
+  h.has_run.store(1, std::memory_order_release);
 }
 
 void EventRing::end(RankEnd how, int exit_code, std::string_view error) {

@@ -1,7 +1,7 @@
 #pragma once
 // EventRing: what one rank did last and what it is in, in a mapped file that another process can read at any moment,
 // also after the rank was killed. The threads of the rank write it without locks: an event takes one counter, one clock
-// reading and a copy of 128 bytes, below 100 ns (bench/guard_bench). A reader recognises a record that is being
+// reading and a copy of 160 bytes, below 100 ns (bench/guard_bench). A reader recognises a record that is being
 // written, or that two writers tore, by its checksum; it never waits and never disturbs the writers.
 //
 // File: Header | kRingGroups groups | kRingSamples lists of sample ids | kRingEvents events. All of a record's words
@@ -45,11 +45,11 @@ enum class EventKind : uint8_t {
   kCheckpointEnd,
   kLoaderBegin,
   kLoaderEnd,
-  kNote
+  kReading
 };
 const char* name_of(EventKind kind);
 
-// One event; of an operation where `kind` says so. 15 words; the ring adds a checksum.
+// One event; of an operation where `kind` says so. 19 words; the ring adds a checksum.
 struct Event {
   uint64_t index = 0;   // of the event in its ring, from 1; 0: empty
   int64_t time_ns = 0;  // steady clock
@@ -64,20 +64,20 @@ struct Event {
   int32_t peer = -1;    // rank in the group: root, or partner of a message
   int32_t tag = 0;
   int32_t spare = 0;
-  char text[56] = {};  // tensor or bucket, phase, dataset, cut
+  char text[88] = {};  // tensor or bucket, phase, dataset, cut
   bool collective() const { return op != CommOp::kSend && op != CommOp::kRecv; }
 };
 
 // N words and their checksum.
 template <int N>
-struct Record {
+struct Sealed {
   std::array<std::atomic<uint64_t>, N + 1> words;
   void store(const void* value);
   bool load(void* value) const;  // false: empty, or in the middle of a change
 };
 constexpr int kEventWords = sizeof(Event) / 8;
-using EventRecord = Record<kEventWords>;
-static_assert(sizeof(Event) == 120 && sizeof(EventRecord) == 128);
+using EventRecord = Sealed<kEventWords>;
+static_assert(sizeof(Event) == 152 && sizeof(EventRecord) == 160);
 
 struct RankRun {
   int32_t first = 0, stride = 1, count = 0;
@@ -125,16 +125,17 @@ struct RingHeader {
   std::atomic<int64_t> beat_main_ns, beat_engine_ns, beat_loader_ns;
   std::atomic<uint64_t> next_event, next_samples;
   std::atomic<double> stall_seconds, slow_phase_seconds;
+  std::atomic<int32_t> has_run;  // run_folder is valid
   EventRecord phase;
   EventRecord reading[kRingReaders];  // what each loader thread reads: dataset in text, record in count
   char error[512];                    // valid once `end` is kError
-  char run_folder[512];               // valid once stall_seconds was set
+  char run_folder[512];               // valid once has_run is set
 };
 
 struct RingLayout {
   RingHeader header;
   RingGroup groups[kRingGroups];
-  Record<kSampleWords> samples[kRingSamples];
+  Sealed<kSampleWords> samples[kRingSamples];
   EventRecord events[kRingEvents];
 };
 
@@ -154,6 +155,7 @@ class EventRing {
 
   // Slot of a group from now on, or -1 if the table is full or the ranks cannot be said in kRingRuns runs. One thread.
   int add_group(std::string_view name, int rank, std::span<const int> world_ranks);
+  // A group in which a wait failed stays, as evidence.
   void drop_group(int slot);
 
   // Any thread; r.watched names the slot.
@@ -168,7 +170,8 @@ class EventRing {
   void loader(bool begin);                                                         // the main thread waits
   void reading(int thread, std::string_view dataset, int64_t record, bool begin);  // a loader thread
   void samples(int64_t step, std::string_view ids);
-  void note(std::string_view text);
+  // Of the run that this process is part of; limits as in verdict.h.
+  void run(std::string_view folder, double stall_seconds, double slow_phase_seconds);
   void end(RankEnd how, int exit_code, std::string_view error);
 
  private:

@@ -123,7 +123,8 @@ RankView RingReader::view() const {
     const RingGroup& g = layout_->groups[slot];
     if (g.id.load(std::memory_order_acquire) == 0) continue;
     GroupView& view = v.groups.emplace_back(group_view(g));
-    if (view.waiting() && view.oldest.age_s > 0.5) view.habit = habit(slot, view.completed);
+    if (view.waiting() && (view.oldest.age_s > 0.5 || f.end == RankEnd::kError))
+      view.habit = habit(slot, view.completed);
   }
   f.group_count = static_cast<int32_t>(v.groups.size());
   return v;

@@ -40,7 +40,7 @@ struct RankFacts {
   int32_t rank = 0, world = 1;
   int64_t pid = 0, step = -1, steps_here = 0;
   char host[64] = {};
-  char phase[56] = {};
+  char phase[88] = {};
   double phase_s = 0, longest_step_s = 0;
   bool slow_phase = false;
   double loader_s = -1;  // the main thread waits for a batch; below 0: it does not

@@ -53,6 +53,10 @@ class Analysis {
       f.text = describe(f);
       found.push_back(std::move(f));
     }
+    // Ranks fail because they disagree.
+    const auto disagree = [](const Finding& f) { return f.cause == Cause::kMismatch; };
+    if (std::any_of(found.begin(), found.end(), disagree))
+      std::erase_if(found, [](const Finding& f) { return f.cause == Cause::kFailed; });
     std::stable_sort(found.begin(), found.end(), [](const Finding& a, const Finding& b) {
       return std::pair(a.cause, -a.waited_s) < std::pair(b.cause, -b.waited_s);
     });

@@ -1,0 +1,75 @@
+#include "launcher/node_exchange.h"
+
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "core/error.h"
+#include "launcher/run_files.h"
+
+namespace tpo {
+namespace {
+
+constexpr double kPeriod_s = 0.5, kFresh_s = 3;
+
+std::string read_file(const std::string& path) {
+  std::ifstream in(path, std::ios::binary);
+  std::ostringstream bytes;
+  bytes << in.rdbuf();
+  return bytes.str();
+}
+
+}  // namespace
+
+// True if the content changed within the last seconds of our clock. The first sight of a file is no change.
+bool NodeExchange::changing(const std::string& name, const std::string& bytes) {
+  const size_t hash = std::hash<std::string>()(bytes);
+  const auto [it, first] = seen_.try_emplace(name, Seen{hash, -kFresh_s});
+  if (!first && it->second.hash != hash) it->second = {hash, steady_seconds()};
+  return steady_seconds() - it->second.changed_s < kFresh_s;
+}
+
+void NodeExchange::publish(const std::vector<RankView>& mine) {
+  const std::string bytes = pack_views(mine);
+  write_bytes(own_, std::as_bytes(std::span(bytes.data(), bytes.size())));
+}
+
+std::vector<RankView> NodeExchange::turn(const std::string& run_folder, const std::vector<RankView>& mine,
+                                         bool suspicious) {
+  const double now = steady_seconds();
+  if (now - last_s_ < kPeriod_s) return suspicious ? others_ : std::vector<RankView>{};
+  last_s_ = now;
+  others_.clear();
+  try {
+    if (folder_.empty()) {
+      folder_ = run_folder + "/guard";
+      own_ = cat(folder_, "/", mine.front().facts.host, ".views");
+      std::filesystem::create_directories(folder_);
+    }
+    const std::string alert = folder_ + "/alert";
+    if (suspicious) write_text(alert, cat(mine.front().facts.host, " ", steady_ns())), wrote_alert_ = true;
+    if (!changing(alert, read_file(alert)) && !suspicious) return {};
+    publish(mine);
+    if (!suspicious) return {};
+    for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
+      const std::string path = entry.path();
+      if (!path.ends_with(".views") || path == own_) continue;
+      const std::string bytes = read_file(path);
+      if (!changing(path, bytes)) continue;
+      for (RankView& v : parse_views(bytes)) others_.push_back(std::move(v));
+    }
+  } catch (const std::exception&) {  // verdicts stay local
+  }
+  return others_;
+}
+
+void NodeExchange::leave() {
+  if (folder_.empty()) return;
+  unlink(own_.c_str());
+  if (wrote_alert_) unlink((folder_ + "/alert").c_str());
+  rmdir(folder_.c_str());
+}
+
+}  // namespace tpo
