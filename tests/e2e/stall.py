@@ -1,0 +1,219 @@
+"""Drills of the guard: a rank of a real run is made to misbehave (TPO_FAULT), and standard error must name it, the
+operation and the tensor within 5 s. Modes: short (ctest), long (by hand: --faults 60), healthy (--steps).
+
+The oracle is a run without a fault that logs every collective: number n of a group is the same operation in every run.
+The rank must be late in the first collective that it had not issued when the fault came, or stand still in one that it had.
+"""
+import argparse
+import glob
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import e2e
+
+LIMIT_S = 5.0  # of the issue, from the fault to the line
+KINDS = ("kill", "sigstop", "delay", "skip", "size", "loader", "crash", "throw")
+PHASES = ("load", "forward", "backward", "reduce", "optimizer")
+LATE = re.compile(r"rank (\d+) \(.*?\) (has not entered|stands still in) (\w+) #(\d+) of '(.*?)' of group (\S+), where")
+ODD = re.compile(r"ranks disagree in group (\S+): rank (\d+) .*?is in \w+ #(\d+) of .* but ranks? [\d, -]+ (?:is|are) in (\w+) #(\d+) of '(.*?)'")
+FAULT = re.compile(r"tpo_dist fault: rank (\d+) step \d+ (\w+) (.*) at ([\d.]+); next:(.*)")
+
+
+def rank_pids(folder):
+    """Processes of the run: mpirun, ranks; not the guard, which has another command line."""
+    out = subprocess.run(["pgrep", "-f", f"run.folder={folder}( |$)"], stdout=subprocess.PIPE, text=True).stdout
+    return [int(p) for p in out.split()]
+
+
+def kill_all(folder):
+    for pid in rank_pids(folder):
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+
+class Run:
+    """A run in the background whose standard error is read line by line, with the time of each."""
+
+    def __init__(self, b, name, ranks, sets, fault=None):
+        self.folder = f"{b.folder}/{name}"
+        env = dict(e2e.ENV, **({"TPO_FAULT": fault} if fault else {}))
+        words = b.train(name, ["log.every=100000", "eval.samples=1", "eval.pictures=0"] + sets)
+        self.process = subprocess.Popen(b.command(words, ranks), env=env, stdout=subprocess.DEVNULL,
+                                        stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
+        self.lines = []
+        self.reader = threading.Thread(target=self.read, daemon=True)
+        self.reader.start()
+
+    def read(self):
+        for line in self.process.stderr:
+            self.lines.append((time.time(), line.rstrip()))
+
+    def find(self, condition, seconds):
+        """The first line for which condition gives something, as (time, that); None after so long."""
+        end = time.time() + seconds
+        while True:
+            over = time.time() > end or (self.process.poll() is not None and not self.reader.is_alive())
+            for at, line in list(self.lines):
+                if found := condition(line):
+                    return at, found
+            if over:
+                return None
+            time.sleep(0.02)
+
+    def stop(self):
+        kill_all(self.folder)
+        if self.process.poll() is None:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
+        self.reader.join(5)
+
+    def text(self):
+        return "\n".join(line for _, line in self.lines)
+
+
+def record(b, ranks):
+    """(group, number) -> (operation, name) of a healthy run of so many ranks."""
+    log = f"{b.folder}/ops{ranks}"
+    run = Run(b, f"healthy{ranks}", ranks, ["train.steps=14"], f"kind=none,log={log}")
+    try:
+        run.process.wait(100)
+        run.reader.join(5)
+    finally:
+        run.stop()
+    assert run.process.returncode == 0 and "tpo_dist guard" not in run.text(), run.text()
+    with open(log + ".0") as f:
+        rows = [line.rstrip("\n").split("\t") for line in f]
+    return {(group, int(seq)): (op, what) for group, seq, op, what in rows}
+
+
+def verdict(line):
+    """(rank, group, number, operation, name, whether the rank had entered) of a line of the guard."""
+    if m := LATE.search(line):
+        return int(m[1]), m[6], int(m[4]), m[3], m[5], m[2] == "stands still in"
+    if m := ODD.search(line):
+        return int(m[2]), m[1], int(m[5]), m[4], m[6], False
+    return None
+
+
+def drill(b, number, rng, kind, ops):
+    """One fault; returns (seconds or None, why it is wrong or empty)."""
+    ranks = rng.choice((2, 3))
+    rank, step = rng.randrange(ranks), rng.randrange(4, 9)
+    fault = f"rank={rank},step={step},kind={kind},seconds=7,op={rng.randrange(8)}"
+    if kind not in ("skip", "size", "loader"):
+        fault += f",phase={rng.choice(PHASES)}"
+    run = Run(b, f"fault{number}", ranks, ["train.steps=1000000"], fault)
+    try:
+        begun = run.find(FAULT.search, 60)
+        if not begun:
+            return fault, None, "no fault: " + run.text()
+        match = begun[1]
+        told = run.find(lambda line: verdict(line) if "tpo_dist guard" in line else None, 12)
+        if not told:
+            return fault, None, "nothing was told: " + run.text()
+        seconds = told[0] - float(match[4])
+        who, group, seq, op, what, inside = told[1]
+        where = dict((g, int(n)) for g, n in re.findall(r"(\S+) #(\d+)", match[5]))
+        wrong = []
+        if who != rank:
+            wrong.append(f"rank {who}")
+        at = where.get(group, -1)
+        if kind != "loader" and not (at - 10 < seq < at if inside else seq == at):
+            wrong.append(f"#{seq} of {group}, next were {where}")
+        known = ops[ranks].get((group, seq))
+        if known is not None and (known[0] != op or known[1][:87] != what):
+            wrong.append(f"{op} '{what}', it is {known}")
+        if kind == "loader" and "data loader" not in run.text():
+            wrong.append("not in the loader")
+        if seconds > LIMIT_S:
+            wrong.append(f"after {seconds:.1f} s")
+        if kind in ("kill", "crash", "throw", "skip", "size") and not run.find(lambda x: "black box: " in x, 10):
+            wrong.append("no black box")
+        return fault, seconds, (", ".join(wrong) + "\n" + run.text()) if wrong else ""
+    finally:
+        run.stop()
+        shutil.rmtree(run.folder, ignore_errors=True)
+
+
+def drills(b, args):
+    rng = random.Random(args.seed)
+    ops = {ranks: record(b, ranks) for ranks in (2, 3)}
+    kinds = [KINDS[i % len(KINDS)] for i in range(args.faults)]
+    failed, times = 0, []
+    for number, kind in enumerate(kinds):
+        fault, seconds, wrong = drill(b, number, rng, kind, ops)
+        print("wrong" if wrong else "right", fault, "-" if seconds is None else f"{seconds:.2f} s", wrong, flush=True)
+        failed += bool(wrong)
+        if seconds is not None:
+            times.append(seconds)
+    print(f"{args.faults - failed} of {args.faults} named within {LIMIT_S} s; slowest {max(times):.2f} s", flush=True)
+    assert failed <= args.faults * 0.05, "fewer than 95 % were named"
+
+
+def box(b, args):
+    """What a black box holds after a gradient that is not finite; none after a normal end and a clean stop."""
+    r = b.run(b.train("nan", ["optimizer.lr=10", "optimizer.clip=0", "optimizer.warmup_ratio=0", "train.steps=300"]), 2)
+    assert r.returncode == 4, (r.returncode, r.stderr)
+    boxes = glob.glob(b.folder + "/nan/blackbox_*")
+    assert len(boxes) == 1 and "black box: " + boxes[0] in r.stderr, r.stderr
+    for rank in (0, 1):
+        path = f"{boxes[0]}/rank_{rank}.txt"
+        with open(path) as f:
+            text = f.read()
+        assert os.path.getsize(path) <= 200000
+        assert "failed: " in text and "samples of the last steps" in text and "train-region-" in text, text[:2000]
+        assert "issued all_reduce #" in text
+    with open(boxes[0] + "/config.textproto") as f:
+        assert "lr: 10" in f.read()
+    b.ok(b.train("good"), 2)
+    process = subprocess.Popen(b.command(b.train("stopped", ["train.steps=1000000"]), 2), env=e2e.ENV,
+                               stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    e2e.wait_for(lambda: os.path.exists(b.folder + "/stopped/log.jsonl"), "start")
+    process.send_signal(signal.SIGUSR1)
+    assert process.communicate(timeout=60) and process.returncode == 75
+    assert not glob.glob(b.folder + "/good/blackbox_*") + glob.glob(b.folder + "/stopped/blackbox_*")
+    private = f"/dev/shm/tpo_guard.{os.getuid()}"
+    e2e.wait_for(lambda: not os.path.isdir(private) or not os.listdir(private), "the rings are gone", 10)
+
+
+def healthy(b, args):
+    """Many fast steps without a word from the guard."""
+    small = ["train.microbatches_per_step=2", "train.samples_per_microbatch=1", "eval.samples=1", "guard.stall_seconds=4"]
+    run = Run(b, "healthy", 2, [f"train.steps={args.steps}"] + small)
+    try:
+        run.process.wait(args.steps * 0.2 + 60)
+        run.reader.join(5)
+    finally:
+        run.stop()
+    assert run.process.returncode == 0 and "tpo_dist guard" not in run.text(), run.text()
+    print(args.steps, "steps without an alarm")
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__)
+    p.add_argument("test", choices=("drills", "box", "healthy"))
+    p.add_argument("--tpo_dist", required=True)
+    p.add_argument("--source", required=True)
+    p.add_argument("--faults", type=int, default=8)
+    p.add_argument("--steps", type=int, default=1000)
+    p.add_argument("--seed", type=int, default=1)
+    args = p.parse_args()
+    b = e2e.Bench(args)
+    try:
+        {"drills": drills, "box": box, "healthy": healthy}[args.test](b, args)
+    finally:
+        kill_all(b.folder + "/[a-z0-9]*")
+        b.close()
+
+
+if __name__ == "__main__":
+    main()
