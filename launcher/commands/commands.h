@@ -11,6 +11,7 @@ namespace tpo {
 // Collective commands: started by mpirun or alone.
 int run_train(std::span<const std::string> args, ProcessGroup& world);
 int run_eval(std::span<const std::string> args, ProcessGroup& world);
+int run_bench(std::span<const std::string> args, ProcessGroup& world);
 
 // Commands of one process.
 int run_predict(std::span<const std::string> args);

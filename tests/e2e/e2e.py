@@ -260,6 +260,7 @@ FLAGS = {
     "data synth": {"out", "split", "seed", "format", "vocab", "size", "turns", "region_questions", "grid", "colours", "shapes",
                    "sizes", "dataset", "unique", "min_objects", "max_objects", "help"},
     "report": {"help"},
+    "bench comm": {"min", "max", "factor", "sizes", "ops", "groups", "dtype", "iterations", "seconds", "json", "help"},
     "ckpt ls": {"help"},
     "ckpt verify": {"help"},
     "ckpt diff": {"help"},
@@ -268,7 +269,7 @@ FLAGS = {
 
 def help_and_flags_are_frozen(b):
     top = b.ok(["--help"])
-    for command in ("train", "eval", "predict", "plan", "data", "ckpt", "report"):
+    for command in ("train", "eval", "predict", "plan", "data", "ckpt", "report", "bench"):
         assert f"  {command}" in top
     for command, flags in FLAGS.items():
         text = b.ok(command.split() + ["--help"])
@@ -279,6 +280,35 @@ def help_and_flags_are_frozen(b):
     assert "inspect" in b.ok(["--minloglevel=1", "--v=1", "data", "--help"])
     b.fails(["--minloglevle=1", "data", "--help"], 2, "unknown flag --minloglevle")
     b.fails(["--minloglevel=loud", "data", "--help"], 2, "must be of type int32")
+
+
+def bench_comm(b):
+    """Alone, and on 2 and 3 ranks beside MPI: every operation and size is there, with figures that fit each other."""
+    def bench(ranks, *more):
+        file = b.folder + "/comm.json"
+        out = b.ok(["bench", "comm", "--sizes", "8,5000,1536K", "--iterations", "3", "--json", file, *more], ranks)
+        with open(file) as f:
+            return out, json.load(f)
+    out, one = bench(1)
+    assert "nobody to talk to" in out and [line["op"] for line in one["lines"]] == ["copy"] * 3, out
+    for ranks, dtype in ((2, "f32"), (3, "i64")):
+        out, all = bench(ranks, "--dtype", dtype)
+        assert all["ranks"] == ranks and all["nodes"] == 1 and "MPI_THREAD_" in out, out
+        ops = ["all_reduce", "reduce_scatter", "all_gather", "broadcast", "ping_pong", "exchange"]
+        assert sorted(line["op"] for line in all["lines"]) == sorted(ops * 3 + ["barrier"]), all
+        for line in all["lines"]:
+            by = {t["by"]: t for t in line["times"]}
+            assert {"ours", "mpi"} <= set(by) and ("ours shared" in by) == (line["op"] != "barrier"), line
+            assert ("mpi 1 MiB" in by) == (line["bytes"] > 1 << 20 and line["op"] in ops[:4]), line
+            for t in by.values():
+                assert 0 < t["min_us"] <= t["median_us"] <= t["p99_us"], line
+                assert abs(t["algorithm_gb_s"] * t["median_us"] * 1e3 - line["bytes"]) <= 1e-6 * line["bytes"], line
+            factor = {"all_reduce": 2 * (ranks - 1) / ranks, "all_gather": (ranks - 1) / ranks}.get(line["op"])
+            if factor:
+                assert abs(by["mpi"]["bus_gb_s"] / by["mpi"]["algorithm_gb_s"] - factor) < 1e-6, line
+    b.fails(["bench", "comm", "--ops", "allreduce"], 2, "'allreduce'", "all_reduce")
+    b.fails(["bench", "comm", "--sizes", "8,5X"], 2, "'5X' is not a size")
+    b.fails(["bench", "com"], 2, "did you mean comm?")
 
 
 def plan_with_and_without_data(b):

@@ -24,7 +24,7 @@ OURS = {
 
 # (header pattern, file pattern): a library header may be included by these files only.
 LIBRARIES = (
-    (r"mpi\.h", r"parallel/comm/mpi\.cpp|launcher/world\.cpp"),
+    (r"mpi\.h", r"parallel/comm/mpi\.cpp|launcher/world\.cpp|parallel/comm/mpi_reference\.cpp"),
     (r"nccl\.h", r"parallel/comm/nccl\.cpp"),
     (r"hdf5\.h|H5.*\.h", r"data/h5_file\.cpp|checkpoint/hdf5_layout\.cpp"),
     (r"xxhash\.h", r"data/bytes\.cpp|checkpoint/checksum\.cpp"),
