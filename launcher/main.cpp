@@ -28,6 +28,7 @@ constexpr const char* kUsage =
     "  ckpt     ls | verify | diff checkpoints\n"
     "  report   a run folder as one HTML page\n"
     "  bench    comm: collectives of these ranks beside MPI's own\n"
+    "  doctor   what these machines and this MPI can do, with remedies\n"
     "exit codes: 0 done; 2 fix flags or configuration; 3 fix data or checkpoint; 4 loss or gradient not finite;\n"
     "            5 bad machine (files, communication, memory); 75 stopped by SIGTERM after saving, start again; 1 bug\n"
     "example: mpirun -n 2 tpo_dist train --config examples/quickstart.textproto\n";
@@ -36,16 +37,17 @@ int dispatch(const std::string& command, std::span<const std::string> args, tpo:
   if (command == "train") return tpo::run_train(args, world);
   if (command == "eval") return tpo::run_eval(args, world);
   if (command == "bench") return tpo::run_bench(args, world);
+  if (command == "doctor") return tpo::run_doctor(args, world);
   tpo::check<tpo::ConfigError>(world.size() == 1, "tpo_dist ", command, " runs as one process; leave mpirun away");
   if (command == "predict") return tpo::run_predict(args);
   if (command == "plan") return tpo::run_plan(args);
   if (command == "data") return tpo::run_data(args);
   if (command == "ckpt") return tpo::run_ckpt(args);
   if (command == "report") return tpo::run_report(args);
-  const std::vector<std::string> legal{"train", "eval", "predict", "plan", "data", "ckpt", "report", "bench"};
+  const std::vector<std::string> legal{"train", "eval", "predict", "plan", "data", "ckpt", "report", "bench", "doctor"};
   const std::string near = tpo::nearest(command, legal);
   throw tpo::ConfigError(tpo::cat("unknown command ", command, near.empty() ? "" : "; did you mean " + near + "?",
-                                  "; legal: train, eval, predict, plan, data, ckpt, report, bench"));
+                                  "; legal: train, eval, predict, plan, data, ckpt, report, bench, doctor"));
 }
 
 // Every shard is one open file; the usual soft limit of 1,024 is no limit of the machine.

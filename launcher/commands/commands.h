@@ -12,6 +12,7 @@ namespace tpo {
 int run_train(std::span<const std::string> args, ProcessGroup& world);
 int run_eval(std::span<const std::string> args, ProcessGroup& world);
 int run_bench(std::span<const std::string> args, ProcessGroup& world);
+int run_doctor(std::span<const std::string> args, ProcessGroup& world);
 
 // Commands of one process.
 int run_predict(std::span<const std::string> args);

@@ -261,6 +261,7 @@ FLAGS = {
                    "sizes", "dataset", "unique", "min_objects", "max_objects", "help"},
     "report": {"help"},
     "bench comm": {"min", "max", "factor", "sizes", "ops", "groups", "dtype", "iterations", "seconds", "json", "help"},
+    "doctor": {"config", "set", "folder", "threads", "parameters", "json", "help"},
     "ckpt ls": {"help"},
     "ckpt verify": {"help"},
     "ckpt diff": {"help"},
@@ -269,7 +270,7 @@ FLAGS = {
 
 def help_and_flags_are_frozen(b):
     top = b.ok(["--help"])
-    for command in ("train", "eval", "predict", "plan", "data", "ckpt", "report", "bench"):
+    for command in ("train", "eval", "predict", "plan", "data", "ckpt", "report", "bench", "doctor"):
         assert f"  {command}" in top
     for command, flags in FLAGS.items():
         text = b.ok(command.split() + ["--help"])
@@ -309,6 +310,30 @@ def bench_comm(b):
     b.fails(["bench", "comm", "--ops", "allreduce"], 2, "'allreduce'", "all_reduce")
     b.fails(["bench", "comm", "--sizes", "8,5X"], 2, "'5X' is not a size")
     b.fails(["bench", "com"], 2, "did you mean comm?")
+
+
+def doctor(b):
+    """Alone and on 3 ranks it says something about everything; a folder that is none, and srun without PMI, are FAIL."""
+    file = b.folder + "/doctor.json"
+    for ranks in (1, 3):
+        out = b.ok(["doctor", "--config", b.config, "--set", "run.threads=2", "--json", file], ranks)
+        with open(file) as f:
+            all = json.load(f)
+        assert [f["rank"] for f in all["ranks"]] == list(range(ranks)) and all["ranks"][0]["threads"] == 2, all
+        assert all["ranks"][0]["folder"] == b.folder, all
+        checks = {f["check"] for f in all["findings"]}
+        assert {"mpi", "binding", "blas", "shared memory", "file locking", "gpu"} <= checks, checks
+        for f in all["findings"]:
+            assert bool(f["remedy"]) == (f["level"] != "OK") and f["fact"] in out, f
+        assert " 0 FAIL" in out, out
+    assert not glob.glob(b.folder + "/.tpo_doctor*")
+    r = b.run(["doctor", "--folder", b.folder + "/none"])
+    assert r.returncode == 5 and "FAIL  folder" in r.stdout and "-> name a folder" in r.stdout, r
+    words = b.command(["doctor", "--folder", b.folder])
+    for task, speaks in (("0", True), ("1", False)):
+        env = dict(ENV, SLURM_STEP_NUM_TASKS="2", SLURM_PROCID=task)
+        r = subprocess.run(words, env=env, stdout=subprocess.PIPE, text=True, timeout=60)
+        assert r.returncode == 5 and ("srun --mpi=pmix" in r.stdout) == speaks, r
 
 
 def plan_with_and_without_data(b):

@@ -45,8 +45,8 @@ LIBRARIES = (
 ANYTHING = r"(tests|bench)/.*\.cpp"  # besides MPI, a test or benchmark may use what it checks
 
 # POSIX and Linux: in source files, never in our headers.
-SYSTEM = re.compile(r"(sys|linux|arpa|netinet)/.*\.h|(dirent|dlfcn|fcntl|glob|malloc|poll|pthread|sched|signal|stdio|stdlib|"
-                    r"string|time|unistd|errno|netdb|spawn)\.h")
+SYSTEM = re.compile(r"(sys|linux|arpa|netinet)/.*\.h|(dirent|dlfcn|fcntl|glob|ifaddrs|malloc|poll|pthread|sched|signal|stdio|"
+                    r"stdlib|string|time|unistd|errno|netdb|spawn)\.h")
 STANDARD = re.compile(r"[a-z_0-9]+")
 INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(?:"([^"\n]+)"|<([^>\n]+)>|(\S+))', re.MULTILINE)
 GENERATED_IN_HEADERS = ("data", "checkpoint", "launcher")
