@@ -86,7 +86,7 @@ class Runner:
         self.environment = dict(environment, **{k: str(threads) for k in (
             "OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")})
         self.turns = []  # milliseconds of the steps of each turn
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+", errors="replace")
         self.process = subprocess.Popen(command, env=dict(clean_environment(), **self.environment), stdin=subprocess.PIPE,
                                         stdout=subprocess.PIPE, stderr=self.errors, text=True)
         self.read()  # warm

@@ -95,7 +95,7 @@ Tensor random_ids(RngKey key, int64_t n, int64_t limit) {
 class SteppedModel : public StepModel {
  public:
   StepTimes step(int64_t index) override {
-    make_data(RngKey(1).with(static_cast<uint64_t>(index)));
+    make_data(RngKey(1).with(static_cast<uint64_t>(index)).with(static_cast<uint64_t>(data().rank())));
     StepTimes t;
     Tape tape;
     Tensor loss;
@@ -116,21 +116,27 @@ class SteppedModel : public StepModel {
     return t;
   }
   int64_t parameters() const override { return store_.numel(); }
+  CommStats comm() const override { return sync_->stats(); }
 
  protected:
-  explicit SteppedModel(const StepConfig& config) : c_(config), cu_(equal_ends(c_.batch, c_.tokens)) {}
+  SteppedModel(const StepConfig& config, const StepLayout& layout)
+      : c_(config), layout_(layout), cu_(equal_ends(c_.batch, c_.tokens)) {}
+  ProcessGroup& data() const { return layout_.data != nullptr ? *layout_.data : *alone_; }
+  // What a loss is multiplied by to be the mean over `rows` rows of each rank.
+  float mean_of(int64_t rows) const { return 1.0f / static_cast<float>(rows * data().size()); }
   // Called when all parameters exist.
   void own_parameters() {
     for (const auto& p : store_.params()) p->decay = true;
-    sync_ = std::make_unique<ReplicatedSync>(store_, *group_);
+    sync_ = std::make_unique<ReplicatedSync>(store_, data());
   }
   virtual void make_data(RngKey key) = 0;
   virtual Tensor forward() = 0;
 
   const StepConfig c_;
+  const StepLayout layout_;
   const Tensor cu_;
   ParamStore store_{7};
-  const std::unique_ptr<ProcessGroup> group_ = make_single();
+  const std::unique_ptr<ProcessGroup> alone_ = make_single();
   std::unique_ptr<ReplicatedSync> sync_;
 };
 
@@ -143,7 +149,8 @@ LanguageConfig language_config(const StepConfig& c) {
 
 class DecoderStep final : public SteppedModel {
  public:
-  explicit DecoderStep(const StepConfig& c) : SteppedModel(c), decoder_(store_, language_config(c), *group_) {
+  DecoderStep(const StepConfig& c, const StepLayout& layout)
+      : SteppedModel(c, layout), decoder_(store_, language_config(c), *alone_) {
     std::vector<int32_t> positions(static_cast<size_t>(c.batch * c.tokens));
     for (size_t i = 0; i < positions.size(); ++i)
       positions[i] = static_cast<int32_t>(i) % static_cast<int32_t>(c.tokens);
@@ -157,8 +164,7 @@ class DecoderStep final : public SteppedModel {
     targets_ = random_ids(key.with("targets"), c_.batch * c_.tokens, c_.outputs);
   }
   Tensor forward() override {
-    const float mean = 1.0f / static_cast<float>(c_.batch * c_.tokens);
-    return decoder_.loss(decoder_(decoder_.embed(ids_), context_), targets_, mean, {});
+    return decoder_.loss(decoder_(decoder_.embed(ids_), context_), targets_, mean_of(c_.batch * c_.tokens), {});
   }
 
   Decoder decoder_;
@@ -170,9 +176,9 @@ class DecoderStep final : public SteppedModel {
 // bias, which changes no softmax, does not exist in VisionAttention.
 class VitStep final : public SteppedModel {
  public:
-  explicit VitStep(const StepConfig& c)
-      : SteppedModel(c),
-        patch_(ParamScope(store_) / "patch", 3 * c.patch * c.patch, c.width, Split::kNone, *group_, Bias::kYes,
+  VitStep(const StepConfig& c, const StepLayout& layout)
+      : SteppedModel(c, layout),
+        patch_(ParamScope(store_) / "patch", 3 * c.patch * c.patch, c.width, Split::kNone, *alone_, Bias::kYes,
                fan_in_uniform(3 * c.patch * c.patch)),
         cls_(store_.create("cls", {1, c.width}, Init::constant(0), 0)),
         positions_(store_.create("positions", {c.tokens * c.width}, Init::normal(0, 0.02f), 0)),
@@ -200,7 +206,7 @@ class VitStep final : public SteppedModel {
     std::vector<VisionBlock> blocks;
     blocks.reserve(static_cast<size_t>(c.layers));
     for (int i = 0; i < c.layers; ++i)
-      blocks.emplace_back(ParamScope(store_) / "blocks" / i, c.width, c.heads, c.hidden, 1e-5f, *group_);
+      blocks.emplace_back(ParamScope(store_) / "blocks" / i, c.width, c.heads, c.hidden, 1e-5f, *alone_);
     return blocks;
   }
   void make_data(RngKey key) override { targets_ = random_ids(key, c_.batch, c_.outputs); }
@@ -211,7 +217,7 @@ class VitStep final : public SteppedModel {
     for (const VisionBlock& block : blocks_) x = block(x, cu_);
     const Tensor classes = norm_(gather_rows(x, class_rows_));
     const Tensor weight = head_.use();  // the bias is a low-rank term whose input is 1
-    return vocab_cross_entropy(classes, weight, targets_, 1.0f / static_cast<float>(c_.batch), ones_, head_bias_.use());
+    return vocab_cross_entropy(classes, weight, targets_, mean_of(c_.batch), ones_, head_bias_.use());
   }
 
   Linear patch_;
@@ -261,9 +267,9 @@ StepConfig step_config(std::string_view name) {
   throw ConfigError(cat("no model '", name, "'; there are ", names));
 }
 
-std::unique_ptr<StepModel> make_step_model(const StepConfig& c) {
-  if (c.decoder) return std::make_unique<DecoderStep>(c);
-  return std::make_unique<VitStep>(c);
+std::unique_ptr<StepModel> make_step_model(const StepConfig& c, const StepLayout& layout) {
+  if (c.decoder) return std::make_unique<DecoderStep>(c, layout);
+  return std::make_unique<VitStep>(c, layout);
 }
 
 }  // namespace tpo

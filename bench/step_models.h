@@ -7,6 +7,8 @@
 
 #include "core/kernels/attention.h"
 #include "core/tensor.h"
+#include "parallel/comm/process_group.h"
+#include "parallel/sharding/param_sync.h"
 
 namespace tpo {
 
@@ -27,6 +29,11 @@ struct StepConfig {
 // Throws ConfigError that lists the names.
 StepConfig step_config(std::string_view name);
 
+// Who steps the model together; null: this rank alone. `batch` is what each rank of the data axis brings.
+struct StepLayout {
+  ProcessGroup* data = nullptr;
+};
+
 struct StepTimes {
   double forward_s = 0, backward_s = 0, optimizer_s = 0;
   double loss = 0;
@@ -40,7 +47,9 @@ class StepModel {
   // and 0.95, decay 0.1 on everything, no clipping) over flat buffers.
   virtual StepTimes step(int64_t index) = 0;
   virtual int64_t parameters() const = 0;
+  virtual CommStats comm() const = 0;  // of the latest step
 };
-std::unique_ptr<StepModel> make_step_model(const StepConfig& config);
+// Collective over the groups of `layout`, which must outlive the model.
+std::unique_ptr<StepModel> make_step_model(const StepConfig& config, const StepLayout& layout = {});
 
 }  // namespace tpo

@@ -11,7 +11,7 @@ CONFIGS = {
                          batch=1),
 }
 
-args = timing.options(__doc__)
+args = timing.options(__doc__) if __name__ == "__main__" else None
 import torch  # noqa: E402  after the options, so that --help needs no PyTorch
 import torch.nn.functional as F  # noqa: E402
 from torch import nn  # noqa: E402
@@ -89,15 +89,15 @@ class Decoder(nn.Module):
         return F.cross_entropy(self.head(self.norm(x)).flatten(0, 1), targets.flatten())
 
 
-timing.prepare(args)
-config = CONFIGS[args.model]
-batch = args.batch or config["batch"]
-draw = torch.Generator().manual_seed(1)
+def batches(config, batch, seed=1):
+    """A function that draws the next ids and targets, (batch, T) each."""
+    draw = torch.Generator().manual_seed(seed)
+    return lambda: torch.randint(0, config["vocab"], (2, batch, config["tokens"]), generator=draw).unbind()
 
 
-def next_batch():
-    ids = torch.randint(0, config["vocab"], (2, batch, config["tokens"]), generator=draw)
-    return ids[0], ids[1]
-
-
-timing.run(args, args.model, batch, batch * config["tokens"], "tokens", Decoder(config, args.impl), next_batch)
+if args:
+    timing.prepare(args)
+    config = CONFIGS[args.model]
+    batch = args.batch or config["batch"]
+    timing.run(args, args.model, batch, batch * config["tokens"], "tokens", Decoder(config, args.impl),
+               batches(config, batch))
