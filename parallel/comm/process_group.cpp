@@ -43,6 +43,11 @@ bool overlap(const CommRequest& r, const std::byte* part, const std::byte* whole
 
 }  // namespace
 
+CommStub::CommStub(ProcessGroup& group) : stubbed_(group.stubbed_) {
+  check<CommError>(!*stubbed_, "a CommStub of group ", group.name(), " inside another");
+  *stubbed_ = true;
+}
+
 std::shared_ptr<WorkState> ProcessGroup::make_done(std::shared_ptr<const CommRequest> request) {
   return std::make_shared<DoneWork>(std::move(request));
 }
@@ -50,7 +55,14 @@ std::shared_ptr<WorkState> ProcessGroup::make_done(std::shared_ptr<const CommReq
 std::unique_ptr<ProcessGroup> make_single(std::string name) { return std::make_unique<SingleGroup>(std::move(name)); }
 
 ProcessGroup::ProcessGroup(int rank, int size, std::string name, bool simulated)
-    : rank_(rank), size_(size), simulated_(simulated), name_(std::move(name)), drops_(std::make_shared<DropLog>()) {}
+    : rank_(rank),
+      size_(size),
+      simulated_(simulated),
+      name_(std::move(name)),
+      drops_(std::make_shared<DropLog>()),
+      stubbed_(std::make_shared<bool>(false)) {
+  drops_->times = std::make_shared<CommLog>();
+}
 
 ProcessGroup::~ProcessGroup() {
   EventRing* ring = watched_ >= 0 ? EventRing::of_process() : nullptr;
@@ -104,12 +116,18 @@ Work ProcessGroup::start(CommRequest request, std::initializer_list<Tensor> keep
   }
   if (const CommDrill drill = comm_drill(); drill && drill(request))
     return Work(std::make_shared<DoneWork>(std::make_shared<const CommRequest>(std::move(request))), drops_);
+  if (*stubbed_ && size_ > 1) {
+    auto state = make_done(std::make_shared<const CommRequest>(std::move(request)));
+    state->times.issued_s = state->times.begun_s;
+    return Work(std::move(state), nullptr);  // counts for nothing
+  }
   if (request.collective()) ++next_seq_;
   EventRing* ring = request.watched >= 0 ? EventRing::of_process() : nullptr;
   if (ring) ring->issued(request);
   const double now = steady_seconds();
   auto state = issue(std::make_shared<const CommRequest>(std::move(request)));
   state->times.issued_s = now;
+  state->blocked_before_s = drops_->times->blocked_s();
   state->keep = keep;
   return Work(std::move(state), drops_);
 }
@@ -167,6 +185,8 @@ Work ProcessGroup::barrier(std::string_view what) { return start(request(CommOp:
 // For values in plain memory that outlive the wait, whatever the current stream's device is.
 Work ProcessGroup::start_raw(CommOp op, const void* in, void* out, int64_t count, DType dtype, int root,
                              std::string_view what) {
+  check<CommError>(!*stubbed_ || size_ == 1, "[", name_of(op), "] '", what, "' of group ", name_,
+                   " returns a value, which a CommStub cannot");
   CommRequest r = request(op, {}, {}, count, what);
   r.in = static_cast<const std::byte*>(in), r.out = static_cast<std::byte*>(out);
   r.dtype = dtype, r.peer = root;
@@ -175,8 +195,12 @@ Work ProcessGroup::start_raw(CommOp op, const void* in, void* out, int64_t count
 
 std::unique_ptr<ProcessGroup> ProcessGroup::split(int color, int key, std::string_view label) {
   check<CommError>(color >= 0, "[split] color ", color, " of group ", name_, " must be >= 0");
+  check<CommError>(!*stubbed_, "[split] of group ", name_, " inside a CommStub");
   barrier("split").wait_host();  // a rank that does something else is found here, with names
-  return do_split(color, key, cat(name_, ".", label));
+  auto part = do_split(color, key, cat(name_, ".", label));
+  part->stubbed_ = stubbed_;
+  part->drops_->times = drops_->times;
+  return part;
 }
 
 std::unique_ptr<ProcessGroup> ProcessGroup::split_by(const ColorKey& color_key_of, std::string_view label) {

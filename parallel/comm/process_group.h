@@ -19,6 +19,7 @@
 #include <vector>
 
 #include "core/tensor.h"
+#include "parallel/comm/comm_log.h"
 #include "parallel/comm/work.h"
 
 namespace tpo {
@@ -74,6 +75,8 @@ class ProcessGroup {
                                          std::string_view what = "bytes");
 
   uint64_t collectives_issued() const { return next_seq_; }
+  // Of this rank in this group, the group it was split from, and all others of that world.
+  CommLog& log() const { return *drops_->times; }
 
  protected:
   ProcessGroup(int rank, int size, std::string name, bool simulated = false);
@@ -99,6 +102,25 @@ class ProcessGroup {
   int watched_ = -1;
   uint64_t next_seq_ = 0;
   std::shared_ptr<DropLog> drops_;
+  std::shared_ptr<bool> stubbed_;  // shared by all groups of a world
+  friend class CommStub;
+};
+
+// While it lives, operations of `group`, of the group that it was split from, and of all others of that world are over
+// at once on this rank and move nothing: the time of a step is then what it would be if communication were free.
+// Results are whatever the memory holds, so whoever opens the scope throws them away. It is opened and closed by all
+// ranks at the same point of their programs, with no Work in flight that was issued on the other side of it. Operations
+// inside are checked but not numbered. split() and the blocking conveniences throw CommError inside, since they return
+// values. Groups of one rank, which copy in memory, are as always.
+class CommStub {
+ public:
+  explicit CommStub(ProcessGroup& group);  // CommError if there is one already
+  ~CommStub() { *stubbed_ = false; }
+  CommStub(const CommStub&) = delete;
+  CommStub& operator=(const CommStub&) = delete;
+
+ private:
+  std::shared_ptr<bool> stubbed_;
 };
 
 // The group of one rank: every operation completes at once.

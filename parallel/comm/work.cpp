@@ -7,6 +7,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "parallel/comm/comm_log.h"
 #include "parallel/comm/wire_header.h"
 #include "parallel/program/event_ring.h"
 
@@ -130,10 +131,13 @@ void Work::wait_host() {
   if (!state) return;
   const CommRequest& r = state->request();
   EventRing* ring = r.watched >= 0 && !state->done() ? EventRing::of_process() : nullptr;
+  const double begin = steady_seconds();
   if (ring) ring->wait(r, true);
   state->wait();  // if it throws, the ring keeps saying where
   if (ring) ring->wait(r, false);
   times_ = state->times;
+  if (drops_ && state->request().size > 1)
+    drops_->times->add(state->request(), times_, begin, steady_seconds(), state->blocked_before_s);
   state->keep.clear();  // here and not when the backend lets go: memory is freed at a point of the program
 }
 

@@ -57,17 +57,22 @@ class WorkState {
   virtual bool done() = 0;  // finished, well or badly
   virtual void wait() = 0;  // blocks; throws CommError if it failed
   const CommRequest& request() const { return *request_; }
-  WorkTimes times;           // complete once done() returned true or wait() returned
-  std::vector<Tensor> keep;  // the memory lives until the operation is over, even if the caller unwinds
+  double blocked_before_s = 0;  // CommLog::blocked_s() when it was issued
+  WorkTimes times;              // complete once done() returned true or wait() returned
+  std::vector<Tensor> keep;     // the memory lives until the operation is over, even if the caller unwinds
 
  private:
   std::shared_ptr<const CommRequest> request_;
 };
 
-// Where a ProcessGroup learns that one of its Works was destroyed without a wait.
+class CommLog;
+
+// What a ProcessGroup learns from its Works: the first that was destroyed without a wait, and times of those waited
+// for.
 struct DropLog {
   std::mutex mutex;
   std::string first;
+  std::shared_ptr<CommLog> times;  // shared by all groups of a world
 };
 
 class Work {

@@ -316,6 +316,36 @@ void shared_buffers_are_reduced_in_place(ProcessGroup& g) {
   }
 }
 
+// Parts of the group are stubbed with it, and it goes on as if nothing had been.
+void groups_in_a_stub_move_nothing_and_leave_no_trace(ProcessGroup& g) {
+  const auto part = g.split(0, g.rank(), "part");
+  const int64_t n = 1000;
+  const uint64_t issued = g.collectives_issued();
+  g.log().take();
+  if (g.size() > 1) {
+    const CommStub stub(g);
+    const Tensor mine = filled<float>(g.rank(), n), all = filled<float>(g.rank(), n * g.size());
+    part->all_reduce(mine, ReduceOp::kSum, "mine").wait_host();
+    Work gather = g.all_gather(mine, all, "all");
+    expect(gather.done(), "an operation in a stub is over at once");
+    gather.wait_host();
+    expect_values<float>(mine, "stubbed all_reduce", [&](int64_t i) { return value<float>(g.rank(), i); });
+    expect_values<float>(all, "stubbed all_gather", [&](int64_t i) { return value<float>(g.rank(), i); });
+    expect_throws<CommError>([&] { part->all_reduce_value(1.0, ReduceOp::kSum); }, "CommStub");
+    expect_throws<CommError>([&] { g.split(0, 0); }, "CommStub");
+    expect_throws<CommError>([&] { const CommStub again(*part); }, "inside another");
+    expect_throws<CommError>([&] { g.send(mine, g.size(), 0, "nobody"); }, "not a partner");
+  }
+  expect(g.collectives_issued() == issued && g.log().take().empty(), "a stub was counted");
+  const Tensor t = filled<float>(g.rank(), n);
+  part->all_reduce(t, ReduceOp::kSum, "after").wait_host();
+  expect_values<float>(t, "all_reduce", [&](int64_t i) { return reduced<float>(g.size(), i, ReduceOp::kSum); });
+  const std::vector<CommUse> uses = g.log().take();
+  expect(g.size() == 1 || (uses.size() == 1 && uses[0].what == "after" && uses[0].group == part->name() &&
+                           uses[0].operations == 1 && uses[0].bytes == 4 * n),
+         "the log of a group names the operations of its parts");
+}
+
 void bad_arguments_are_refused_before_anything_is_sent(ProcessGroup& g) {
   const Tensor t = Tensor::zeros({6});
   expect_throws<CommError>([&] { static_cast<void>(g.broadcast(t, g.size(), "weights")); }, "'weights': rank");
@@ -404,6 +434,7 @@ const std::vector<Case>& cases() {
       {"many_works_in_flight_finish_in_any_order", many_works_in_flight_finish_in_any_order},
       {"sums_have_the_same_bits_everywhere_and_always", sums_have_the_same_bits_everywhere_and_always},
       {"shared_buffers_are_reduced_in_place", shared_buffers_are_reduced_in_place},
+      {"groups_in_a_stub_move_nothing_and_leave_no_trace", groups_in_a_stub_move_nothing_and_leave_no_trace},
       {"bad_arguments_are_refused_before_anything_is_sent", bad_arguments_are_refused_before_anything_is_sent},
   };
   return all;
