@@ -11,6 +11,7 @@
 #include <chrono>
 #include <cstdlib>
 #include <cstring>
+#include <ctime>
 #include <iostream>
 #include <thread>
 
@@ -23,6 +24,7 @@
 namespace tpo {
 namespace {
 
+constexpr int64_t kLeftover_s = 60;
 constexpr int kHear_ms = 600;  // four looks of the supervisor
 
 std::string g_job_folder;  // of this process; set once by Guard::start
@@ -65,11 +67,14 @@ std::vector<std::string> names_in(const std::string& folder) {
   return names;
 }
 
+bool is_living_ring(const std::string& path) {
+  const auto reader = RingReader::open(path);
+  return reader && process_state(reader->header().pid).start_ticks == reader->header().start_ticks;
+}
+
 bool has_living_rank(const std::string& folder) {
-  for (const std::string& name : names_in(folder)) {
-    const auto reader = RingReader::open(folder + "/" + name);
-    if (reader && process_state(reader->header().pid).start_ticks == reader->header().start_ticks) return true;
-  }
+  for (const std::string& name : names_in(folder))
+    if (is_living_ring(folder + "/" + name)) return true;
   return false;
 }
 
@@ -84,7 +89,9 @@ int open_lock(const std::string& folder, bool create, bool& taken) {
 void remove_leftovers(const std::string& root, const std::string& except) {
   for (const std::string& name : names_in(root)) {
     const std::string folder = root + "/" + name;
-    if (folder == except) continue;
+    struct stat info {};
+    const bool old = stat(folder.c_str(), &info) == 0 && std::time(nullptr) - info.st_mtime > kLeftover_s;
+    if (folder == except || !old) continue;  // a young one may belong to a job that starts at this moment
     bool taken = false;
     const int lock = open_lock(folder, false, taken);
     if ((taken || lock < 0) && !has_living_rank(folder)) remove_job_folder(folder);
@@ -186,9 +193,11 @@ std::unique_ptr<Guard> Guard::start(const JobPlace& place, int argc, char** argv
     int lock = -1;
     if (become_starter(root, folder, lock)) {
       remove_leftovers(root, folder);
-      if (!has_living_rank(folder))
-        for (const std::string& name : names_in(folder))
-          if (name.starts_with("ring.")) unlink((folder + "/" + name).c_str());  // of a dead job of this number
+      for (const std::string& name : names_in(folder)) {  // of a dead job of this number; .new: one of ours being made
+        const std::string path = folder + "/" + name;
+        if (name.starts_with("ring.") && name.find(".new") == std::string::npos && !is_living_ring(path))
+          unlink(path.c_str());
+      }
       start_supervisor(folder, place, lock, argc, argv);
     }
     g_job_folder = folder;

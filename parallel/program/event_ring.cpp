@@ -148,7 +148,8 @@ std::unique_ptr<EventRing> EventRing::create(const std::string& path, int rank, 
   h.step = -1;
   h.stall_seconds = 4, h.slow_phase_seconds = 300;  // until run() says otherwise
   h.magic = kRingMagic;
-  check<IoError>(std::rename(temporary.c_str(), path.c_str()) == 0, "event ring ", path, ": ", std::strerror(errno));
+  if (std::rename(temporary.c_str(), path.c_str()) != 0)
+    throw IoError(cat("event ring ", path, ": ", std::strerror(errno)));
   return std::unique_ptr<EventRing>(new EventRing(layout));
 }
 

@@ -234,6 +234,15 @@ class Analysis {
     if (!cause || known) return;
     Finding& f = findings_[cat("lonely ", v.facts.rank)];
     f.cause = *cause, f.culprit = v.facts.rank;
+    // They will wait for it: the first operation that others have issued and it has not.
+    for (const GroupView& g : v.groups)
+      for (const int m : g.members()) {
+        const RankView* other = view(m);
+        const GroupView* theirs = other ? other->group(g.id) : nullptr;
+        if (!theirs || theirs->oldest.e.index == 0 || theirs->oldest.e.seq != g.issued) continue;
+        if (f.issuers.empty()) f.op = theirs->oldest.e, f.group_name = g.name;
+        if (f.group_name == g.name) f.issuers.push_back(m);
+      }
   }
 
   bool is_alarm(const Finding& f) const {
@@ -301,6 +310,10 @@ class Analysis {
   }
 
   std::string describe(const Finding& f) const {
+    if (!f.issuers.empty())
+      return cat(who(f.culprit), " has not entered ", text_of_op(f.op, false), " of group ", f.group_name,
+                 ", which rank", f.issuers.size() == 1 ? " " : "s ", text_of_ranks(f.issuers),
+                 f.issuers.size() == 1 ? " has" : " have", " issued; ", doing(f));
     if (f.group == 0) return cat(who(f.culprit), ": ", doing(f), "; nobody waits for it");
     const GroupView* g = group_of(f);
     const std::string op = cat(text_of_op(f.op, false), " of group ", g->name);

@@ -48,6 +48,8 @@ struct Finding {
   Event op;                  // what is waited for
   std::vector<int> waiting;  // world ranks that wait in op
   std::vector<int> behind;   // that wait for those, in other operations
+  std::vector<int> issuers;  // if nobody waits: that have issued op of the group of this name
+  std::string group_name;
   double waited_s = 0;
   std::string text;  // one line without a prefix
   // Equal for the same stall seen again.

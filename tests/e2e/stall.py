@@ -21,7 +21,7 @@ import e2e
 LIMIT_S = 5.0  # of the issue, from the fault to the line
 KINDS = ("kill", "sigstop", "delay", "skip", "size", "loader", "crash", "throw")
 PHASES = ("load", "forward", "backward", "reduce", "optimizer")
-LATE = re.compile(r"rank (\d+) \(.*?\) (has not entered|stands still in) (\w+) #(\d+) of '(.*?)' of group (\S+), where")
+LATE = re.compile(r"rank (\d+) \(.*?\) (has not entered|stands still in) (\w+) #(\d+) of '(.*?)' of group (\S+), (?:where|which)")
 ODD = re.compile(r"ranks disagree in group (\S+): rank (\d+) .*?is in \w+ #(\d+) of .* but ranks? [\d, -]+ (?:is|are) in (\w+) #(\d+) of '(.*?)'")
 FAULT = re.compile(r"tpo_dist fault: rank (\d+) step \d+ (\w+) (.*) at ([\d.]+); next:(.*)")
 
@@ -160,20 +160,22 @@ def drills(b, args):
 
 
 def box(b, args):
-    """What a black box holds after a gradient that is not finite; none after a normal end and a clean stop."""
-    r = b.run(b.train("nan", ["optimizer.lr=10", "optimizer.clip=0", "optimizer.warmup_ratio=0", "train.steps=300"]), 2)
-    assert r.returncode == 4, (r.returncode, r.stderr)
-    boxes = glob.glob(b.folder + "/nan/blackbox_*")
-    assert len(boxes) == 1 and "black box: " + boxes[0] in r.stderr, r.stderr
+    """What a black box holds after an error of one rank; none after a normal end and a clean stop."""
+    run = Run(b, "error", 2, ["optimizer.lr=0.25"], "rank=1,step=6,kind=throw,phase=backward")
+    run.process.wait(60)
+    run.reader.join(5)
+    assert run.process.returncode == 3, run.text()
+    boxes = glob.glob(b.folder + "/error/blackbox_*")
+    assert len(boxes) == 1 and "black box: " + boxes[0] in run.text(), run.text()
     for rank in (0, 1):
         path = f"{boxes[0]}/rank_{rank}.txt"
         with open(path) as f:
             text = f.read()
         assert os.path.getsize(path) <= 200000
-        assert "failed: " in text and "samples of the last steps" in text and "train-region-" in text, text[:2000]
+        assert "samples of the last steps" in text and "train-region-" in text, text[:2000]
         assert "issued all_reduce #" in text
     with open(boxes[0] + "/config.textproto") as f:
-        assert "lr: 10" in f.read()
+        assert "lr: 0.25" in f.read()
     b.ok(b.train("good"), 2)
     process = subprocess.Popen(b.command(b.train("stopped", ["train.steps=1000000"]), 2), env=e2e.ENV,
                                stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)

@@ -120,6 +120,11 @@ TEST(RingVerdict, dead_stopped_failed) {
     alone.facts(1).life = life;
     alone.facts(1).life_s = 4.1;
     EXPECT_NE(alone.one(cause, 1).text.find("nobody waits"), std::string::npos);
+    alone.group("g", {0, 1});
+    alone.at(0, "g").oldest = Job::op("bucket 3", 30, 0);
+    EXPECT_NE(alone.one(cause, 1).text.find(
+                  "has not entered all_reduce #30 of 'bucket 3' of group g, which rank 0 has issued"),
+              std::string::npos);
   }
 }
 
