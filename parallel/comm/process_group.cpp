@@ -123,7 +123,10 @@ Work ProcessGroup::start(CommRequest request, std::initializer_list<Tensor> keep
   }
   if (request.collective()) ++next_seq_;
   EventRing* ring = request.watched >= 0 ? EventRing::of_process() : nullptr;
-  if (ring) ring->issued(request);
+  if (ring) {
+    request.hash = operation_hash(name_, request.op, request.dtype, request.count, request.what);
+    ring->issued(request);
+  }
   const double now = steady_seconds();
   auto state = issue(std::make_shared<const CommRequest>(std::move(request)));
   state->times.issued_s = now;

@@ -29,7 +29,8 @@ struct CommRequest {
   int rank = 0, size = 1;    // of the caller in its group
   uint64_t seq = 0;          // number of the collective within its group; unused by send and recv
   std::string what, group;
-  int watched = -1;  // slot of the group in this process's EventRing; -1: not recorded
+  int watched = -1;   // slot of the group in this process's EventRing; -1: not recorded
+  uint64_t hash = 0;  // of group, operation, size and name; set if watched
   int64_t bytes() const { return count * static_cast<int64_t>(size_of(dtype)); }
   bool collective() const { return op != CommOp::kSend && op != CommOp::kRecv; }
 };

@@ -43,7 +43,7 @@ Event event_of(EventKind kind, const CommRequest& r) {
   e.op = r.op, e.dtype = r.dtype;
   e.group = static_cast<uint8_t>(r.watched);
   e.peer = r.peer, e.tag = r.tag;
-  e.hash = operation_hash(r.group, r.op, r.dtype, r.count, r.what);
+  e.hash = r.hash;
   copy_text(e.text, r.what);
   return e;
 }

@@ -24,6 +24,7 @@ class Ring : public ::testing::Test {
     CommRequest r;
     r.op = op, r.dtype = DType::kF32, r.count = 1000 + static_cast<int64_t>(seq);
     r.seq = seq, r.what = cat("bucket ", seq), r.group = "world.data", r.watched = slot;
+    r.hash = operation_hash(r.group, r.op, r.dtype, r.count, r.what);
     return r;
   }
   const std::vector<int> ranks_{1, 3, 5, 7};
