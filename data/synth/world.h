@@ -54,9 +54,9 @@ struct PixelBox {
 // An object: attributes are positions in the name tables.
 struct SceneObject {
   int colour = 0, shape = 0, size = 0;
-  double x = 0, y = 0;            // centre at time 0
-  double side = 0;                // of the box
-  double vx = 0, vy = 0;          // sides of the picture per second; 0 in pictures
+  double x = 0, y = 0;                // centre at time 0
+  double side = 0;                    // of the box
+  double vx = 0, vy = 0;              // sides of the picture per second; 0 in pictures
   PixelBox box(double time_s) const;  // tight around the shape
   // Whether the shape covers the point (fractions of the picture).
   bool covers(double px, double py, double time_s) const;

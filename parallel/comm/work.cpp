@@ -130,11 +130,17 @@ void Work::wait_host() {
   const auto state = std::move(state_);
   if (!state) return;
   const CommRequest& r = state->request();
-  EventRing* ring = r.watched >= 0 && !state->done() ? EventRing::of_process() : nullptr;
+  EventRing* ring = r.watched >= 0 ? EventRing::of_process() : nullptr;
   const double begin = steady_seconds();
-  if (ring) ring->wait(r, true);
-  state->wait();  // if it throws, the ring keeps saying where
-  if (ring) ring->wait(r, false);
+  const bool waits = ring && !state->done();
+  if (waits) ring->wait(r, true);
+  try {
+    state->wait();
+  } catch (...) {
+    if (ring) ring->wait(r, true);  // says from now on where it failed
+    throw;
+  }
+  if (waits) ring->wait(r, false);
   times_ = state->times;
   if (drops_ && state->request().size > 1)
     drops_->times->add(state->request(), times_, begin, steady_seconds(), state->blocked_before_s);
