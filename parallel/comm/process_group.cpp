@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 #include <cstring>
+#include <exception>
 
 #include "core/error.h"
 #include "parallel/program/event_ring.h"
@@ -65,7 +66,8 @@ ProcessGroup::ProcessGroup(int rank, int size, std::string name, bool simulated)
 }
 
 ProcessGroup::~ProcessGroup() {
-  EventRing* ring = watched_ >= 0 ? EventRing::of_process() : nullptr;
+  // While an exception unwinds, the ring goes on saying where each group stood.
+  EventRing* ring = watched_ >= 0 && std::uncaught_exceptions() == 0 ? EventRing::of_process() : nullptr;
   if (ring) ring->drop_group(watched_);
 }
 

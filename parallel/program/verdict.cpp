@@ -48,7 +48,8 @@ class Analysis {
     std::vector<Finding> found;
     for (auto& [key, f] : findings_) {
       std::sort(f.waiting.begin(), f.waiting.end());
-      std::erase_if(f.behind, [&](int r) { return std::binary_search(f.waiting.begin(), f.waiting.end(), r); });
+      std::erase_if(f.behind,
+                    [&direct = f.waiting](int r) { return std::binary_search(direct.begin(), direct.end(), r); });
       if (!is_alarm(f)) continue;
       f.text = describe(f);
       found.push_back(std::move(f));
