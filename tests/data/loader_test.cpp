@@ -38,7 +38,11 @@ class LoaderTest : public ::testing::Test {
   std::unique_ptr<SentencePieceTokenizer> tok_ = testing::small_tokenizer();
   Templates templates_{*tok_, {.max_tokens = 256, .image_slots = 4}};
   std::unique_ptr<DatasetFolder> r_, t_;
-  LoaderOptions options_{.collate = {.image_size = 16}};
+  LoaderOptions options_ = [] {
+    LoaderOptions o;
+    o.collate.image_size = 16;
+    return o;
+  }();
 };
 
 void expect_same(const HostBatch& a, const HostBatch& b) {
