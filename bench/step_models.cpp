@@ -7,7 +7,7 @@
 #include "core/ops/loss.h"
 #include "core/ops/pointwise.h"
 #include "model/language/decoder.h"
-#include "parallel/sharding/replicated.h"
+#include "parallel/sharding/bucket_sync.h"
 
 namespace tpo {
 
@@ -107,6 +107,7 @@ class SteppedModel : public StepModel {
       loss = forward();
     }
     t.forward_s = seconds_since(begin);
+    sync_->end_forward();
     tape.backward(loss);
     t.backward_s = seconds_since(begin) - t.forward_s;
     sync_->finish_grads(Stream::current());
@@ -127,7 +128,7 @@ class SteppedModel : public StepModel {
   // Called when all parameters exist.
   void own_parameters() {
     for (const auto& p : store_.params()) p->decay = true;
-    sync_ = std::make_unique<ReplicatedSync>(store_, data());
+    sync_ = std::make_unique<BucketSync>(store_, data());
   }
   virtual void make_data(RngKey key) = 0;
   virtual Tensor forward() = 0;
@@ -137,7 +138,7 @@ class SteppedModel : public StepModel {
   const Tensor cu_;
   ParamStore store_{7};
   const std::unique_ptr<ProcessGroup> alone_ = make_single();
-  std::unique_ptr<ReplicatedSync> sync_;
+  std::unique_ptr<BucketSync> sync_;
 };
 
 LanguageConfig language_config(const StepConfig& c) {

@@ -73,11 +73,14 @@ Init Init::xavier(int64_t fan_in, int64_t fan_out) {
 Tensor Param::use() {
   hooks_->before_use(*this);
   Tape* tape = Tape::current();
-  if (!trainable || tape == nullptr) return value;
-  return tape->leaf(value, *this);
+  if (tape == nullptr) return value;
+  if (trainable) return tape->leaf(value, *this);
+  if (hooks_->follows_uses(*this)) tape->mark(*this);
+  return value;
 }
 
 GradDest Param::grad_destination() {
+  hooks_->before_grad(*this);
   if (!grad.defined()) {
     const MemoryScope memory(MemoryKind::kGradients);
     grad = Tensor::empty(value.shape());
@@ -87,7 +90,7 @@ GradDest Param::grad_destination() {
   return {grad, accumulate};
 }
 
-void Param::on_ready() { hooks_->on_grad_ready(*this); }
+void Param::on_ready() { trainable ? hooks_->on_grad_ready(*this) : hooks_->on_swept(*this); }
 
 Param& ParamStore::create(const std::string& name, const Shape& full, const Shape& local, ShardSpec tp,
                           const Init& init, int group) {

@@ -42,7 +42,11 @@ class ParamHooks {
  public:
   virtual ~ParamHooks() = default;
   virtual void before_use(Param&) {}     // waits for a gather in flight
+  virtual void before_grad(Param&) {}    // its gradient is about to be written: waits for a reduction of the one before
   virtual void on_grad_ready(Param&) {}  // one microbatch's contribution is complete
+  // For frozen parameters of which follows_uses is true: the sweep of a tape has passed all its uses on that tape.
+  virtual void on_swept(Param&) {}
+  virtual bool follows_uses(const Param&) const { return false; }
 };
 
 class Param final : public LeafSink {

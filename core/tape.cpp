@@ -96,6 +96,18 @@ Tensor Tape::leaf(const Tensor& value, LeafSink& sink) {
   return t;
 }
 
+void Tape::mark(LeafSink& sink) {
+  if (leaf_mode_ != Uses::kRecordOnly) ++(*uses_)[&sink];
+  if (leaf_mode_ == Uses::kCountOnly) {
+    marked_.push_back(&sink);
+    return;
+  }
+  Node node;
+  node.name = "mark";
+  node.leaf = &sink;
+  nodes_.push_back(std::move(node));
+}
+
 void Tape::accumulate(int32_t slot, const Tensor& g) {
   Slot& s = slots_[static_cast<size_t>(slot)];
   check_shape(g.defined() && g.numel() == s.shape.numel(), "[tape] gradient ", g.shape(), " for a value ", s.shape);
@@ -311,7 +323,11 @@ Tensor recompute_block(std::function<Tensor(std::span<const Tensor>)> block, std
     const TapeScope scope(probe);
     y = block(plain);
   }
-  if (!wanted && probe.probed_.empty()) return y;
+  if (!wanted && probe.probed_.empty()) {
+    for (LeafSink* sink : probe.marked_) tape->leaf_use_done(sink);  // nothing will run again
+    return y;
+  }
+  probe.probed_.insert(probe.probed_.end(), probe.marked_.begin(), probe.marked_.end());
   if (probe.kept_) probe.kept_->drop(y);
   Tape::Node node;
   node.name = "recompute";

@@ -90,6 +90,9 @@ class Tape {
   Tensor watch(const Tensor& t);
   // Registers a use of a leaf: returns `value` with a slot whose gradient goes to sink. Called by Param::use().
   Tensor leaf(const Tensor& value, LeafSink& sink);
+  // Registers a use that wants no gradient: sink hears on_ready() as a leaf does, once the sweep has passed all its
+  // uses.
+  void mark(LeafSink& sink);
 
   // Runs the recorded nodes in reverse. grads[i] is dL/doutputs[i]; an undefined grad means 1, in the
   // dtype of the output, which has one element.
@@ -150,6 +153,7 @@ class Tape {
   enum class Uses { kCountAndRecord, kCountOnly, kRecordOnly };
   Uses leaf_mode_ = Uses::kCountAndRecord;
   std::vector<LeafSink*> probed_;       // uses seen by a probe, one entry a use
+  std::vector<LeafSink*> marked_;       // the same, of uses that want no gradient
   std::shared_ptr<KeptProducts> kept_;  // of the block whose probe or replay this is; null unless it keeps products
   Mode mode_ = Mode::kFull;
   bool swept_ = false;

@@ -12,7 +12,24 @@ Storage::Storage(std::shared_ptr<Allocator> allocator, size_t bytes)
       bytes_(bytes),
       data_(static_cast<std::byte*>(allocator_->allocate(bytes, kind_))) {}
 
-Storage::~Storage() { allocator_->free(data_, bytes_, kind_); }
+Storage::~Storage() {
+  if (!released()) allocator_->free(data_, bytes_, kind_);
+}
+
+void Storage::release(StorageSource& source) {
+  TPO_ASSERT(!released());
+  allocator_->free(data_, bytes_, kind_);
+  data_ = nullptr;
+  source_ = &source;
+  released_ = true;
+}
+
+void Storage::restore() {
+  TPO_ASSERT(released());
+  data_ = static_cast<std::byte*>(allocator_->allocate(bytes_, kind_));
+  source_ = nullptr;
+  released_ = false;
+}
 
 Tensor Tensor::empty(const Shape& shape, DType dtype, Stream& stream) {
   Tensor t;

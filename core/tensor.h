@@ -14,22 +14,48 @@
 
 namespace tpo {
 
-// A block of an allocator. Freed by the destructor.
+class Storage;
+
+// Brings the bytes of a storage when somebody asks for them that are not there, or not yet.
+class StorageSource {
+ public:
+  virtual ~StorageSource() = default;
+  // Must call storage.restore(), if it is released, see to its contents and call storage.arrived(); or throw.
+  virtual void fetch(Storage& storage) = 0;
+};
+
+// A block of an allocator. Freed by the destructor, or before by release(): handles then stay valid, and the next
+// access to the bytes asks the source for them. That is how a tape keeps a weight that sharding frees in between.
 class Storage {
  public:
   Storage(std::shared_ptr<Allocator> allocator, size_t bytes);
   ~Storage();
   Storage(const Storage&) = delete;
   Storage& operator=(const Storage&) = delete;
-  std::byte* data() const { return data_; }
+  std::byte* data() {
+    if (source_ != nullptr) source_->fetch(*this);
+    return data_;
+  }
   size_t bytes() const { return bytes_; }
   Device device() const { return allocator_->device(); }
+
+  // Gives the bytes back. Requires: no kernel that was given their address still runs. source (not owned) must outlive
+  // the storage.
+  void release(StorageSource& source);
+  // Allocates again, uninitialised, as memory of the kind it had; access no longer asks the source.
+  void restore();
+  // The bytes are being filled: access asks source, until arrived().
+  void expect(StorageSource& source) { source_ = &source; }
+  void arrived() { source_ = nullptr; }
+  bool released() const { return released_; }
 
  private:
   std::shared_ptr<Allocator> allocator_;
   size_t bytes_;
   MemoryKind kind_ = MemoryScope::current();
   std::byte* data_;
+  StorageSource* source_ = nullptr;  // asked on access, if not null
+  bool released_ = false;
 };
 
 class Tensor {
@@ -86,6 +112,7 @@ class Tensor {
   // True if no other handle shares the bytes: an op may then write in place.
   bool unique() const { return storage_.use_count() == 1; }
   const void* storage_id() const { return storage_.get(); }
+  Storage& storage() const { return *storage_; }
 
   // Tape bookkeeping, used by core/tape only.
   uint64_t tape_id() const { return tape_id_; }

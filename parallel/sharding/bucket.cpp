@@ -7,74 +7,131 @@
 #include <unordered_map>
 
 #include "core/error.h"
+#include "core/kernels/basic.h"
+#include "core/launch.h"
 
 namespace tpo {
 
-Tensor Bucket::slice(const Tensor& flat, const Entry& e) {
-  return flat.rows(e.begin, e.begin + e.numel).view(e.param->value.shape());
+void zero_fill(const Tensor& t) {
+  if (t.numel() > 0) launch(FillZero{t.raw(), t.nbytes()});
 }
 
-void zero_fill(const Tensor& t) {
-  if (t.device() == Device::kCpu && t.nbytes() > 0) std::memset(t.raw(), 0, static_cast<size_t>(t.nbytes()));
+Tensor Bucket::slice(const Tensor& flat, const Entry& e) {
+  return flat.rows(e.begin, e.end()).view(e.param->value.shape());
 }
 
 namespace {
 
-// Position of first use in forward, per parameter, as far as it is known.
-std::unordered_map<const Param*, size_t> forward_positions(const ParamStore& store, const BucketOptions& options) {
-  std::unordered_map<const Param*, size_t> position;
+struct Place {
+  int64_t first = 0, last = 0;
+};
+using Places = std::unordered_map<const Param*, Place>;
+
+Places places_in_forward(const ParamStore& store, const BucketOptions& options) {
+  Places places;
+  int64_t next = 0;
   for (const std::string& name : options.forward_order) {
     const Param* p = store.find(name);
     check<ConfigError>(p != nullptr, "forward_order names parameter '", name, "', which does not exist");
-    position.try_emplace(p, position.size());
+    places.try_emplace(p, Place{next, next}).first->second.last = next;
+    ++next;
   }
-  for (const auto& p : store.params()) position.try_emplace(p.get(), position.size());
-  return position;
+  for (const auto& p : store.params())
+    if (places.try_emplace(p.get(), Place{next, next}).second) ++next;
+  return places;
 }
 
-int64_t padded(int64_t numel) { return (numel + Bucket::kAlign - 1) / Bucket::kAlign * Bucket::kAlign; }
+int64_t round_up(int64_t n, int64_t unit) { return (n + unit - 1) / unit * unit; }
+
+// "language.layers.7" of "language.layers.7.attn.q.weight": the block that a parameter belongs to; outside of blocks
+// the layer.
+std::string block_of(const std::string& name) {
+  for (const std::string list : {"layers.", "blocks."}) {
+    const size_t at = name.find(list);
+    if (at != std::string::npos) return name.substr(0, name.find('.', at + list.size()));
+  }
+  return name.substr(0, name.rfind('.'));
+}
+
+ShardingRule rule_for(const Param& p, const BucketOptions& options) {
+  ShardingRule rule{"", options.sharding, options.reshard_after_forward};
+  for (const ShardingRule& r : options.rules)
+    if (glob_match(r.pattern, p.name)) rule = r;
+  return rule;
+}
 
 std::string bucket_name(const Bucket& b) {
-  std::string s = cat("bucket ", b.index, " [", b.entries.front().param->name);
+  std::string s = cat(b.trainable ? "bucket " : "frozen bucket ", b.index, " [", b.entries.front().param->name);
   if (b.entries.size() > 1) s += cat(" .. ", b.entries.back().param->name);
   return s + "]";
 }
 
+void check_options(const ParamStore& store, const BucketOptions& options) {
+  check<ConfigError>(options.bucket_bytes >= 4096, "bucket_bytes = ", options.bucket_bytes, " must be >= 4096");
+  check<ConfigError>(options.prefetch_buckets >= 0, "prefetch = ", options.prefetch_buckets, " must be >= 0");
+  check_precision(options.precision);
+  const auto& all = store.params();
+  for (const ShardingRule& r : options.rules)
+    check<ConfigError>(
+        std::any_of(all.begin(), all.end(), [&](const auto& p) { return glob_match(r.pattern, p->name); }),
+        "sharding rule \"", r.pattern, "\" matches no parameter; names look like ", all.front()->name);
+}
+
+// What all parameters of a bucket share.
+using Fate = std::tuple<int, bool, Sharding, bool, bool, float>;
+
+Fate fate_of(const Param& p, const ShardingRule& rule) {
+  const bool decay = p.trainable && p.decay && p.frozen_rows_begin < 0;
+  const bool reshard = rule.sharding == Sharding::kParameters && rule.reshard_after_forward;
+  return {p.group, p.trainable, rule.sharding, reshard, decay, p.trainable ? p.lr_scale : 1.0f};
+}
+
+// Whether p may not join the open bucket b.
+bool begins_another(const Bucket& b, const Param& p, const BucketOptions& options) {
+  const Param& last = *b.entries.back().param;
+  if (!p.trainable && block_of(last.name) != block_of(p.name)) return true;
+  const auto element = static_cast<int64_t>(size_of(options.precision.gradients));
+  return (b.numel + round_up(p.value.numel(), Bucket::kAlign)) * element > options.bucket_bytes;
+}
+
 }  // namespace
 
-std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& options) {
-  check<ConfigError>(options.bucket_bytes >= 4096, "bucket_bytes = ", options.bucket_bytes, " must be >= 4096");
-  check_precision(options.precision);
-  const auto element = static_cast<int64_t>(size_of(options.precision.gradients));
-  const auto position = forward_positions(store, options);
-  std::vector<Param*> order;
+std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& options, int shards) {
+  check_options(store, options);
+  const Places places = places_in_forward(store, options);
+  std::unordered_map<std::string, int64_t> block_begin;
   for (const auto& p : store.params()) {
-    if (p->trainable) order.push_back(p.get());
+    int64_t& begin = block_begin.try_emplace(block_of(p->name), places.at(p.get()).first).first->second;
+    begin = std::min(begin, places.at(p.get()).first);
   }
+  std::vector<Param*> order;
+  for (const auto& p : store.params())
+    if (p->trainable || rule_for(*p, options).sharding == Sharding::kParameters) order.push_back(p.get());
   std::sort(order.begin(), order.end(),
-            [&](const Param* a, const Param* b) { return position.at(a) > position.at(b); });
+            [&](const Param* a, const Param* b) { return places.at(a).first > places.at(b).first; });
 
-  using Key = std::tuple<int, bool, float>;
-  std::map<Key, Bucket> open;
+  std::map<Fate, Bucket> open;
   std::vector<Bucket> closed;
   for (Param* p : order) {
-    const bool decay = p->decay && p->frozen_rows_begin < 0;
-    const Key key{p->group, decay, p->lr_scale};
-    Bucket& b = open[key];
-    const int64_t numel = p->value.numel();
-    if (!b.entries.empty() && (b.numel + padded(numel)) * element > options.bucket_bytes) {
+    const Fate fate = fate_of(*p, rule_for(*p, options));
+    Bucket& b = open[fate];
+    if (!b.entries.empty() && begins_another(b, *p, options)) {
       closed.push_back(std::move(b));
       b = Bucket{};
     }
-    std::tie(b.group, b.decay, b.lr_scale) = key;
-    b.entries.push_back({p, b.numel, numel});
-    b.numel += padded(numel);
+    std::tie(b.group, b.trainable, b.sharding, b.reshard, b.decay, b.lr_scale) = fate;
+    b.entries.push_back({p, b.numel, p->value.numel()});
+    b.numel += round_up(p->value.numel(), Bucket::kAlign);
   }
-  for (auto& [key, b] : open) closed.push_back(std::move(b));
+  for (auto& [fate, b] : open) closed.push_back(std::move(b));
+  for (Bucket& b : closed) {
+    const Param* first = b.entries.back().param;
+    b.first_use = places.at(first).first, b.needed_from = block_begin.at(block_of(first->name));
+    for (const Bucket::Entry& e : b.entries) b.last_use = std::max(b.last_use, places.at(e.param).last);
+    if (b.sharding != Sharding::kReplicated) b.numel = round_up(b.numel, Bucket::kAlign * shards);
+  }
   // A bucket can go when its last gradient is there: that of the parameter used earliest in forward.
-  std::sort(closed.begin(), closed.end(), [&](const Bucket& a, const Bucket& b) {
-    return position.at(a.entries.back().param) > position.at(b.entries.back().param);
-  });
+  std::sort(closed.begin(), closed.end(), [](const Bucket& a, const Bucket& b) { return a.first_use > b.first_use; });
   for (size_t i = 0; i < closed.size(); ++i) {
     closed[i].index = static_cast<int>(i);
     closed[i].precision = options.precision;
@@ -83,28 +140,54 @@ std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& o
   return closed;
 }
 
-void materialise(Bucket& b, ProcessGroup& comm) {
-  const auto zeros = [&](MemoryKind kind) {
-    const MemoryScope memory(kind);
-    return Tensor::zeros({b.numel}, b.precision.master);
-  };
-  b.value = zeros(MemoryKind::kWeights);
-  b.m = zeros(MemoryKind::kOptimizer), b.v = zeros(MemoryKind::kOptimizer);
-  {
-    const MemoryScope memory(MemoryKind::kGradients);
+Bucket::Range own_range(const Bucket& b, int rank, int shards) {
+  if (b.sharding == Sharding::kReplicated) return {0, b.numel};
+  return {b.numel / shards * rank, b.numel / shards};
+}
+
+namespace {
+
+Tensor filled(MemoryKind kind, int64_t numel, DType dtype) {
+  const MemoryScope memory(kind);
+  return Tensor::zeros({numel}, dtype);
+}
+
+void make_gradients(Bucket& b, ProcessGroup& comm) {
+  const MemoryScope memory(MemoryKind::kGradients);
+  if (b.in_rounds()) {
+    b.grad = Tensor::empty({b.numel}, b.precision.gradients);
+    b.master_grad = Tensor::zeros({b.own.count}, b.precision.gradients);
+  } else {
     b.grad = comm.shared_buffer({b.numel}, b.precision.gradients);
+    b.master_grad = b.grad.rows(b.own.begin, b.own.end());
+  }
+}
+
+}  // namespace
+
+void materialise(Bucket& b, ProcessGroup& comm) {
+  for (const Bucket::Entry& e : b.entries)
+    check_shape(e.param->value.dtype() == b.precision.master, "[bucket] parameter '", e.param->name, "' is ",
+                e.param->value.dtype(), " but parameters in buckets are ", b.precision.master);
+  b.value = filled(MemoryKind::kWeights, b.numel, b.precision.master);
+  if (b.trainable) {
+    b.m = filled(MemoryKind::kOptimizer, b.own.count, b.precision.master);
+    b.v = filled(MemoryKind::kOptimizer, b.own.count, b.precision.master);
+    make_gradients(b, comm);
   }
   for (const Bucket::Entry& e : b.entries) {
     Param& p = *e.param;
-    check_shape(p.value.dtype() == b.precision.master, "[bucket] parameter '", p.name, "' is ", p.value.dtype(),
-                " but trainable parameters are ", b.precision.master);
     const Tensor home = b.value_of(e);
-    if (home.device() == Device::kCpu && e.numel > 0) {
+    if (home.device() == Device::kCpu && e.numel > 0)
       std::memcpy(home.raw(), p.value.raw(), static_cast<size_t>(home.nbytes()));
-    }
     p.value = home;
-    p.grad = b.grad_of(e);
+    if (b.trainable) p.grad = b.grad_of(e);
   }
+  b.master = b.value.rows(b.own.begin, b.own.end());
+  if (!b.gathered()) return;
+  const Tensor whole = b.master;
+  b.master = filled(MemoryKind::kWeights, b.own.count, b.precision.master);
+  if (whole.device() == Device::kCpu) std::memcpy(b.master.raw(), whole.raw(), static_cast<size_t>(whole.nbytes()));
 }
 
 }  // namespace tpo

@@ -1,7 +1,8 @@
 #pragma once
 // ParamSync: where parameters, gradients and optimizer state live along the data axis, and who reduces what and when.
 // A training step is
-//   begin_step(use);  for each local microbatch: begin_microbatch(), forward, backward;  finish_grads(stream);
+//   begin_step(use);  for each local microbatch: begin_microbatch(), forward, end_forward(), backward;
+//   finish_grads(stream);
 //   clip(max_norm) or grad_norm();  step(adamw);
 // Rules for parameter groups (parallel/ORDER.md):
 //   touched by nobody:        no communication, no decay, no momentum; values, moments and step count keep their bits
@@ -52,6 +53,7 @@ struct StateEntry {
   const Param* param;
   Rect rect;
   int64_t begin = 0;
+  bool owner = true;  // of the ranks that hold these elements, the one that counts them
 };
 
 class ParamSync : public ParamHooks {
@@ -61,6 +63,8 @@ class ParamSync : public ParamHooks {
   virtual void begin_step(const StepUse& use) = 0;
   // Before the forward of each local microbatch. Throws CommError if the plan has no further one for this rank.
   virtual void begin_microbatch() = 0;
+  // Between forward and backward of a microbatch, when no op is half done.
+  virtual void end_forward() = 0;
   // Launches what is left, checks that every expected gradient arrived (CommError naming the parameter) and makes
   // `stream` see all sums.
   virtual void finish_grads(Stream& stream) = 0;
@@ -72,6 +76,10 @@ class ParamSync : public ParamHooks {
   // AdamW on the groups of this step; params.lr is multiplied by each bucket's scale; a group's step count starts at 1
   // and counts the steps that touched it. Requires: finish_grads.
   virtual void step(const AdamWParams& params) = 0;
+
+  // Runs fn while every rank holds all values of its part of the model (evaluation, export). Collective over the data
+  // axis; not inside of a step. Outside of it and of microbatches sharded values cannot be read.
+  virtual void with_full_values(const std::function<void()>& fn) = 0;
 
   // Every tensor that a checkpoint holds, frozen parameters included, in creation order. Local; no communication.
   virtual void for_each_state(const std::function<void(const StateEntry&)>& fn) = 0;

@@ -12,7 +12,7 @@
 #include "core/error.h"
 #include "parallel/comm/mpi.h"
 #include "parallel/mesh.h"
-#include "parallel/sharding/replicated.h"
+#include "parallel/sharding/bucket_sync.h"
 #include "tests/parallel/conformance.h"
 #include "tests/parallel/toy_model.h"
 
@@ -24,7 +24,7 @@ const AdamWParams kAdam{.lr = 0.01f, .eps = 1e-3f, .weight_decay = 0.1f};
 std::vector<float> train(ProcessGroup& data) {
   ParamStore store(7);
   ToyModel model(store);
-  ReplicatedSync sync(store, data, {.bucket_bytes = 4096});
+  BucketSync sync(store, data, {.bucket_bytes = 4096});
   for (uint64_t step = 0; step < 4; ++step) {
     std::vector<ToyMicrobatch> mbs;
     for (uint64_t j = 0; j < 5; ++j) mbs.push_back({step * 10 + j, static_cast<unsigned>((step * 3 + j * 5) % 8)});

@@ -1,5 +1,5 @@
 // Replicated data parallelism on rank threads against one rank that runs every microbatch.
-#include "parallel/sharding/replicated.h"
+#include "parallel/sharding/bucket_sync.h"
 
 #include <gtest/gtest.h>
 
@@ -40,7 +40,7 @@ struct Replica {
   }
   ParamStore store{7};
   ToyModel model;
-  ReplicatedSync sync;
+  BucketSync sync;
   int rank, size;
 };
 
@@ -235,7 +235,7 @@ TEST(replicated, ranks_with_different_models_are_told) {
       ParamStore store(1);
       ToyModel model(store);
       if (world.rank() == 1) store.set_trainable("w1", false);
-      ReplicatedSync sync(store, world);
+      BucketSync sync(store, world);
     });
   });
   EXPECT_NE(m.find("built different buckets"), std::string::npos) << m;

@@ -80,7 +80,9 @@ inline void toy_backward(ToyModel& model, ParamSync& sync, const ToyMicrobatch& 
   sync.begin_microbatch();
   Tape tape;
   TapeScope scope(tape);
-  tape.backward(model.loss(mb, 1.0f / static_cast<float>(microbatches)));
+  const Tensor loss = model.loss(mb, 1.0f / static_cast<float>(microbatches));
+  sync.end_forward();
+  tape.backward(loss);
 }
 
 // Forward, backward and reduction of one step.

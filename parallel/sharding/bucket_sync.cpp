@@ -1,0 +1,387 @@
+#include "parallel/sharding/bucket_sync.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "core/error.h"
+#include "core/optim/clip.h"
+#include "parallel/mesh.h"
+
+namespace tpo {
+namespace {
+
+// What must be the same on all ranks for the buckets to mean the same.
+uint64_t layout_hash(const std::vector<Bucket>& buckets) {
+  RngKey h(0);
+  for (const Bucket& b : buckets) {
+    h = h.with(static_cast<uint64_t>(b.group)).with(static_cast<uint64_t>(b.numel)).with(b.decay ? 1 : 0);
+    for (const Bucket::Entry& e : b.entries) h = h.with(e.param->name).with(static_cast<uint64_t>(e.begin));
+  }
+  return h.value;
+}
+
+}  // namespace
+
+SyncGroups::SyncGroups(const Mesh& mesh)
+    : data(&mesh.data()), shard(&mesh.shard()), replica(&mesh.replica()), tensor(&mesh.tensor()) {}
+
+namespace {
+
+std::unique_ptr<ProcessGroup> own_group(ProcessGroup& of, const char* label) {
+  return of.split_by([](int rank) { return std::pair(0, rank); }, label);
+}
+
+}  // namespace
+
+BucketSync::BucketSync(ParamStore& store, const SyncGroups& groups, const Options& options)
+    : store_(store), groups_(groups), group_steps_(store.group_names().size()) {
+  if (groups_.shard == nullptr) groups_.shard = groups_.data;
+  data_ = own_group(*groups_.data, "buckets");
+  shard_ = own_group(*groups_.shard, "parts");
+  rounds_ = own_group(*groups_.shard, "rounds");
+  if (groups_.replica != nullptr && groups_.replica->size() > 1) replica_ = own_group(*groups_.replica, "copies");
+  buckets_ = plan_buckets(store, options, shard_->size());
+  bucket_states_.resize(buckets_.size());
+  check_same_buckets();
+  for (const auto& p : store.params()) params_.emplace(p.get(), ParamState{});
+  for (size_t i = 0; i < buckets_.size(); ++i) {
+    Bucket& b = buckets_[i];
+    b.own = own_range(b, shard_->rank(), shard_->size());
+    materialise(b, b.sharding == Sharding::kReplicated ? *data_ : *shard_);
+    if (b.in_rounds()) b.grad.storage().release(grad_source_);
+    for (size_t k = 0; k < b.entries.size(); ++k)
+      params_.at(b.entries[k].param) = {static_cast<int>(i), static_cast<int>(k), 0};
+    bucket_states_[i].stats.what = b.what, bucket_states_[i].stats.group = b.group;
+    // One bucket at a time is whole here; the gatherer releases what is left.
+  }
+  values_ = std::make_unique<ValueGatherer>(buckets_, *groups_.shard, options.prefetch_buckets);
+  store_.set_hooks(this);
+}
+
+BucketSync::~BucketSync() {
+  store_.set_hooks(nullptr);
+  for (Bucket& b : buckets_) {
+    for (Bucket::Entry& e : b.entries) {
+      e.param->grad = Tensor();
+      if (b.gathered()) e.param->value = Tensor();
+    }
+  }
+}
+
+void BucketSync::check_same_buckets() const {
+  const uint64_t mine = layout_hash(buckets_);
+  const auto all = data_->all_gather_bytes(std::as_bytes(std::span<const uint64_t>(&mine, 1)), "bucket layout");
+  for (size_t r = 0; r < all.size(); ++r)
+    check<CommError>(std::memcmp(all[r].data(), &mine, sizeof mine) == 0, "rank ", r, " and rank ", data_->rank(),
+                     " of group ", data_->name(),
+                     " built different buckets; their models, trainable patterns or bucket options differ");
+}
+
+BucketSync::ParamState& BucketSync::state_of(const Param& p) {
+  const auto it = params_.find(&p);
+  check<CommError>(it != params_.end() && it->second.bucket >= 0, "parameter '", p.name,
+                   "' has a gradient but no bucket; rebuild the ParamSync after creating or thawing parameters");
+  return it->second;
+}
+
+// Names of the groups in a mask, for messages.
+std::string BucketSync::names_of(uint64_t groups) const {
+  std::string out;
+  for (size_t g = 0; g < 64; ++g) {
+    if (!((groups >> g) & 1)) continue;
+    const std::string name = g < store_.group_names().size() ? store_.group_names()[g] : std::to_string(g);
+    out += cat(out.empty() ? "'" : ", '", name, "'");
+  }
+  return out;
+}
+
+void BucketSync::begin_step(const StepUse& use) {
+  const size_t groups = store_.group_names().size();
+  const uint64_t unknown = groups < 64 ? use.global_groups() >> groups << groups : 0;
+  check<CommError>(phase_ != Phase::kGrads, "[begin_step] the step before was not ended by finish_grads");
+  check<CommError>(unknown == 0, "[begin_step] the plan has parameter groups ", names_of(unknown),
+                   " but the model has ", groups, " groups");
+  check<CommError>(use.local.size() <= use.global.size(), "[begin_step] this rank has ", use.local.size(),
+                   " microbatches but the plan has ", use.global.size(), " rounds");
+  for (size_t j = 0; j < use.local.size(); ++j) {
+    const uint64_t more = use.local[j] & ~use.global[j];
+    check<CommError>(more == 0, "[begin_step] group ", names_of(more), " is used by microbatch ", j,
+                     " of this rank but not in the plan's global groups of that round");
+  }
+  use_ = use;
+  global_groups_ = use.global_groups();
+  microbatches_ = 0;
+  next_ = round_ = next_in_round_ = 0;
+  finishing_ = false;
+  grad_scale_ = 1;
+  phase_ = Phase::kGrads;
+  for (size_t i = 0; i < buckets_.size(); ++i) {
+    BucketState& s = bucket_states_[i];
+    s.pending = expected(buckets_[i].group) > 0 ? static_cast<int>(buckets_[i].entries.size()) : 0;
+    s.reduced = 0;
+    s.stats = {buckets_[i].what, buckets_[i].group, 0, 0, 0, 0};
+    for (Bucket::Entry& e : buckets_[i].entries) {
+      e.param->grad_written = false;
+      params_.at(e.param).fired = 0;
+    }
+  }
+  values_->begin_step(use);
+}
+
+bool BucketSync::touches(size_t round, const Bucket& b) const {
+  return round < use_.local.size() && ((use_.local[round] >> b.group) & 1) != 0;
+}
+
+void BucketSync::begin_microbatch() {
+  check<CommError>(phase_ == Phase::kGrads, "[begin_microbatch] outside of begin_step .. finish_grads");
+  check<CommError>(microbatches_ < use_.local.size(), "[begin_microbatch] this rank has more microbatches than the ",
+                   use_.local.size(), " of the plan");
+  end_microbatch();
+  const size_t round = microbatches_++;
+  for (size_t i = 0; i < buckets_.size(); ++i)
+    if (buckets_[i].in_rounds())
+      bucket_states_[i].pending = touches(round, buckets_[i]) ? static_cast<int>(buckets_[i].entries.size()) : 0;
+  values_->begin_microbatch();
+}
+
+// Every parameter of what the microbatch touches has fired. What others touch in its round goes now, where this rank's
+// gathers of the round are all issued: a rank that waits for a reduction must not hold back gathers.
+void BucketSync::end_microbatch() {
+  if (microbatches_ == 0) return;
+  for (const Bucket& b : buckets_) {
+    if (!b.in_rounds() || !touches(microbatches_ - 1, b)) continue;
+    int want = 0;
+    for (size_t j = 0; j < microbatches_; ++j) want += touches(j, b);
+    check_fired(b, want);
+  }
+  launch_rounds();
+}
+
+void BucketSync::end_forward() {
+  check<CommError>(phase_ == Phase::kGrads && microbatches_ > 0, "[end_forward] without begin_microbatch");
+  values_->end_forward();
+}
+
+void BucketSync::before_use(Param& param) {
+  const ParamState& state = params_.at(&param);
+  if (state.bucket >= 0) values_->use(param, state.bucket);
+}
+
+bool BucketSync::follows_uses(const Param& param) const {
+  const int bucket = params_.at(&param).bucket;
+  return bucket >= 0 && buckets_[static_cast<size_t>(bucket)].gathered();
+}
+
+void BucketSync::on_swept(Param& param) { values_->swept(param, params_.at(&param).bucket); }
+
+void BucketSync::on_grad_ready(Param& param) {
+  ParamState& state = state_of(param);
+  const std::string& group = store_.group_names()[static_cast<size_t>(param.group)];
+  check<CommError>(phase_ == Phase::kGrads, "parameter '", param.name,
+                   "' got a gradient outside of begin_step .. finish_grads");
+  const int want = expected(param.group);
+  check<CommError>(state.fired < want, "parameter '", param.name, "' of group '", group,
+                   "' got more gradient contributions than the ", want,
+                   " microbatches that touch this group on this rank; the model uses it where the plan does not");
+  const bool in_rounds = buckets_[static_cast<size_t>(state.bucket)].in_rounds();
+  values_->swept(param, state.bucket);
+  if (++state.fired < want && !in_rounds) return;
+  --bucket_states_[static_cast<size_t>(state.bucket)].pending;
+  launch_ready();
+}
+
+void BucketSync::check_fired(const Bucket& b, int want) const {
+  for (const Bucket::Entry& e : b.entries) {
+    const int fired = params_.at(e.param).fired;
+    check<CommError>(fired == want, "parameter '", e.param->name, "' of group '",
+                     store_.group_names()[static_cast<size_t>(b.group)], "' got ", fired, " of ", want,
+                     " expected gradient contributions: a microbatch that touches the group did not use it; freeze "
+                     "it or give it a group of its own");
+  }
+}
+
+void BucketSync::finish_grads(Stream& stream) {
+  check<CommError>(phase_ == Phase::kGrads, "[finish_grads] without begin_step");
+  for (const Bucket& b : buckets_)
+    if (b.trainable) check_fired(b, expected(b.group));
+  finishing_ = true;
+  values_->end_microbatches();
+  launch_ready();
+  values_->finish();
+  while (!round_works_.empty()) retire_round();
+  for (const Bucket& b : buckets_)
+    if (active(b)) wait_for(b, stream);
+  // Sums over copies, once every copy has its own.
+  for (size_t i = 0; replica_ && i < buckets_.size(); ++i)
+    if (active(buckets_[i]) && buckets_[i].sharding != Sharding::kReplicated)
+      bucket_states_[i].work = replica_->all_reduce(buckets_[i].master_grad, ReduceOp::kSum, buckets_[i].what);
+  for (const Bucket& b : buckets_)
+    if (active(b)) wait_for(b, stream);
+  phase_ = Phase::kReduced;
+}
+
+double BucketSync::grad_norm() {
+  check<CommError>(phase_ == Phase::kReduced, "[grad_norm] before finish_grads");
+  const double squares = sum_squares();
+  if (!std::isfinite(squares)) report_non_finite();
+  return std::sqrt(squares);
+}
+
+namespace {
+
+// Whether this rank is the one of the tensor axis that counts p.
+bool counts(const Param& p, const ProcessGroup* tensor) {
+  if (tensor == nullptr || tensor->size() == 1) return true;
+  return p.tp.rects.empty() ? tensor->rank() == 0 : p.tp.owner;
+}
+
+// The part of an entry that lies in this rank's range of its bucket, and its place there.
+Bucket::Range part_of(const Bucket& b, const Bucket::Entry& e) {
+  const int64_t begin = std::max(b.own.begin, e.begin), end = std::min(b.own.end(), e.end());
+  return {begin - b.own.begin, std::max<int64_t>(0, end - begin)};
+}
+
+Tensor gradient_part(const Bucket& b, const Bucket::Entry& e) {
+  const Bucket::Range part = part_of(b, e);
+  return part.count > 0 ? b.master_grad.rows(part.begin, part.end()) : b.master_grad.rows(0, 0);
+}
+
+}  // namespace
+
+double BucketSync::sum_squares() const {
+  double whole = 0, parts = 0;
+  bool any_parts = false;
+  for (const Bucket& b : buckets_) {
+    any_parts = any_parts || b.sharding != Sharding::kReplicated;
+    if (!active(b)) continue;
+    double squares = 0;
+    for (const Bucket::Entry& e : b.entries)
+      if (counts(*e.param, groups_.tensor)) squares += grad_sum_squares(gradient_part(b, e));
+    (b.sharding == Sharding::kReplicated ? whole : parts) += squares;
+  }
+  if (any_parts) parts = shard_->all_reduce_value(parts, ReduceOp::kSum, "gradient norm");
+  const double sum = whole + parts;
+  return groups_.tensor != nullptr ? groups_.tensor->all_reduce_value(sum, ReduceOp::kSum, "gradient norm") : sum;
+}
+
+// The first parameter, in creation order, that is bad anywhere: all ranks find the same.
+void BucketSync::report_non_finite() const {
+  const auto count = static_cast<int64_t>(store_.params().size());
+  int64_t first = count;
+  for (int64_t i = 0; i < count && first == count; ++i) {
+    const ParamState& s = params_.at(store_.params()[static_cast<size_t>(i)].get());
+    if (s.bucket < 0) continue;
+    const Bucket& b = buckets_[static_cast<size_t>(s.bucket)];
+    if (active(b) && !check_finite(gradient_part(b, b.entries[static_cast<size_t>(s.entry)]))) first = i;
+  }
+  first = -data_->all_reduce_value(-first, ReduceOp::kMax, "first bad parameter");
+  if (groups_.tensor != nullptr)
+    first = -groups_.tensor->all_reduce_value(-first, ReduceOp::kMax, "first bad parameter");
+  TPO_ASSERT(first < count);
+  throw NonFiniteGradient(cat("the gradient of parameter '", store_.params()[static_cast<size_t>(first)]->name,
+                              "' is not finite (NaN or infinity)"));
+}
+
+double BucketSync::clip(double max_norm) {
+  const double norm = grad_norm();
+  grad_scale_ = clip_factor(norm, max_norm);
+  return norm;
+}
+
+void BucketSync::step(const AdamWParams& params) {
+  check<CommError>(phase_ == Phase::kReduced, "[step] before finish_grads");
+  phase_ = Phase::kIdle;
+  for (size_t g = 0; g < group_steps_.size(); ++g) group_steps_[g] += static_cast<int64_t>((global_groups_ >> g) & 1);
+  // In the order of first use, in which the next step waits for values.
+  for (auto it = buckets_.rbegin(); it != buckets_.rend(); ++it) {
+    Bucket& b = *it;
+    if (!active(b)) continue;
+    AdamWParams p = params;
+    p.lr *= b.lr_scale;
+    p.grad_scale *= static_cast<float>(grad_scale_);
+    if (!b.decay) p.weight_decay = 0;
+    adamw_step(b.master, b.master_grad, b.m, b.v, p, group_steps_[static_cast<size_t>(b.group)]);
+    if (b.sharding != Sharding::kReplicated && !b.gathered()) values_->spread(b);
+  }
+}
+
+void BucketSync::with_full_values(const std::function<void()>& fn) {
+  check<CommError>(phase_ == Phase::kIdle, "[with_full_values] inside of a step");
+  values_->gather_all();
+  try {
+    fn();
+  } catch (...) {
+    values_->release_all();
+    throw;
+  }
+  values_->release_all();
+}
+
+void BucketSync::for_each_state(const std::function<void(const StateEntry&)>& fn) {
+  values_->settle();
+  // Elements [part.begin, part.end()) of a parameter lie at the start of `held`; one entry for each rectangle they
+  // meet.
+  const auto give = [&](const std::string& name, const Tensor& held, Bucket::Range part, const Param& p, bool owner) {
+    int64_t at = 0;
+    bool any = false;
+    for (const Rect& r : p.rects()) {
+      const int64_t begin = std::max(at, part.begin), end = std::min(at + r.numel(), part.end());
+      if (begin < end)
+        fn({name, held.rows(begin - part.begin, end - part.begin), &p, r, begin - at, owner}), any = true;
+      at += r.numel();
+    }
+    if (!any) fn({name, held.rows(0, 0), &p, p.rects().front(), 0, false});
+  };
+  const bool first_copy = groups_.data->rank() == 0, first_part = replica_ == nullptr || replica_->rank() == 0;
+  for (const auto& p : store_.params()) {
+    const bool counted = counts(*p, groups_.tensor);
+    const ParamState& s = params_.at(p.get());
+    const Bucket* b = s.bucket >= 0 ? &buckets_[static_cast<size_t>(s.bucket)] : nullptr;
+    if (b == nullptr || !b->gathered())
+      give(p->name, p->value.view({p->value.numel()}), {0, p->value.numel()}, *p, counted && first_copy);
+    if (b == nullptr) continue;
+    const Bucket::Entry& e = b->entries[static_cast<size_t>(s.entry)];
+    const Bucket::Range held = part_of(*b, e), part{held.begin + b->own.begin - e.begin, held.count};
+    const auto of = [&](const Tensor& own) {
+      return held.count > 0 ? own.rows(held.begin, held.end()) : own.rows(0, 0);
+    };
+    const bool owner = counted && (b->sharding == Sharding::kReplicated ? first_copy : first_part);
+    if (b->gathered()) give(p->name, of(b->master), part, *p, owner);
+    if (!b->trainable) continue;
+    give("optim.m." + p->name, of(b->m), part, *p, owner);
+    give("optim.v." + p->name, of(b->v), part, *p, owner);
+  }
+}
+
+std::map<std::string, int64_t> BucketSync::group_steps() const {
+  std::map<std::string, int64_t> out;
+  for (size_t g = 0; g < group_steps_.size(); ++g) out[store_.group_names()[g]] = group_steps_[g];
+  return out;
+}
+
+void BucketSync::set_group_steps(const std::map<std::string, int64_t>& steps) {
+  const auto& names = store_.group_names();
+  for (const auto& [name, count] : steps) {
+    check<ConfigError>(std::find(names.begin(), names.end(), name) != names.end(), "the model has no parameter group '",
+                       name, "'");
+    check<ConfigError>(count >= 0, "step count ", count, " of parameter group '", name, "' must be >= 0");
+  }
+  for (const auto& [name, count] : steps) {
+    group_steps_[static_cast<size_t>(std::find(names.begin(), names.end(), name) - names.begin())] = count;
+  }
+}
+
+CommStats BucketSync::stats() const {
+  CommStats total;
+  for (const BucketState& s : bucket_states_) {
+    total.buckets.push_back(s.stats);
+    total.bytes += s.stats.bytes;
+    total.in_flight_s += s.stats.in_flight_s;
+    total.transfer_s += s.stats.transfer_s;
+    total.exposed_s += s.stats.exposed_s;
+  }
+  return total;
+}
+
+}  // namespace tpo
