@@ -3,6 +3,7 @@
 #include "data/length_index.h"
 #include "data/tokenizer/sentencepiece.h"
 #include "model/presets.h"
+#include "parallel/comm/sim.h"
 
 namespace tpo {
 
@@ -39,10 +40,13 @@ void override_language(const config::Language& l, LanguageConfig& out) {
 // The model without memory, for questions about names and shapes.
 struct MetaModel {
   explicit MetaModel(const config::RunConfig& config)
-      : store(config.run().seed()), model(store, make_model_config(config, 1 << 15), *alone) {}
+      : ranks(std::max(1, config.layout().tensor())),
+        store(config.run().seed()),
+        model(store, make_model_config(config, 1 << 15), *tensor) {}
+  int ranks;  // of the tensor axis
   std::unique_ptr<Stream> stream = Stream::make_meta();
   StreamScope scope{*stream};
-  std::unique_ptr<ProcessGroup> alone = make_single("meta");
+  std::unique_ptr<ProcessGroup> tensor = make_simulated(0, ranks, nullptr, "tensor");
   ParamStore store;
   TpoModel model;
 };
@@ -59,6 +63,7 @@ TpoConfig make_model_config(const config::RunConfig& config, int64_t vocab) {
   if (m.region().has_hidden()) out.region.hidden = m.region().hidden();
   if (m.region().has_box_loss()) out.region.mse = m.region().box_loss() == "mse";
   out.task_token_stddev = m.task_token_std();
+  out.vision.sequence_parallel = out.language.sequence_parallel = config.layout().sequence_parallel();
   out.vision.recompute = out.language.recompute = m.recompute() == "full"        ? Recompute::kFull
                                                   : m.recompute() == "selective" ? Recompute::kSelective
                                                                                  : Recompute::kNone;
@@ -177,6 +182,7 @@ void apply_training_rules(const config::RunConfig& config, ParamStore& store) {
 void check_training_rules(const config::RunConfig& config) {
   MetaModel model(config);
   apply_training_rules(config, model.store);
+  plan_buckets(model.store, make_bucket_options(config));
 }
 
 Precision make_precision(const config::RunConfig& config) {
@@ -185,10 +191,23 @@ Precision make_precision(const config::RunConfig& config) {
   return {};
 }
 
+BucketOptions make_bucket_options(const config::RunConfig& config) {
+  const auto& l = config.layout();
+  BucketOptions options;
+  options.bucket_bytes = l.bucket_bytes();
+  options.precision = make_precision(config);
+  options.sharding = static_cast<Sharding>(l.zero());
+  options.reshard_after_forward = l.reshard_after_forward();
+  options.prefetch_buckets = l.prefetch_buckets();
+  for (const auto& rule : l.shard())
+    options.rules.push_back({rule.pattern(), static_cast<Sharding>(rule.zero()), rule.reshard_after_forward()});
+  return options;
+}
+
 MeshShape make_mesh_shape(const config::RunConfig& config, int ranks) {
   const auto& l = config.layout();
   const int rest = l.pipe() * l.tensor();
-  return {l.pipe(), l.data() > 0 ? l.data() : std::max(1, ranks / rest), l.tensor()};
+  return {l.pipe(), l.data() > 0 ? l.data() : std::max(1, ranks / rest), l.tensor(), l.shard_ranks()};
 }
 
 std::vector<LoaderDataset> TrainingData::loader_sets() const {

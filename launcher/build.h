@@ -14,6 +14,7 @@
 #include "launcher/config.h"
 #include "model/tpo_model.h"
 #include "parallel/mesh.h"
+#include "parallel/sharding/bucket.h"
 
 namespace tpo {
 
@@ -40,10 +41,13 @@ LrSchedule make_lr_schedule(const config::RunConfig& config);
 // Sets trainable and lr_scale of every parameter by the patterns of the configuration.
 // Throws ConfigError for a pattern that matches no parameter.
 void apply_training_rules(const config::RunConfig& config, ParamStore& store);
-// The same on a model without memory: every pattern that matches nothing is a ConfigError.
+// The same on a model without memory, with the rules of sharding: every pattern that matches nothing is a ConfigError,
+// and so is a tensor axis with more ranks than there are heads.
 void check_training_rules(const config::RunConfig& config);
 
 Precision make_precision(const config::RunConfig& config);
+// Size, sharding and prefetch of buckets, as the layout says.
+BucketOptions make_bucket_options(const config::RunConfig& config);
 
 // Axes of the ranks; layout.data 0 takes what pipe and tensor leave.
 MeshShape make_mesh_shape(const config::RunConfig& config, int ranks);

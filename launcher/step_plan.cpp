@@ -128,6 +128,38 @@ LocalStep make_local_step(std::span<const MicrobatchSize> sizes, const TpoModel&
   return local;
 }
 
+namespace {
+
+struct UseTrace final : ParamHooks {
+  void before_use(Param& p) override { names.push_back(p.name); }
+  std::vector<std::string> names;
+};
+
+}  // namespace
+
+std::vector<std::string> order_of_use(config::RunConfig config, int64_t vocab) {
+  config.mutable_model()->set_recompute("none");
+  const auto stream = Stream::make_meta();
+  const StreamScope scope(*stream);
+  const auto alone = make_single("order of use");
+  ParamStore store(0);
+  const TpoModel model(store, make_model_config(config, vocab), *alone);
+  MicrobatchSize size;
+  size.media = size.regions = size.box_inputs = size.loss_rows = 1;
+  size.frames = std::max(model.config().vision.frames, model.config().vision.tubelet);
+  size.sequences = {model.visual_slots_per_media(size.frames) + 2};
+  const LocalStep local = make_local_step({&size, 1}, model);
+  UseTrace trace;
+  store.set_hooks(&trace);
+  Tape tape;
+  {
+    const TapeScope recording(tape);
+    model.loss(upload(local.batches[0]), {1, 1}, RngKey(0));
+  }
+  store.set_hooks(nullptr);
+  return trace.names;
+}
+
 StepNeeds plan_step(config::RunConfig config, int64_t vocab, std::span<const MicrobatchSize> microbatches) {
   config.mutable_run()->set_device("meta");
   config.mutable_layout()->set_data(1);

@@ -33,6 +33,10 @@ StepShape shape_of_data(const config::RunConfig& config, const TrainingData& dat
 // A step of these microbatches, all on this rank, whose arrays hold shapes only (but cu_seqlens).
 LocalStep make_local_step(std::span<const MicrobatchSize> sizes, const TpoModel& model);
 
+// Names of parameters in the order in which the forward pass of a microbatch with everything in it (a picture, a box
+// asked for, a box given) uses them, found by running it on meta.
+std::vector<std::string> order_of_use(config::RunConfig config, int64_t vocab);
+
 struct StepNeeds {
   MemoryUse memory;            // with a moment for each phase of the trainer
   AllocatorStats allocator;    // held_peak_bytes: what the allocator takes from the system

@@ -13,6 +13,7 @@
 #include "core/parallel_for.h"
 #include "core/profile.h"
 #include "launcher/fault.h"
+#include "launcher/step_plan.h"
 #include "launcher/world.h"
 #include "parallel/program/event_ring.h"
 
@@ -108,17 +109,15 @@ Trainer::Trainer(const config::RunConfig& config, const TrainingData& data, Proc
   config_.clear_profile();  // what is measured is no part of what is trained: checkpoints do not differ by it
   config_.clear_guard();
   set_num_threads(config.run().threads());
-  const auto& layout = config.layout();
   mesh_ = std::make_unique<Mesh>(world, make_mesh_shape(config, world.size()));
   store_ = std::make_unique<ParamStore>(config.run().seed());
   model_ = std::make_unique<TpoModel>(*store_, make_model_config(config, data.vocab), mesh_->tensor());
   apply_training_rules(config, *store_);
   // A detached embedding gets no gradient, whatever the patterns say.
   if (model_->config().language.detach_embeddings) store_->set_trainable("language.embed_tokens.*", false);
-  BucketOptions buckets;
-  buckets.bucket_bytes = layout.bucket_bytes();
-  buckets.precision = make_precision(config);
-  sync_ = std::make_unique<ReplicatedSync>(*store_, mesh_->data(), buckets);
+  BucketOptions options = make_bucket_options(config);
+  options.forward_order = order_of_use(config, data.vocab);
+  sync_ = std::make_unique<BucketSync>(*store_, *mesh_, options);
 }
 
 Trainer::~Trainer() {
@@ -189,6 +188,7 @@ void Trainer::run_microbatch(const HostBatch& host, const TpoModel::Scales& scal
     const TapeScope scope(tape);
     losses = model_->loss(upload(host), scales, dropout);
   }
+  sync_->end_forward();
   {
     enter("backward");
     const ProfileScope region("backward");
@@ -254,7 +254,7 @@ StepStats Trainer::step(const LocalStep& local) {
 }
 
 void Trainer::check_finite(const Sums& sums) const {
-  const std::string bad = gather_text(world_, join_ids(sums.bad, 8));
+  const std::string bad = gather_text(world_, mesh_->tensor_rank() == 0 ? join_ids(sums.bad, 8) : "");
   throw NonFiniteGradient(cat("the loss is not finite, nothing was updated: ", bad));
 }
 
@@ -273,13 +273,17 @@ StepStats Trainer::finish(const LocalStep& local, const Sums& sums, double secon
   StepStats s;
   s.lm_of_set.assign(sums.lm_of_set.size(), 0);
   double loss = 0;
-  for (const auto& theirs : gather_doubles(mesh_->data(), mine)) {
-    s.region += theirs[0];
-    s.flops += static_cast<int64_t>(theirs[1]);
+  const auto all = gather_doubles(world_, mine);
+  for (size_t rank = 0; rank < all.size(); ++rank) {
+    const auto& theirs = all[rank];
     s.step_s = std::max(s.step_s, theirs[2]);
     s.wait_s = std::max(s.wait_s, theirs[3]);
     s.exposed_s = std::max(s.exposed_s, theirs[4]);
     s.stop = s.stop || theirs[5] > 0;
+    // Ranks of the tensor axis, which are neighbours, have the same losses.
+    if (rank % static_cast<size_t>(mesh_->shape().tensor) != 0) continue;
+    s.region += theirs[0];
+    s.flops += static_cast<int64_t>(theirs[1]);
     s.model_flops += static_cast<int64_t>(theirs[6]);
     for (size_t d = 0; d < s.lm_of_set.size(); ++d) s.lm_of_set[d] += theirs[fixed + d];
   }
@@ -292,8 +296,8 @@ StepStats Trainer::finish(const LocalStep& local, const Sums& sums, double secon
   try {
     s.grad_norm = sync_->clip(config_.optimizer().clip());
   } catch (const NonFiniteGradient& e) {
-    throw NonFiniteGradient(
-        cat(e.what(), "; nothing was updated; samples of the step: ", gather_text(world_, join_ids(sums.ids, 64))));
+    throw NonFiniteGradient(cat(e.what(), "; nothing was updated; samples of the step: ",
+                                gather_text(world_, mesh_->tensor_rank() == 0 ? join_ids(sums.ids, 64) : "")));
   }
   const auto& o = config_.optimizer();
   sync_->step({static_cast<float>(s.lr), static_cast<float>(o.beta1()), static_cast<float>(o.beta2()),
@@ -361,18 +365,32 @@ std::string Trainer::resume(const std::string& checkpoint) {
   return warning;
 }
 
-void Trainer::init_from(const std::string& checkpoint, const LoadOptions& allow) {
-  load_weights(checkpoint, *store_, world_, allow);
+void Trainer::init_from(const std::string& checkpoint, LoadOptions allow) {
+  TrainState s = state(false);
+  s.model_fingerprint.clear();
+  allow.allow_unexpected.push_back("optim.*");
+  load(checkpoint, s, world_, allow);
 }
 
-uint64_t Trainer::parameter_hash() const {
-  uint64_t h = 0;
-  for (const auto& p : store_->params()) {
-    h = mix64(h ^ hash_name(p->name));
-    const uint32_t* bits = reinterpret_cast<const uint32_t*>(p->value.data<float>());
-    for (int64_t i = 0; i < p->value.numel(); ++i) h = mix64(h ^ bits[i]);
+uint64_t Trainer::parameter_hash() {
+  uint64_t mine = 0;
+  sync_->for_each_state([&](const StateEntry& e) {
+    if (!e.owner || e.name.starts_with("optim.")) return;
+    const auto* bits = reinterpret_cast<const uint32_t*>(e.value.data<float>());
+    const int64_t width = whole_of(e.param->full).cols;
+    const uint64_t name = hash_name(e.name);
+    for (int64_t i = 0; i < e.value.numel(); ++i) {
+      const int64_t row = e.rect.row + (e.begin + i) / e.rect.cols, col = e.rect.col + (e.begin + i) % e.rect.cols;
+      mine += mix64(mix64(name ^ static_cast<uint64_t>(row * width + col)) ^ bits[i]);
+    }
+  });
+  uint64_t sum = 0;
+  for (const auto& part : world_.all_gather_bytes(std::as_bytes(std::span(&mine, 1)), "parameter hash")) {
+    uint64_t theirs = 0;
+    std::memcpy(&theirs, part.data(), sizeof theirs);
+    sum += theirs;
   }
-  return h;
+  return sum;
 }
 
 void load_weights(const std::string& checkpoint, ParamStore& store, ProcessGroup& world, LoadOptions allow) {

@@ -11,7 +11,7 @@
 #include "checkpoint/checkpointer.h"
 #include "launcher/build.h"
 #include "parallel/mesh.h"
-#include "parallel/sharding/replicated.h"
+#include "parallel/sharding/bucket_sync.h"
 
 namespace tpo {
 
@@ -54,14 +54,16 @@ class Trainer {
   // data), or empty. Collective.
   std::string resume(const std::string& checkpoint);
   // Takes weights only. Collective.
-  void init_from(const std::string& checkpoint, const LoadOptions& allow);
+  void init_from(const std::string& checkpoint, LoadOptions allow);
 
-  // Hash of names and bits of all parameters: equal hashes, equal models.
-  uint64_t parameter_hash() const;
+  // Hash of names, places and bits of all parameters, the same under every layout: equal hashes, equal models.
+  // Collective.
+  uint64_t parameter_hash();
 
   const TpoModel& model() const { return *model_; }
   ParamStore& store() { return *store_; }
-  ReplicatedSync& sync() { return *sync_; }
+  BucketSync& sync() { return *sync_; }
+  const Mesh& mesh() const { return *mesh_; }
   Stream& stream() { return *stream_; }
 
  private:
@@ -82,7 +84,7 @@ class Trainer {
   std::unique_ptr<Mesh> mesh_;
   std::unique_ptr<ParamStore> store_;
   std::unique_ptr<TpoModel> model_;
-  std::unique_ptr<ReplicatedSync> sync_;
+  std::unique_ptr<BucketSync> sync_;
   std::unique_ptr<Loader> loader_;
   LrSchedule lr_;
   int64_t steps_done_ = 0;

@@ -219,15 +219,19 @@ class Run {
 
   void evaluate_all() {
     activity().phase = "evaluation";
+    if (!eval_folders_.empty()) trainer_.sync().with_full_values([&] { evaluate_sets(); });
+  }
+
+  void evaluate_sets() {
     for (const auto& opened : eval_folders_) {
       const DatasetFolder& folder = *opened;
       EvalOptions options;
       options.samples = config_.eval().samples();
       options.max_new_tokens = config_.eval().max_new_tokens();
-      options.pictures = config_.eval().pictures();
+      options.pictures = trainer_.mesh().tensor_rank() == 0 ? config_.eval().pictures() : 0;
       options.picture_folder = config_.run().folder() + "/pictures";
-      const EvalResult r =
-          evaluate(trainer_.model(), folder, *data_.templates, make_collate_options(config_), options, world_);
+      const EvalResult r = evaluate(trainer_.model(), folder, *data_.templates, make_collate_options(config_), options,
+                                    trainer_.mesh().data());
       if (!log_) continue;
       std::cout << describe(r) << std::endl;
       JsonLine line;
@@ -248,10 +252,11 @@ class Run {
   }
 
   void finish() {
+    const uint64_t parameters = trainer_.parameter_hash();
     if (!log_) return;
     const AllocatorStats memory = trainer_.stream().allocator()->stats();
     char hash[20];
-    std::snprintf(hash, sizeof hash, "%016llx", static_cast<unsigned long long>(trainer_.parameter_hash()));
+    std::snprintf(hash, sizeof hash, "%016llx", static_cast<unsigned long long>(parameters));
     log_->write(JsonLine()
                     .text("kind", "end")
                     .integer("step", trainer_.steps_done())

@@ -41,7 +41,8 @@ Result run(int ranks, const std::vector<std::string>& sets) {
       EXPECT_TRUE(world.rank() == 0 || table.empty());
       if (!table.empty()) result.printed = table, ++result.times_printed;
     }
-    if (world.rank() == 0) result.hash = t.parameter_hash();
+    const uint64_t hash = t.parameter_hash();
+    if (world.rank() == 0) result.hash = hash;
   });
   return result;
 }
