@@ -79,6 +79,18 @@ int exit_code_of(const std::exception& e) {
   return kExitBug;
 }
 
+namespace {
+
+// srun and an MPI library without a common PMI start every task as if it were the only one.
+void check_alone() {
+  const char* tasks = std::getenv("SLURM_STEP_NUM_TASKS");
+  check<ConfigError>(tasks == nullptr || std::atoi(tasks) <= 1, "srun started ", tasks == nullptr ? "" : tasks,
+                     " tasks, but this one knows of no other: srun and MPI share no PMI; use srun --mpi=pmix (srun "
+                     "--mpi=list shows what there is), or examples/launch/slurm_mpirun.sbatch");
+}
+
+}  // namespace
+
 int run_world(int* argc, char*** argv, const std::function<int(ProcessGroup& world)>& body, bool guard_lone) {
   const JobPlace place = job_place();
   const auto guard = place.launched || guard_lone ? Guard::start(place, *argc, *argv) : nullptr;
@@ -86,6 +98,8 @@ int run_world(int* argc, char*** argv, const std::function<int(ProcessGroup& wor
   if (!place.launched) {
     const auto world = make_single("world");
     try {
+      // doctor has no guard and says it in its own way.
+      if (guard_lone) check_alone();
       arm_fault(0);
       const int code = body(*world);
       if (guard) guard->finished(code);

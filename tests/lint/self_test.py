@@ -126,11 +126,11 @@ class Lint(unittest.TestCase):
     def test_folder_budget_counts_header_comments_only(self):
         for i in range(5):
             self.write("checkpoint/a%d.cpp" % i, "// why\n\nint a;\n" * 160)
-        for i in range(2):
+        for i in range(3):
             self.write("checkpoint/b%d.h" % i, "// what\nint a;\n" * 240)
-        self.expect("budget.py", 0, "checkpoint 1760 of 2000")
-        self.write("checkpoint/c.h", "// what\n" * 241)
-        self.expect("budget.py", 1, "checkpoint: 2001 lines; its budget is 2000")
+        self.expect("budget.py", 0, "checkpoint 2240 of 2500")
+        self.write("checkpoint/c.h", "// what\n" * 261)
+        self.expect("budget.py", 1, "checkpoint: 2501 lines; its budget is 2500")
 
     def test_ascii(self):
         self.write("docs.md", "ok\n")
