@@ -90,6 +90,16 @@ GradDest Param::grad_destination() {
   return {grad, accumulate};
 }
 
+void Param::Initial::fetch(Storage& storage) {
+  storage.restore();
+  if (storage.device() == Device::kMeta) return;
+  auto* out = reinterpret_cast<float*>(storage.data());
+  for (const Rect& part : param->rects()) {
+    fill(out, param->init, key, part, whole_of(param->full).cols);
+    out += part.numel();
+  }
+}
+
 void Param::on_ready() { trainable ? hooks_->on_grad_ready(*this) : hooks_->on_swept(*this); }
 
 Param& ParamStore::create(const std::string& name, const Shape& full, const Shape& local, ShardSpec tp,
@@ -104,15 +114,10 @@ Param& ParamStore::create(const std::string& name, const Shape& full, const Shap
   p->group = group;
   p->decay = full.rank() >= 2;
   p->init = init;
-  p->value = Tensor::empty(local);
+  p->initial_.param = p.get();
+  p->initial_.key = RngKey(seed_).with("init").with(name);
+  p->value = Tensor::deferred(local, DType::kF32, p->initial_);
   p->hooks_ = &no_hooks();
-  if (p->value.device() != Device::kMeta) {
-    float* out = p->value.data<float>();
-    for (const Rect& part : p->rects()) {
-      fill(out, init, RngKey(seed_).with("init").with(name), part, whole_of(full).cols);
-      out += part.numel();
-    }
-  }
   params_.push_back(std::move(p));
   return *params_.back();
 }

@@ -12,6 +12,9 @@ Storage::Storage(std::shared_ptr<Allocator> allocator, size_t bytes)
       bytes_(bytes),
       data_(static_cast<std::byte*>(allocator_->allocate(bytes, kind_))) {}
 
+Storage::Storage(std::shared_ptr<Allocator> allocator, size_t bytes, StorageSource& source)
+    : allocator_(std::move(allocator)), bytes_(bytes), data_(nullptr), source_(&source), released_(true) {}
+
 Storage::~Storage() {
   if (!released()) allocator_->free(data_, bytes_, kind_);
 }
@@ -36,6 +39,14 @@ Tensor Tensor::empty(const Shape& shape, DType dtype, Stream& stream) {
   t.shape_ = shape;
   t.dtype_ = dtype;
   t.storage_ = std::make_shared<Storage>(stream.allocator(), static_cast<size_t>(t.nbytes()));
+  return t;
+}
+
+Tensor Tensor::deferred(const Shape& shape, DType dtype, StorageSource& source, Stream& stream) {
+  Tensor t;
+  t.shape_ = shape;
+  t.dtype_ = dtype;
+  t.storage_ = std::make_shared<Storage>(stream.allocator(), static_cast<size_t>(t.nbytes()), source);
   return t;
 }
 

@@ -4,6 +4,7 @@
 #include <numeric>
 
 #include "launcher/trainer.h"
+#include "parallel/comm/sim.h"
 
 namespace tpo {
 
@@ -109,12 +110,13 @@ StepShape shape_of_data(const config::RunConfig& config, const TrainingData& dat
   return shape;
 }
 
-LocalStep make_local_step(std::span<const MicrobatchSize> sizes, const TpoModel& model) {
+LocalStep make_local_step(std::span<const MicrobatchSize> sizes, const TpoModel& model, int data_ranks) {
   LocalStep local;
   local.plan.per_dataset.resize(1);
-  for (const MicrobatchSize& size : sizes) {
-    local.batches.push_back(make_batch(size, model));
-    const int64_t samples = local.batches.back().samples;
+  for (const MicrobatchSize& size : sizes) local.batches.push_back(make_batch(size, model));
+  for (size_t m = 0; m < sizes.size() * static_cast<size_t>(data_ranks); ++m) {
+    const MicrobatchSize& size = sizes[m % sizes.size()];
+    const auto samples = static_cast<int64_t>(size.sequences.size());
     const Counts counts{samples,        std::accumulate(size.sequences.begin(), size.sequences.end(), int64_t{0}),
                         size.loss_rows, size.media,
                         size.regions,   size.box_inputs};
@@ -160,14 +162,17 @@ std::vector<std::string> order_of_use(config::RunConfig config, int64_t vocab) {
   return trace.names;
 }
 
-StepNeeds plan_step(config::RunConfig config, int64_t vocab, std::span<const MicrobatchSize> microbatches) {
+StepNeeds plan_step(config::RunConfig config, int64_t vocab, std::span<const MicrobatchSize> microbatches,
+                    int data_ranks) {
   config.mutable_run()->set_device("meta");
-  config.mutable_layout()->set_data(1);
+  config.mutable_layout()->set_data(data_ranks);
+  check_mesh(make_mesh_shape(config, data_ranks * config.layout().tensor()), data_ranks * config.layout().tensor());
   TrainingData data;
   data.vocab = vocab;
-  const auto alone = make_single("plan");
-  Trainer trainer(config, data, *alone);
-  const LocalStep local = make_local_step(microbatches, trainer.model());
+  const int ranks = data_ranks * config.layout().tensor();
+  const auto world = ranks == 1 ? make_single("plan") : make_simulated(0, ranks);
+  Trainer trainer(config, data, *world);
+  const LocalStep local = make_local_step(microbatches, trainer.model(), data_ranks);
   trainer.step(local);
   StepNeeds needs;
   needs.memory = trainer.stream().allocator()->memory();

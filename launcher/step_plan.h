@@ -30,8 +30,9 @@ StepShape shape_of_limits(const config::RunConfig& config, int64_t media);
 // in any. Reads the length indices and, if the model takes clips, samples without their media up to the first clip.
 StepShape shape_of_data(const config::RunConfig& config, const TrainingData& data);
 
-// A step of these microbatches, all on this rank, whose arrays hold shapes only (but cu_seqlens).
-LocalStep make_local_step(std::span<const MicrobatchSize> sizes, const TpoModel& model);
+// A step of these microbatches on the first of so many ranks of the data axis, as many and as large on the others; arrays
+// hold shapes only (but cu_seqlens).
+LocalStep make_local_step(std::span<const MicrobatchSize> sizes, const TpoModel& model, int data_ranks = 1);
 
 // Names of parameters in the order in which the forward pass of a microbatch with everything in it (a picture, a box
 // asked for, a box given) uses them, found by running it on meta.
@@ -45,8 +46,9 @@ struct StepNeeds {
   int64_t params = 0, trainable = 0;
   int64_t buckets = 0, largest_bucket_bytes = 0;  // of gradients, as ranks exchange them
 };
-// Runs construction and one step. The configuration's device and number of ranks are not looked at: what a rank of a
-// data-parallel run holds does not depend on the others. Throws ConfigError.
-StepNeeds plan_step(config::RunConfig config, int64_t vocab, std::span<const MicrobatchSize> microbatches);
+// Runs construction and one step of rank 0, in simulated groups: data_ranks times the tensor axis of the configuration,
+// whose device and data axis are not looked at. Throws ConfigError.
+StepNeeds plan_step(config::RunConfig config, int64_t vocab, std::span<const MicrobatchSize> microbatches,
+                    int data_ranks = 1);
 
 }  // namespace tpo

@@ -40,6 +40,7 @@ void init_added_rows(Param& table, int64_t base, AddedRows mode, const Range& ro
               rows.begin, " to ", rows.end);
   if (base == table.full[0]) return;
   const int64_t first = std::clamp<int64_t>(base - rows.begin, 0, rows.size()), C = table.full[1];  // local
+  (void)table.value.raw();  // taken here, on meta too
   if (table.value.device() != Device::kMeta) {
     const std::vector<double> sums = over_ranks(column_sums(table.value, first), tp);
     for (int64_t r = first; r < rows.size(); ++r)

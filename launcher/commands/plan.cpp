@@ -205,7 +205,7 @@ int run_plan(std::span<const std::string> words) {
   for (const char* mode : kModes) {
     config::RunConfig config = q.config;
     config.mutable_model()->set_recompute(mode);
-    plans.push_back(plan_step(config, q.vocab, q.microbatches));
+    plans.push_back(plan_step(config, q.vocab, q.microbatches, static_cast<int>(q.ranks)));
   }
   print_plan(q, plans);
   if (const std::string file = args.text("json"); !file.empty()) write_text(file, json(q, plans));

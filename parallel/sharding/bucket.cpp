@@ -178,8 +178,9 @@ void materialise(Bucket& b, ProcessGroup& comm) {
   for (const Bucket::Entry& e : b.entries) {
     Param& p = *e.param;
     const Tensor home = b.value_of(e);
+    const void* initial = p.value.raw();  // taken on meta too, where it is counted
     if (home.device() == Device::kCpu && e.numel > 0)
-      std::memcpy(home.raw(), p.value.raw(), static_cast<size_t>(home.nbytes()));
+      std::memcpy(home.raw(), initial, static_cast<size_t>(home.nbytes()));
     p.value = home;
     if (b.trainable) p.grad = b.grad_of(e);
   }

@@ -45,6 +45,7 @@ BucketSync::BucketSync(ParamStore& store, const SyncGroups& groups, const Option
   bucket_states_.resize(buckets_.size());
   check_same_buckets();
   for (const auto& p : store.params()) params_.emplace(p.get(), ParamState{});
+  values_ = std::make_unique<ValueGatherer>(buckets_, *groups_.shard, options.prefetch_buckets);
   for (size_t i = 0; i < buckets_.size(); ++i) {
     Bucket& b = buckets_[i];
     b.own = own_range(b, shard_->rank(), shard_->size());
@@ -53,9 +54,10 @@ BucketSync::BucketSync(ParamStore& store, const SyncGroups& groups, const Option
     for (size_t k = 0; k < b.entries.size(); ++k)
       params_.at(b.entries[k].param) = {static_cast<int>(i), static_cast<int>(k), 0};
     bucket_states_[i].stats.what = b.what, bucket_states_[i].stats.group = b.group;
-    // One bucket at a time is whole here; the gatherer releases what is left.
+    values_->adopt(static_cast<int>(i));  // one bucket at a time is whole here
   }
-  values_ = std::make_unique<ValueGatherer>(buckets_, *groups_.shard, options.prefetch_buckets);
+  for (const auto& p : store.params())
+    if (params_.at(p.get()).bucket < 0) (void)p->value.raw();  // taken now and not in the middle of a step
   store_.set_hooks(this);
 }
 

@@ -19,12 +19,16 @@ ValueGatherer::ValueGatherer(std::vector<Bucket>& buckets, ProcessGroup& shard, 
     s.used.assign(b.entries.size(), false);
     s.open.assign(b.entries.size(), false);
     for (size_t k = 0; k < b.entries.size(); ++k) s.entries[b.entries[k].param] = k;
-    if (!b.gathered()) continue;
-    bucket_of_[&b.value.storage()] = static_cast<int>(i);
-    gathered_.push_back(static_cast<int>(i));
-    free(static_cast<int>(i));
+    if (b.gathered()) gathered_.push_back(static_cast<int>(i));
   }
   std::reverse(gathered_.begin(), gathered_.end());  // of the order of reduction
+}
+
+void ValueGatherer::adopt(int i) {
+  Bucket& b = buckets_[static_cast<size_t>(i)];
+  if (!b.gathered()) return;
+  bucket_of_[&b.value.storage()] = i;
+  free(i);
 }
 
 // ---- the sequence

@@ -17,9 +17,10 @@ namespace tpo {
 
 class ValueGatherer final : public StorageSource {
  public:
-  // Collective over shard. buckets are materialised, outlive this object and do not move. Releases the values of
-  // gathered ones.
+  // Collective over shard. buckets outlive this object and do not move; each is to be adopted before the first step.
   ValueGatherer(std::vector<Bucket>& buckets, ProcessGroup& shard, int prefetch);
+  // The bucket is materialised: releases its value if it is a gathered one.
+  void adopt(int bucket);
 
   void begin_step(const StepUse& use);
   void begin_microbatch();

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include "launcher/trainer.h"
+#include "parallel/comm/threads.h"
 #include "tests/launcher/tiny_run.h"
 
 namespace tpo {
@@ -28,6 +29,44 @@ LocalStep first_step(const config::RunConfig& c, const TrainingData& data) {
   LoaderOptions options;
   options.collate = make_collate_options(c);
   return Loader(*data.mixer, data.loader_sets(), options).next();
+}
+
+// The first rank of every layout, on rank threads, where shared buffers are ordinary memory as in simulated groups.
+TEST(step_plan, every_byte_of_a_rank_is_foreseen_under_any_layout) {
+  struct Layout {
+    int data, tensor;
+    std::vector<std::string> sets;
+  };
+  const std::vector<Layout> layouts = {{2, 1, {"layout.zero=1"}},
+                                       {2, 1, {"layout.zero=2"}},
+                                       {2, 1, {"layout.zero=3"}},
+                                       {4, 1, {"layout.zero=3", "layout.shard_ranks=2", "layout.prefetch_buckets=0"}},
+                                       {2, 1, {"layout.zero=3", "train.freeze.0=language.*", "train.train.0=*lora_?"}},
+                                       {1, 2, {}},
+                                       {2, 2, {"layout.zero=3", "layout.sequence_parallel=true"}}};
+  for (const Layout& layout : layouts) {
+    std::vector<std::string> sets = {"layout.bucket_bytes=16384", "train.microbatches_per_step=4",
+                                     cat("layout.tensor=", layout.tensor)};
+    sets.insert(sets.end(), layout.sets.begin(), layout.sets.end());
+    SCOPED_TRACE(cat(layout.data, " x ", layout.tensor, " ", sets.back()));
+    const auto c = TinyRun::get().config(sets);
+    const TrainingData data = make_training_data(c);
+    const LocalStep whole = first_step(c, data);
+    // Every rank runs the same microbatches: the plan's assumption.
+    std::vector<MicrobatchSize> sizes;
+    for (int i = 0; i < 2; ++i) sizes.push_back(size_of(whole.batches[0], whole.plan.microbatches[0].counts));
+    run_ranks(layout.data * layout.tensor, [&](ProcessGroup& world) {
+      Trainer trainer(c, data, world);
+      LocalStep local = make_local_step(sizes, trainer.model(), layout.data);
+      local.batches = {whole.batches[0], whole.batches[0]};
+      trainer.step(local);
+      if (world.rank() == 0) {
+        const StepNeeds plan = plan_step(c, data.vocab, sizes, layout.data);
+        expect_equal(plan.memory, trainer.stream().allocator()->memory());
+      }
+      world.barrier("compared").wait_host();
+    });
+  }
 }
 
 TEST(step_plan, every_byte_of_a_real_step_is_foreseen) {

@@ -71,7 +71,7 @@ void check_trace(const Json& trace, int rank, int steps) {
     }
   }
   for (const char* want : {"M process_name", "M thread_name", "X forward", "X decoder", "X backward", "X optimizer",
-                           "X wait for loader", "X wait for all-reduce", "X linear (backward)", "X gemm"})
+                           "X wait for loader", "X wait for reduction", "X linear (backward)", "X gemm"})
     EXPECT_GT(seen[want], 0) << want;
 }
 
