@@ -102,6 +102,14 @@ std::string evaluation_table(const std::vector<std::string>& lines) {
          rows + "</table>\n";
 }
 
+// The newest overlap report.
+std::string overlap_section(const std::vector<std::string>& lines) {
+  std::string table;
+  for (const auto& line : lines)
+    if (json_text(line, "kind") == "overlap") table = json_text(line, "table");
+  return table.empty() ? "" : "<h2>Communication</h2><pre>" + escape(table) + "</pre>\n";
+}
+
 std::string picture_section(const std::string& folder) {
   std::vector<std::string> names;
   const std::filesystem::path pictures = std::filesystem::path(folder) / "pictures";
@@ -136,6 +144,7 @@ std::string write_report(const std::string& folder) {
                          curve_of(lines, "region", "region (per box)", "#c62828")});
   page += chart("Gradient norm before clipping", {curve_of(lines, "grad_norm", "norm", "#555")});
   page += chart("Tokens per second", {curve_of(lines, "tokens_per_s", "tokens/s", "#2e7d32")});
+  page += overlap_section(lines);
   page += picture_section(folder);
   page += "</body></html>\n";
   const std::string path = folder + "/report.html";

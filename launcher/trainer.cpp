@@ -94,6 +94,7 @@ MicrobatchSize size_of(const HostBatch& host, const Counts& counts) {
 struct Trainer::Sums {
   double region = 0;              // scaled
   std::vector<double> lm_of_set;  // scaled, by dataset
+  double exposed_s = 0;           // in waits for communication
   int64_t flops = 0, model_flops = 0;
   std::vector<std::string> ids;  // of all samples run
   std::vector<std::string> bad;  // of microbatches with a loss that is not finite
@@ -221,20 +222,20 @@ StepStats Trainer::step() {
     return next;
   }();
   const StepStats s = step(local);
-  last_step_s_ = seconds_since(begin);
+  last_step_s_ = seconds_since(begin) - again_s_;
   return s;
 }
 
-StepStats Trainer::step(const LocalStep& local) {
-  const auto begin = Clock::now();
+// begin_step to finish_grads.
+void Trainer::run_gradients(const LocalStep& local, Sums& sums) {
   const Counts& total = local.plan.total;
   const auto scale = [](double weight, int64_t count) {
     return count > 0 ? static_cast<float>(weight / static_cast<double>(count)) : 0.0f;
   };
   const TpoModel::Scales scales{scale(config_.loss().lm(), total.loss_tokens),
                                 scale(config_.loss().region(), total.regions)};
-  Sums sums;
   sums.lm_of_set.assign(local.plan.per_dataset.size(), 0);
+  const double blocked = world_.log().blocked_s();
   sync_->begin_step(use_of(local.plan));
   const int first = local.plan.local(mesh_->data_rank(), mesh_->shape().data).first;
   for (size_t i = 0; i < local.batches.size(); ++i) {
@@ -244,14 +245,47 @@ StepStats Trainer::step(const LocalStep& local) {
     sums.flops += model_->flops(size);
     sums.model_flops += model_->flops(size, Flops::kModel);
   }
-  {
-    enter("reduce");
-    const ProfileScope reduce("reduce");
-    sync_->finish_grads(*stream_);
-  }
-  // The whole of the step before this one, whose end is known; of the first step, what has passed so far.
-  return finish(local, sums, last_step_s_ > 0 ? last_step_s_ : seconds_since(begin) + local.wait_s);
+  enter("reduce");
+  const ProfileScope reduce("reduce");
+  sync_->finish_grads(*stream_);
+  sums.exposed_s = world_.log().blocked_s() - blocked;
 }
+
+StepStats Trainer::step(const LocalStep& local) {
+  const auto begin = Clock::now();
+  world_.log().take();  // what evaluation or a checkpoint left
+  Sums sums;
+  run_gradients(local, sums);
+  const double gradients_s = seconds_since(begin);
+  // The whole of the step before this one, whose end is known; of the first step, what has passed so far.
+  const StepStats s = finish(local, sums, last_step_s_ > 0 ? last_step_s_ : gradients_s + local.wait_s);
+  const double step_s = seconds_since(begin);
+  ++overlap_.steps, overlap_.seconds += step_s;
+  overlap_.add_uses(world_.log().take());
+  again_s_ = 0;
+  if (pair_next_) {
+    pair_next_ = false;
+    const double blocked = world_.log().blocked_s();
+    const auto again = Clock::now();
+    {
+      const CommStub stub(world_);
+      run_again(local);
+    }
+    again_s_ = seconds_since(again);
+    // Values that the update still sent around were waited for here instead of in the next step.
+    overlap_.pairs.push_back({step_s, gradients_s, again_s_ - (world_.log().blocked_s() - blocked)});
+    overlap_.add_uses(world_.log().take());
+  }
+  return s;
+}
+
+void Trainer::run_again(const LocalStep& local) {
+  Sums thrown_away;
+  run_gradients(local, thrown_away);
+  sync_->discard_grads();
+}
+
+OverlapReport Trainer::overlap() { return gather_overlap(std::exchange(overlap_, {}), world_); }
 
 void Trainer::check_finite(const Sums& sums) const {
   const std::string bad = gather_text(world_, mesh_->tensor_rank() == 0 ? join_ids(sums.bad, 8) : "");
@@ -260,12 +294,11 @@ void Trainer::check_finite(const Sums& sums) const {
 
 // Everything after the sums are there: agree on the numbers, refuse what is not finite, update.
 StepStats Trainer::finish(const LocalStep& local, const Sums& sums, double seconds) {
-  const CommStats comm = sync_->stats();
   std::vector<double> mine{sums.region,
                            static_cast<double>(sums.flops),
                            seconds,
                            local.wait_s,
-                           comm.exposed_s,
+                           sums.exposed_s,
                            stop_requested() ? 1.0 : 0.0,
                            static_cast<double>(sums.model_flops)};
   const size_t fixed = mine.size();

@@ -10,6 +10,7 @@
 
 #include "checkpoint/checkpointer.h"
 #include "launcher/build.h"
+#include "launcher/overlap.h"
 #include "parallel/mesh.h"
 #include "parallel/sharding/bucket_sync.h"
 
@@ -43,6 +44,14 @@ class Trainer {
   // asked for shapes only, but for cu_seqlens. data may then hold nothing but vocab.
   StepStats step(const LocalStep& local);
 
+  // The next step() also runs its microbatches a second time, with communication stubbed out, for overlap(). That costs
+  // one forward and backward; no parameter, moment or count changes by it. Collective: all ranks ask for it or none.
+  void pair_next_step() { pair_next_ = true; }
+  // What communication cost the steps since the last call; on rank 0, others get an empty report. Collective.
+  OverlapReport overlap();
+  // Forward, backward and reduction of these microbatches, whose gradients are thrown away. Collective.
+  void run_again(const LocalStep& local);
+
   // Fills the loader's queue and lets threads start and the matrix library and attention take their workspace, as the
   // first step would: what the process holds afterwards is its baseline. Not needed for anything else.
   void warm_up();
@@ -70,6 +79,7 @@ class Trainer {
   struct Sums;
   void enter(const char* phase);
   StepUse use_of(const StepPlan& plan) const;
+  void run_gradients(const LocalStep& local, Sums& sums);
   void run_microbatch(const HostBatch& host, const TpoModel::Scales& scales, Sums& sums);
   StepStats finish(const LocalStep& local, const Sums& sums, double seconds);
   void check_finite(const Sums& sums) const;
@@ -88,7 +98,10 @@ class Trainer {
   std::unique_ptr<Loader> loader_;
   LrSchedule lr_;
   int64_t steps_done_ = 0;
-  double last_step_s_ = 0;  // wall time of the latest whole step()
+  double last_step_s_ = 0;  // wall time of the latest whole step(), without run_again
+  double again_s_ = 0;      // of run_again in the latest step
+  bool pair_next_ = false;
+  OverlapMeter overlap_;
 };
 
 // Sizes of a collated microbatch.

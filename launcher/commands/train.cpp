@@ -136,11 +136,14 @@ class Run {
     StepProfile profile(config_, trainer_.steps_done(), world_.rank(), world_.size(), peak);
     int64_t saved_at = -1;
     while (trainer_.steps_done() < config_.train().steps()) {
+      const int64_t next = trainer_.steps_done() + 1;
+      if (overlap_due(next) || overlap_due(next + 1) || overlap_due(next + 2)) trainer_.pair_next_step();
       const StepStats s = profile.step(trainer_);
       std::cout << profile.take_table() << std::flush;
       progress.add(s);
       const bool last = s.step == config_.train().steps();
       if (log_ && (s.step % config_.log().every() == 0 || last || s.stop)) progress.report(s, data_, *log_);
+      if (overlap_due(s.step)) overlap(s.step);
       if (due(config_.checkpoint().every(), s.step) || last || s.stop) save(), saved_at = s.step;
       if (s.stop && !last) {
         if (log_) std::cout << "stopped after step " << s.step << " as asked; start again to continue" << std::endl;
@@ -156,6 +159,17 @@ class Run {
 
  private:
   static bool due(int64_t every, int64_t step) { return every > 0 && step % every == 0; }
+
+  // Whether step number `step`, counted from 1, ends with an overlap report.
+  bool overlap_due(int64_t step) const {
+    return world_.size() > 1 && (due(config_.log().overlap_every(), step) || step == config_.train().steps());
+  }
+  void overlap(int64_t step) {
+    const OverlapReport report = trainer_.overlap();
+    if (!log_) return;
+    std::cout << overlap_table(report) << std::flush;
+    log_->write(overlap_json(report, step));
+  }
 
   // Run folder, resume or initial weights, log.
   void prepare() {

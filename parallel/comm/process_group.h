@@ -109,8 +109,8 @@ class ProcessGroup {
 // While it lives, operations of `group`, of the group that it was split from, and of all others of that world are over
 // at once on this rank and move nothing: the time of a step is then what it would be if communication were free.
 // Results are whatever the memory holds, so whoever opens the scope throws them away. It is opened and closed by all
-// ranks at the same point of their programs, with no Work in flight that was issued on the other side of it. Operations
-// inside are checked but not numbered. split() and the blocking conveniences throw CommError inside, since they return
+// ranks at the same point of their programs; a Work from before is real and may be waited for inside. Operations inside
+// are checked but not numbered. split() and the blocking conveniences throw CommError inside, since they return
 // values. Groups of one rank, which copy in memory, are as always.
 class CommStub {
  public:

@@ -308,6 +308,11 @@ void BucketSync::step(const AdamWParams& params) {
   }
 }
 
+void BucketSync::discard_grads() {
+  check<CommError>(phase_ == Phase::kReduced, "[discard_grads] before finish_grads");
+  phase_ = Phase::kIdle;
+}
+
 void BucketSync::with_full_values(const std::function<void()>& fn) {
   check<CommError>(phase_ == Phase::kIdle, "[with_full_values] inside of a step");
   values_->gather_all();

@@ -55,6 +55,7 @@ class BucketSync final : public ParamSync {
   double grad_norm() override;
   double clip(double max_norm) override;
   void step(const AdamWParams& params) override;
+  void discard_grads() override;
   void with_full_values(const std::function<void()>& fn) override;
   void for_each_state(const std::function<void(const StateEntry&)>& fn) override;
   std::map<std::string, int64_t> group_steps() const override;

@@ -3,7 +3,7 @@
 // A training step is
 //   begin_step(use);  for each local microbatch: begin_microbatch(), forward, end_forward(), backward;
 //   finish_grads(stream);
-//   clip(max_norm) or grad_norm();  step(adamw);
+//   clip(max_norm) or grad_norm();  step(adamw) or discard_grads();
 // Rules for parameter groups (parallel/ORDER.md):
 //   touched by nobody:        no communication, no decay, no momentum; values, moments and step count keep their bits
 //   touched by others only:   this rank contributes zeros
@@ -76,6 +76,9 @@ class ParamSync : public ParamHooks {
   // AdamW on the groups of this step; params.lr is multiplied by each bucket's scale; a group's step count starts at 1
   // and counts the steps that touched it. Requires: finish_grads.
   virtual void step(const AdamWParams& params) = 0;
+
+  // Instead of step(): the gradients are thrown away, nothing changes. Requires: finish_grads.
+  virtual void discard_grads() = 0;
 
   // Runs fn while every rank holds all values of its part of the model (evaluation, export). Collective over the data
   // axis; not inside of a step. Outside of it and of microbatches sharded values cannot be read.
