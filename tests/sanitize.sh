@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.."
 case "${1:-}" in
   asan-ubsan)
     targets=(core_tests cases_tests simd_scalar_tests parallel_tests model_tests data_tests data_realdata_tests
-      checkpoint_tests launcher_tests)
+      checkpoint_tests launcher_tests layout_tests)
     select=(-LE 'mpi|e2e|lint')
     # HDF5 keeps its tables until the process ends, since its exit handler is left out (data/h5_file.cpp); protobuf and
     # MPI free at exit or never. Any other leak is ours.
