@@ -250,7 +250,8 @@ class MpiGroup final : public ProcessGroup {
     if (!r->collective()) {
       task = std::make_unique<MpiMessage>(state_, r);
     } else if (state_->arena) {
-      task = Arena::make_task(state_->arena, state_->crossing, r);
+      // The task keeps all of the state: the arena's memory is part of it.
+      task = Arena::make_task({state_, state_->arena.get()}, state_->crossing, r);
     } else {
       task = make_wire_task(state_->crossing, r);
     }

@@ -346,6 +346,18 @@ void groups_in_a_stub_move_nothing_and_leave_no_trace(ProcessGroup& g) {
          "the log of a group names the operations of its parts");
 }
 
+// Rank 0's operation is in flight when its group goes: the others join it later.
+void groups_may_go_before_their_operations_end(ProcessGroup& g) {
+  auto part = g.split(0, g.rank(), "part");
+  const Tensor t = filled<float>(g.rank(), 600011);
+  if (g.rank() > 0) g.barrier("rank 0 has let go").wait_host();
+  Work work = part->all_reduce(t, ReduceOp::kSum, "t");
+  part.reset();
+  if (g.rank() == 0) g.barrier("rank 0 has let go").wait_host();
+  work.wait_host();
+  expect_values<float>(t, "all_reduce", [&](int64_t i) { return reduced<float>(g.size(), i, ReduceOp::kSum); });
+}
+
 void bad_arguments_are_refused_before_anything_is_sent(ProcessGroup& g) {
   const Tensor t = Tensor::zeros({6});
   expect_throws<CommError>([&] { static_cast<void>(g.broadcast(t, g.size(), "weights")); }, "'weights': rank");
@@ -435,6 +447,7 @@ const std::vector<Case>& cases() {
       {"sums_have_the_same_bits_everywhere_and_always", sums_have_the_same_bits_everywhere_and_always},
       {"shared_buffers_are_reduced_in_place", shared_buffers_are_reduced_in_place},
       {"groups_in_a_stub_move_nothing_and_leave_no_trace", groups_in_a_stub_move_nothing_and_leave_no_trace},
+      {"groups_may_go_before_their_operations_end", groups_may_go_before_their_operations_end},
       {"bad_arguments_are_refused_before_anything_is_sent", bad_arguments_are_refused_before_anything_is_sent},
   };
   return all;
