@@ -1,7 +1,10 @@
 // Times a training step that ranks share. Under mpirun, one thread a rank:
 //   mpirun -n 2 --bind-to core parallel_bench --model medium --data
 //     --independent    every rank steps a model of its own and talks to nobody during a step
-//     --data           data parallel: each rank brings the model's batch, gradients are all-reduced (weak scaling)
+//     --data           data parallel: each rank brings the model's batch, gradients are summed (weak scaling)
+//     --zero N         the same with optimizer state (1), gradients too (2), parameters too (3) sharded
+//     --tensor         all ranks share each layer and the model's one batch
+//     --sequence       the same, with sequences cut between branches
 //   [--warmup N] [--steps N] [--serve]
 // Rank 0 prints JSON. Without --serve it is one object for --steps steps. With it, rank 0 prints [] when warm, then for
 // every line N of standard input lets all ranks run N steps and prints the milliseconds of each; at the end of the
@@ -13,6 +16,7 @@
 #include <array>
 #include <cstring>
 #include <iostream>
+#include <map>
 #include <sstream>
 
 #include "bench/step_models.h"
@@ -25,7 +29,9 @@ namespace {
 
 struct Options {
   std::string model = "medium";
-  enum class Mode { kIndependent, kData } mode = Mode::kIndependent;
+  enum class Mode { kIndependent, kData, kTensor } mode = Mode::kIndependent;
+  int64_t zero = 0;
+  bool sequence = false;
   int64_t warmup = 2, steps = 5;
   bool serve = false;
 };
@@ -52,6 +58,13 @@ Options parse(int argc, char** argv) {
       mode(Options::Mode::kIndependent);
     } else if (word == "--data") {
       mode(Options::Mode::kData);
+    } else if (word == "--zero") {
+      mode(Options::Mode::kData);
+      o.zero = count();
+      check<ConfigError>(o.zero <= 3, "--zero ", o.zero, " must be 1, 2 or 3");
+    } else if (word == "--tensor" || word == "--sequence") {
+      mode(Options::Mode::kTensor);
+      o.sequence = word == "--sequence";
     } else if (word == "--warmup") {
       o.warmup = count();
     } else if (word == "--steps") {
@@ -62,7 +75,7 @@ Options parse(int argc, char** argv) {
       throw ConfigError(cat("no flag ", word, "; the first lines of parallel_bench.cpp list them"));
     }
   }
-  check<ConfigError>(has_mode, "say how ranks share a step: --independent or --data");
+  check<ConfigError>(has_mode, "say how ranks share a step: --independent, --data, --zero N, --tensor or --sequence");
   return o;
 }
 
@@ -82,34 +95,28 @@ std::string list(const std::vector<double>& v) {
   return out + "]";
 }
 
-// What one rank measured in the steps of a turn, or of all turns.
-struct Measured {
-  std::vector<double> ms, exposed_ms, in_flight_ms;
-  std::vector<std::vector<double>> bucket_exposed_ms;  // by bucket
-  void add(const StepTimes& t, const CommStats& comm) {
-    ms.push_back(1e3 * t.total_s());
-    exposed_ms.push_back(1e3 * comm.exposed_s), in_flight_ms.push_back(1e3 * comm.in_flight_s);
-    bucket_exposed_ms.resize(comm.buckets.size());
-    for (size_t b = 0; b < comm.buckets.size(); ++b) bucket_exposed_ms[b].push_back(1e3 * comm.buckets[b].exposed_s);
-  }
-};
+StepLayout layout_of(const Options& o, ProcessGroup& world) {
+  if (o.mode == Options::Mode::kIndependent) return {};
+  StepLayout layout;
+  (o.mode == Options::Mode::kData ? layout.data : layout.tensor) = &world;
+  layout.sharding = static_cast<Sharding>(o.zero), layout.sequence_parallel = o.sequence;
+  return layout;
+}
 
 class Bench {
  public:
   Bench(const Options& o, ProcessGroup& world)
-      : o_(o),
-        world_(world),
-        config_(step_config(o.model)),
-        model_(make_step_model(config_, {o.mode == Options::Mode::kData ? &world : nullptr})) {}
+      : o_(o), world_(world), config_(step_config(o.model)), model_(make_step_model(config_, layout_of(o, world))) {}
 
   // Milliseconds of each step, the same on every rank.
   std::vector<double> turn(int64_t steps) {
     world_.barrier("turn").wait_host();
     std::vector<double> mine;
     for (int64_t i = 0; i < steps; ++i) {
+      world_.log().take();
       const StepTimes t = model_->step(index_++);
-      measured_.add(t, model_->comm());
-      mine.push_back(measured_.ms.back());
+      mine.push_back(1e3 * t.total_s());
+      add(world_.log().take());
       loss_ = t.loss;
     }
     std::vector<double> inverse(mine.size(), 0);
@@ -126,28 +133,39 @@ class Bench {
     return together;
   }
 
-  void forget() { measured_ = {}, all_.clear(); }
+  void forget() { exposed_ms_.clear(), by_group_.clear(), all_.clear(); }
 
   // Of everything since forget(); of rank 0 where ranks differ.
   std::string summary() const {
-    const int64_t sequences = config_.batch * world_.size();
-    const double items = static_cast<double>(config_.decoder ? sequences * config_.tokens : sequences);
-    std::vector<double> buckets;
-    for (const auto& b : measured_.bucket_exposed_ms) buckets.push_back(median(b));
+    const int64_t batches = o_.mode == Options::Mode::kTensor ? 1 : world_.size();
+    const double items = static_cast<double>(batches * config_.batch * (config_.decoder ? config_.tokens : 1));
+    const double steps = static_cast<double>(all_.size());
+    std::string groups;
+    for (const auto& [name, use] : by_group_)
+      groups += cat(
+          groups.empty() ? "" : ", ", '"', name, "\": {\"operations\": ", static_cast<double>(use.operations) / steps,
+          ", \"mib\": ", static_cast<double>(use.bytes) / steps / 1048576,
+          ", \"in_flight_ms\": ", 1e3 * use.total_s / steps, ", \"exposed_ms\": ", 1e3 * use.exposed_s() / steps,
+          ", \"late_rank_ms\": ", 1e3 * use.late_rank_s / steps, "}");
     return cat("{\"impl\": \"tpo_dist\", \"model\": \"", config_.name, "\", \"ranks\": ", world_.size(),
                ", \"steps\": ", all_.size(), ", \"step_ms\": ", spread(all_),
-               ", \"items_per_s\": ", 1e3 * items / median(all_), ", \"exposed_ms\": ", spread(measured_.exposed_ms),
-               ", \"in_flight_ms\": ", spread(measured_.in_flight_ms), ", \"bucket_exposed_ms\": ", list(buckets),
-               ", \"loss\": ", loss_, "}");
+               ", \"items_per_s\": ", 1e3 * items / median(all_), ", \"exposed_ms\": ", spread(exposed_ms_),
+               ", \"groups\": {", groups, "}, \"loss\": ", loss_, "}");
   }
 
  private:
+  void add(const std::vector<CommUse>& uses) {
+    double exposed = 0;
+    for (const CommUse& u : uses) by_group_[u.group] += u, exposed += u.exposed_s();
+    exposed_ms_.push_back(1e3 * exposed);
+  }
+
   const Options o_;
   ProcessGroup& world_;
   const StepConfig config_;
   std::unique_ptr<StepModel> model_;
-  Measured measured_;
-  std::vector<double> all_;
+  std::vector<double> all_, exposed_ms_;
+  std::map<std::string, CommUse> by_group_;
   int64_t index_ = 0;
   double loss_ = 0;
 };

@@ -21,13 +21,25 @@ import tempfile
 from step_compare import HERE, MALLOC, Runner, build_shim, joined, machine, spread
 
 OURS = {  # name: (ranks, batches of the model in a step, words)
-    "one": (1, 1, ["--independent"]),
-    "independent": (2, 2, ["--independent"]),
-    "dp2": (2, 2, ["--data"]),
+    "one rank": (1, 1, ["--independent"]),
+    "two ranks that do not talk": (2, 2, ["--independent"]),
+    "dp 2": (2, 2, ["--data"]),
+    "ZeRO-1": (2, 2, ["--zero", "1"]),
+    "ZeRO-2": (2, 2, ["--zero", "2"]),
+    "ZeRO-3": (2, 2, ["--zero", "3"]),
+    "tp 2": (2, 1, ["--tensor"]),
+    "tp 2 with cut sequences": (2, 1, ["--sequence"]),
 }
-COMPARISONS = [  # name, first, second ("ddp", "fsdp": the strongest of these), least ratio
-    ("dp 2 / two ranks that do not talk", "dp2", "independent", 0.97),
-    ("dp 2 / PyTorch DDP", "dp2", "ddp", 1.25),
+PEERS = {"PyTorch DDP": "ddp", "PyTorch FSDP": "fsdp"}  # the strongest setting of these
+COMPARISONS = [  # first, second, least ratio or None
+    ("dp 2", "two ranks that do not talk", 0.97),
+    ("tp 2", "one rank", 1.6),
+    ("tp 2 with cut sequences", "one rank", None),
+    ("ZeRO-3", "dp 2", 0.93),
+    ("ZeRO-1", "dp 2", None),
+    ("ZeRO-2", "dp 2", None),
+    ("dp 2", "PyTorch DDP", 1.25),
+    ("ZeRO-3", "PyTorch FSDP", None),
 ]
 
 
@@ -102,13 +114,14 @@ def screened(args, kind, shim):
 
 
 def compare(args, comparison, shim):
-    title, first, second, aim = comparison
+    first, second, aim = comparison
+    title = first + " / " + second
     print(title, file=sys.stderr, flush=True)
     row = {"title": title, "aim": aim, "model": args.model, "rounds": args.rounds, "steps_a_turn": args.steps}
     if second in OURS:
         others = [ours(args, second)]
     else:
-        finalists, row["alone_ms"] = screened(args, second, shim)
+        finalists, row["alone_ms"] = screened(args, PEERS[second], shim)
         others = [peer(args, f, shim) for f in finalists]
         if not others:
             raise SystemExit("no setting of PyTorch runs here")
@@ -129,12 +142,12 @@ def compare(args, comparison, shim):
 
 
 def table(rows):
-    lines = ["| model | comparison | rounds | ratio, median (min..max) | aim | ms a step, first / second | exposed ms | second |",
+    lines = ["| model | comparison | rounds | ratio, median (min..max) | least | ms a step, first / second | exposed ms | second |",
              "|---" * 8 + "|"]
     for r in rows:
         a, b = r["first_result"], r["other_results"][r["second"]]
-        lines.append("| %s | %s | %d x %d | **%.3f** (%.3f..%.3f) | %.2f | %.1f / %.1f | %.1f | %s |" % (
-            r["model"], r["title"], r["rounds"], r["steps_a_turn"], *r["ratio"], r["aim"], a["step_ms"][0],
+        lines.append("| %s | %s | %d x %d | **%.3f** (%.3f..%.3f) | %s | %.1f / %.1f | %.1f | %s |" % (
+            r["model"], r["title"], r["rounds"], r["steps_a_turn"], *r["ratio"], r["aim"] or "", a["step_ms"][0],
             b["step_ms"][0], a["exposed_ms"][0], r["second"]))
     return "\n".join(lines)
 
@@ -157,7 +170,7 @@ def main():
     with tempfile.TemporaryDirectory(prefix="parallel_compare_") as folder:
         shim = build_shim(folder)
         for c in COMPARISONS:
-            if args.comparisons not in c[0] or (c[2] not in OURS and not args.torch2):
+            if args.comparisons not in c[0] + " / " + c[1] or (c[1] in PEERS and not args.torch2):
                 continue
             rows.append(compare(args, c, shim))
             if args.json:

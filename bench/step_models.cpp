@@ -117,18 +117,23 @@ class SteppedModel : public StepModel {
     return t;
   }
   int64_t parameters() const override { return store_.numel(); }
-  CommStats comm() const override { return sync_->stats(); }
 
  protected:
   SteppedModel(const StepConfig& config, const StepLayout& layout)
       : c_(config), layout_(layout), cu_(equal_ends(c_.batch, c_.tokens)) {}
   ProcessGroup& data() const { return layout_.data != nullptr ? *layout_.data : *alone_; }
+  ProcessGroup& tensor() const { return layout_.tensor != nullptr ? *layout_.tensor : *alone_; }
   // What a loss is multiplied by to be the mean over `rows` rows of each rank.
   float mean_of(int64_t rows) const { return 1.0f / static_cast<float>(rows * data().size()); }
   // Called when all parameters exist.
   void own_parameters() {
     for (const auto& p : store_.params()) p->decay = true;
-    sync_ = std::make_unique<BucketSync>(store_, data());
+    SyncGroups groups(data());
+    groups.tensor = &tensor();
+    BucketOptions options;
+    options.bucket_bytes = int64_t{1} << 20;  // as layout.bucket_bytes
+    options.sharding = layout_.sharding;
+    sync_ = std::make_unique<BucketSync>(store_, groups, options);
   }
   virtual void make_data(RngKey key) = 0;
   virtual Tensor forward() = 0;
@@ -141,8 +146,9 @@ class SteppedModel : public StepModel {
   std::unique_ptr<BucketSync> sync_;
 };
 
-LanguageConfig language_config(const StepConfig& c) {
+LanguageConfig language_config(const StepConfig& c, bool sequence_parallel) {
   LanguageConfig l;
+  l.sequence_parallel = sequence_parallel;
   l.vocab = c.outputs, l.new_tokens = 0, l.width = c.width, l.layers = c.layers, l.heads = c.heads;
   l.kv_heads = c.kv_heads, l.head_dim = c.head_dim, l.mlp_hidden = c.hidden, l.rope_theta = 1e4f;
   return l;  // initial weights of 0.02, eps 1e-5, no adapters, nothing recomputed
@@ -151,7 +157,7 @@ LanguageConfig language_config(const StepConfig& c) {
 class DecoderStep final : public SteppedModel {
  public:
   DecoderStep(const StepConfig& c, const StepLayout& layout)
-      : SteppedModel(c, layout), decoder_(store_, language_config(c), *alone_) {
+      : SteppedModel(c, layout), decoder_(store_, language_config(c, layout.sequence_parallel), tensor()) {
     std::vector<int32_t> positions(static_cast<size_t>(c.batch * c.tokens));
     for (size_t i = 0; i < positions.size(); ++i)
       positions[i] = static_cast<int32_t>(i) % static_cast<int32_t>(c.tokens);
@@ -270,6 +276,7 @@ StepConfig step_config(std::string_view name) {
 
 std::unique_ptr<StepModel> make_step_model(const StepConfig& c, const StepLayout& layout) {
   if (c.decoder) return std::make_unique<DecoderStep>(c, layout);
+  check<ConfigError>(layout.tensor == nullptr, "model ", c.name, " is not cut over a tensor axis");
   return std::make_unique<VitStep>(c, layout);
 }
 

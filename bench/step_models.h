@@ -8,7 +8,7 @@
 #include "core/kernels/attention.h"
 #include "core/tensor.h"
 #include "parallel/comm/process_group.h"
-#include "parallel/sharding/param_sync.h"
+#include "parallel/sharding/bucket.h"
 
 namespace tpo {
 
@@ -29,9 +29,12 @@ struct StepConfig {
 // Throws ConfigError that lists the names.
 StepConfig step_config(std::string_view name);
 
-// Who steps the model together; null: this rank alone. `batch` is what each rank of the data axis brings.
+// Who steps the model together; null: nobody else. `batch` is what each rank of the data axis brings; ranks of the
+// tensor axis share it.
 struct StepLayout {
-  ProcessGroup* data = nullptr;
+  ProcessGroup *data = nullptr, *tensor = nullptr;
+  Sharding sharding = Sharding::kReplicated;  // over data
+  bool sequence_parallel = false;             // over tensor
 };
 
 struct StepTimes {
@@ -47,9 +50,8 @@ class StepModel {
   // and 0.95, decay 0.1 on everything, no clipping) over flat buffers.
   virtual StepTimes step(int64_t index) = 0;
   virtual int64_t parameters() const = 0;
-  virtual CommStats comm() const = 0;  // of the latest step
 };
-// Collective over the groups of `layout`, which must outlive the model.
+// Collective over the groups of `layout`, which must outlive the model. Throws ConfigError for a ViT and a tensor axis.
 std::unique_ptr<StepModel> make_step_model(const StepConfig& config, const StepLayout& layout = {});
 
 }  // namespace tpo
