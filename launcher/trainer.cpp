@@ -298,9 +298,10 @@ StepStats Trainer::finish(const LocalStep& local, const Sums& sums, double secon
                            static_cast<double>(sums.flops),
                            seconds,
                            local.wait_s,
-                           sums.exposed_s,
+                           last_step_s_ > 0 ? last_exposed_s_ : sums.exposed_s,  // of the step that `seconds` is of
                            stop_requested() ? 1.0 : 0.0,
                            static_cast<double>(sums.model_flops)};
+  last_exposed_s_ = sums.exposed_s;
   const size_t fixed = mine.size();
   mine.insert(mine.end(), sums.lm_of_set.begin(), sums.lm_of_set.end());
   StepStats s;

@@ -1,7 +1,6 @@
 // Bugs that users of other trainers met in multi-task, multi-rank training, each as a test of this one. The number is
 // that of the list they come from; the link says where it was seen.
-//   2 and 7 also: trainer_test (resume), mixer_test; 3: checkpointer_test; 6: tensor-parallel tests (vocabulary);
-//   9 and 11 also: zero tests of parallel/.
+//   2 and 7 also: trainer_test (resume), mixer_test; 6 also: tensor_loss_test; 9 and 11 also: zero tests of parallel/.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -99,6 +98,18 @@ TEST(regressions, n02_dropout_after_resume_is_that_of_the_uninterrupted_run_on_e
   }
 }
 
+// 3. Modules that saved their state under one key, and one of them came back (Megatron-Bridge PR 3832).
+TEST(regressions, n03_two_parts_of_a_model_cannot_share_a_name_in_a_checkpoint) {
+  ParamStore store(1);
+  store.create("encoder.step", {2}, Init::constant(1), 0);
+  EXPECT_THROW(store.create("encoder.step", {2}, Init::constant(2), 0), ConfigError);
+  const auto alone = make_single();
+  TrainState state;
+  for (const float v : {1.0f, 2.0f})
+    state.tensors.push_back({"common.step", Tensor::from(std::vector<float>{v, v}, {2}), {2}, 0, {}});
+  EXPECT_THROW(save(TinyRun::get().folder() + "/colliding", 1, state, *alone), ConfigError);
+}
+
 // 4. A save meant for rank 0 alone with a collective hidden in it (transformers PR 48569).
 TEST(regressions, n04_a_save_takes_all_ranks_through_the_same_collectives) {
   for (const auto& layout : kLayouts) {
@@ -131,6 +142,29 @@ TEST(regressions, n05_frozen_parameters_are_saved_and_come_back) {
       fresh.resume(folder);
       EXPECT_EQ(fresh.parameter_hash(), t.parameter_hash());
     });
+  }
+}
+
+// 6. Over half of the loss wrong with a vocabulary that the tensor axis does not divide (Megatron-LM #1754).
+TEST(regressions, n06_a_vocabulary_that_does_not_divide_gives_the_loss_of_one_rank) {
+  const auto losses = [](int ranks) {
+    const auto c = config_of({"model.vision.heads=4"}, {cat("layout.tensor=", ranks)});
+    const TrainingData data = make_training_data(c);
+    std::vector<double> out;
+    run_ranks(ranks, [&](ProcessGroup& world) {
+      Trainer t(c, data, world);
+      EXPECT_NE((data.vocab + 7) % 2, 0);
+      for (int s = 0; s < 3; ++s) {
+        const StepStats stats = t.step();
+        if (world.rank() == 0) out.push_back(stats.lm);
+      }
+    });
+    return out;
+  };
+  const auto one = losses(1);
+  for (const int ranks : {2, 3, 4}) {
+    const auto many = losses(ranks);
+    for (size_t s = 0; s < one.size(); ++s) EXPECT_NEAR(many[s], one[s], 1e-5 * one[s]) << ranks;
   }
 }
 
