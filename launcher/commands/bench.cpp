@@ -17,6 +17,8 @@ struct Verb {
 };
 constexpr Verb kVerbs[] = {
     {"comm", "collectives and messages over sizes and groups, beside MPI's own in the same run", run_bench_comm},
+    {"overlap", "how much of a step's communication hides behind compute, which sleeps as where a GPU does it",
+     run_bench_overlap},
 };
 
 }  // namespace

@@ -9,6 +9,7 @@
 namespace tpo {
 
 int run_bench_comm(std::span<const std::string> args, ProcessGroup& world);
+int run_bench_overlap(std::span<const std::string> args, ProcessGroup& world);
 
 // "8", "64K", "1.5M", "2G" as bytes (K = 1024). Throws ConfigError naming the text.
 int64_t parse_bytes(const std::string& text);
