@@ -27,7 +27,7 @@ struct StepStats {
   int64_t model_flops = 0;  // the same without what is computed a second time: does not depend on recompute
   double step_s = 0;        // wall time of the slowest rank
   double wait_s = 0;        // longest wait for the loader on any rank
-  double exposed_s = 0;     // longest wait for gradients on any rank
+  double exposed_s = 0;     // longest wait for gradients and gathered values on any rank
   bool stop = false;        // some rank was asked to stop
 };
 

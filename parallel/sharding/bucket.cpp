@@ -12,6 +12,20 @@
 
 namespace tpo {
 
+const char* name_of(Sharding sharding) {
+  switch (sharding) {
+    case Sharding::kReplicated:
+      return "replicated";
+    case Sharding::kOptimizer:
+      return "optimizer";
+    case Sharding::kGradients:
+      return "gradients";
+    case Sharding::kParameters:
+      return "parameters";
+  }
+  return "?";
+}
+
 void zero_fill(const Tensor& t) {
   if (t.numel() > 0) launch(FillZero{t.raw(), t.nbytes()});
 }

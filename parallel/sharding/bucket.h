@@ -14,6 +14,7 @@ namespace tpo {
 // What the ranks that share a copy divide among themselves; each stage includes those before it.
 // Source: Rajbhandari et al. 2020, arXiv:1910.02054 (ZeRO stages 1, 2, 3).
 enum class Sharding : uint8_t { kReplicated = 0, kOptimizer = 1, kGradients = 2, kParameters = 3 };
+const char* name_of(Sharding sharding);  // "replicated", "optimizer", "gradients", "parameters"
 
 // For parameters whose name matches the glob.
 struct ShardingRule {

@@ -52,7 +52,7 @@ void BucketSync::zero_unwritten(const Bucket& b) {
 
 void BucketSync::launch_step(Bucket& b, BucketState& s) {
   zero_unwritten(b);
-  s.stats.bytes = b.bytes();
+  s.stats.bytes = b.bytes(), s.stats.reductions = 1;
   s.work = b.sharding == Sharding::kReplicated ? data_->all_reduce(b.grad, ReduceOp::kSum, b.what)
                                                : shard_->reduce_scatter(b.grad, b.master_grad, ReduceOp::kSum, b.what);
 }
@@ -75,10 +75,22 @@ void BucketSync::launch_round(Bucket& b, BucketState& s) {
     const MemoryScope memory(MemoryKind::kGradients);
     part = Tensor::empty({b.own.count}, b.precision.gradients);
   }
-  s.stats.bytes += b.bytes();
+  s.stats.bytes += b.bytes(), ++s.stats.reductions;
   Work work = rounds_->reduce_scatter(b.grad, part.defined() ? part : b.master_grad, ReduceOp::kSum, b.what);
   round_works_.push_back({b.index, static_cast<int>(round_), std::move(work), part});
 }
+
+namespace {
+
+// After a wait that began at wait_begin.
+void count(BucketStats& stats, const WorkTimes& t, double wait_begin) {
+  stats.exposed_s += steady_seconds() - wait_begin;
+  stats.in_flight_s += t.done_s - t.issued_s;
+  stats.transfer_s += t.done_s - t.begun_s;
+  stats.issued_s = t.issued_s, stats.begun_s = t.begun_s, stats.done_s = t.done_s;
+}
+
+}  // namespace
 
 void BucketSync::retire_round() {
   RoundWork w = std::move(round_works_.front());
@@ -89,10 +101,7 @@ void BucketSync::retire_round() {
   values_->issue_before(w.round, b.needed_from);
   const double begin = steady_seconds();
   w.work.wait(Stream::current());
-  stats.exposed_s += steady_seconds() - begin;
-  const WorkTimes t = w.work.times();
-  stats.in_flight_s += t.done_s - t.issued_s;
-  stats.transfer_s += t.done_s - t.begun_s;
+  count(stats, w.work.times(), begin);
   if (w.part.defined())
     launch(Cast{w.part.raw(), b.master_grad.raw(), w.part.numel(), w.part.dtype(), b.master_grad.dtype(), true});
   b.grad.storage().release(grad_source_);
@@ -117,9 +126,7 @@ void BucketSync::wait_for(const Bucket& b, Stream& stream) {
   const WorkTimes t = s.work.times();
   s.work = Work();
   if (t.done_s == 0) return;
-  s.stats.exposed_s += steady_seconds() - begin;
-  s.stats.in_flight_s += t.done_s - t.issued_s;
-  s.stats.transfer_s += t.done_s - t.begun_s;
+  count(s.stats, t, begin);
   if (stream.profiler() != nullptr && stream.device() != Device::kMeta) {  // meta: another clock
     const auto ns = [](double seconds) { return static_cast<int64_t>(seconds * 1e9); };
     stream.profiler()->add_transfer({b.what, ns(t.issued_s), ns(t.done_s) - ns(t.issued_s), b.bytes()});

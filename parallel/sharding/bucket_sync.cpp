@@ -122,7 +122,8 @@ void BucketSync::begin_step(const StepUse& use) {
     BucketState& s = bucket_states_[i];
     s.pending = expected(buckets_[i].group) > 0 ? static_cast<int>(buckets_[i].entries.size()) : 0;
     s.reduced = 0;
-    s.stats = {buckets_[i].what, buckets_[i].group, 0, 0, 0, 0};
+    s.stats = {};
+    s.stats.what = buckets_[i].what, s.stats.group = buckets_[i].group;
     for (Bucket::Entry& e : buckets_[i].entries) {
       e.param->grad_written = false;
       params_.at(e.param).fired = 0;
@@ -189,7 +190,8 @@ void BucketSync::on_grad_ready(Param& param) {
   const bool in_rounds = buckets_[static_cast<size_t>(state.bucket)].in_rounds();
   values_->swept(param, state.bucket);
   if (++state.fired < want && !in_rounds) return;
-  --bucket_states_[static_cast<size_t>(state.bucket)].pending;
+  BucketState& s = bucket_states_[static_cast<size_t>(state.bucket)];
+  if (--s.pending == 0) s.stats.complete_s = steady_seconds();
   launch_ready();
 }
 
@@ -381,12 +383,15 @@ void BucketSync::set_group_steps(const std::map<std::string, int64_t>& steps) {
 
 CommStats BucketSync::stats() const {
   CommStats total;
-  for (const BucketState& s : bucket_states_) {
-    total.buckets.push_back(s.stats);
-    total.bytes += s.stats.bytes;
-    total.in_flight_s += s.stats.in_flight_s;
-    total.transfer_s += s.stats.transfer_s;
-    total.exposed_s += s.stats.exposed_s;
+  for (const Bucket& b : buckets_) {
+    BucketStats s = bucket_states_[static_cast<size_t>(b.index)].stats;
+    const GatherStats& g = values_->stats(b.index);
+    s.gathers = g.gathers, s.gather_bytes = g.bytes, s.gather_exposed_s = g.exposed_s;
+    total.bytes += s.bytes, total.gather_bytes += s.gather_bytes;
+    total.in_flight_s += s.in_flight_s;
+    total.transfer_s += s.transfer_s;
+    total.exposed_s += s.exposed_s + s.gather_exposed_s;
+    total.buckets.push_back(std::move(s));
   }
   return total;
 }

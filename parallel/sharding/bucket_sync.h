@@ -5,7 +5,8 @@
 //   kOptimizer    gradients are reduce-scattered, each rank updates its part, values are gathered while the next step
 //                 already begins
 //   kGradients    the same, and between microbatches a rank holds the gradients of its part only: every round is
-//   reduced kParameters   the same, and values are gathered where they are used (gatherer.h); frozen ones too
+//                 reduced
+//   kParameters   the same, and values are gathered where they are used (gatherer.h); frozen ones too
 // Reductions run while backward still does, in a fixed order. A data axis of one rank takes the same path.
 #include <deque>
 #include <memory>
@@ -24,9 +25,11 @@ class Mesh;
 // The ranks that parameters are shared with: data = shard x replica; tensor is needed for norms only.
 struct SyncGroups {
   ProcessGroup* data = nullptr;
-  ProcessGroup* shard = nullptr;                 // of one copy; null: data
-  ProcessGroup* replica = nullptr;               // of the same part of other copies; null: none
-  ProcessGroup* tensor = nullptr;                // null: none
+  ProcessGroup* shard = nullptr;    // of one copy; null: data
+  ProcessGroup* replica = nullptr;  // of the same part of other copies; null: none
+  ProcessGroup* tensor = nullptr;   // null: none
+  SyncGroups(ProcessGroup& of_data, ProcessGroup& of_shard, ProcessGroup& of_replica, ProcessGroup& of_tensor)
+      : data(&of_data), shard(&of_shard), replica(&of_replica), tensor(&of_tensor) {}
   SyncGroups(ProcessGroup& all) : data(&all) {}  // NOLINT(google-explicit-constructor): the usual case
   SyncGroups(const Mesh& mesh);                  // NOLINT(google-explicit-constructor)
 };
@@ -36,7 +39,7 @@ class BucketSync final : public ParamSync {
   using Options = BucketOptions;
   // Collective over the groups: moves parameters into buckets, hooks itself into the store and makes ProcessGroups of
   // its own, so that buckets never meet the caller's collectives. Throws CommError if the ranks built different
-  // buckets. The store must outlive this object, and so must replica and tensor.
+  // buckets. The store must outlive this object, and so must data and tensor.
   BucketSync(ParamStore& store, const SyncGroups& groups, const Options& options = {});
   // Gives the store its default hooks back. Values stay valid, but for those of kParameters, which become undefined, as
   // does Param::grad.
@@ -109,8 +112,8 @@ class BucketSync final : public ParamSync {
 
   ParamStore& store_;
   SyncGroups groups_;
-  std::unique_ptr<ProcessGroup> data_, shard_, rounds_,
-      replica_;  // of kReplicated; kOptimizer; rounds; sums over copies
+  // Of kReplicated; kOptimizer; rounds; sums over copies.
+  std::unique_ptr<ProcessGroup> data_, shard_, rounds_, replica_;
   std::vector<Bucket> buckets_;
   std::vector<BucketState> bucket_states_;
   std::unordered_map<const Param*, ParamState> params_;

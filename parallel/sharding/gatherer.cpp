@@ -64,7 +64,8 @@ void ValueGatherer::begin_step(const StepUse& use) {
   sequence_.clear();
   rounds_.clear();
   for (size_t j = 0; j < use.global.size(); ++j) plan_round(static_cast<int>(j), use.global[j]);
-  next_ = 0, round_ = -1, bytes_ = 0;
+  next_ = 0, round_ = -1;
+  for (State& s : states_) s.stats = {};
   phase_ = Phase::kIdle;
 }
 
@@ -115,7 +116,7 @@ void ValueGatherer::end_microbatches() {
 
 void ValueGatherer::finish() {
   issue_until(static_cast<int>(sequence_.size()) - 1, static_cast<int>(sequence_.size()));
-  for (; !dropping_.empty(); dropping_.pop_front()) dropping_.front().wait(Stream::current());
+  while (!dropping_.empty()) drop_first();
 }
 
 void ValueGatherer::issue_until(int place, int limit) {
@@ -133,14 +134,30 @@ bool ValueGatherer::needed(const Gather& g) const {
 
 void ValueGatherer::issue(const Gather& g) {
   const Bucket& b = buckets_[static_cast<size_t>(g.bucket)];
-  bytes_ += b.value.nbytes();
   if (needed(g)) return hold(g.bucket);
-  if (dropping_.size() > static_cast<size_t>(prefetch_)) {
-    dropping_.front().wait(Stream::current());
-    dropping_.pop_front();
-  }
+  if (dropping_.size() > static_cast<size_t>(prefetch_)) drop_first();
   const MemoryScope memory(MemoryKind::kWeights);
-  dropping_.push_back(comm_->all_gather(b.master, Tensor::empty({b.numel}, b.value.dtype()), b.what));
+  dropping_.push_back({g.bucket, start(b, Tensor::empty({b.numel}, b.value.dtype()))});
+}
+
+void ValueGatherer::drop_first() {
+  Dropped first = std::move(dropping_.front());
+  dropping_.pop_front();
+  wait_for(first.work, first.bucket);
+}
+
+Work ValueGatherer::start(const Bucket& b, const Tensor& into) {
+  GatherStats& s = states_[static_cast<size_t>(b.index)].stats;
+  ++s.gathers;
+  s.bytes += into.nbytes();
+  return comm_->all_gather(b.master, into, b.what);
+}
+
+void ValueGatherer::wait_for(Work& work, int bucket) {
+  const double begin = steady_seconds();
+  work.wait(Stream::current());
+  if (work.times().done_s > 0) states_[static_cast<size_t>(bucket)].stats.exposed_s += steady_seconds() - begin;
+  work = Work();
 }
 
 // ---- memory
@@ -151,14 +168,13 @@ void ValueGatherer::hold(int i) {
   TPO_ASSERT(!s.held);
   b.value.storage().restore();
   s.held = true;
-  s.work = comm_->all_gather(b.master, b.value, b.what);
+  s.work = start(b, b.value);
   b.value.storage().expect(*this);
 }
 
 void ValueGatherer::await(int i) {
   State& s = states_[static_cast<size_t>(i)];
-  s.work.wait(Stream::current());
-  s.work = Work();
+  wait_for(s.work, i);
   if (s.held) buckets_[static_cast<size_t>(i)].value.storage().arrived();
 }
 
@@ -246,7 +262,7 @@ void ValueGatherer::fetch(Storage& storage) { need(bucket_of_.at(&storage)); }
 void ValueGatherer::spread(Bucket& b) {
   State& s = states_[static_cast<size_t>(b.index)];
   await(b.index);
-  s.work = comm_->all_gather(b.master, b.value, b.what);
+  s.work = start(b, b.value);
 }
 
 void ValueGatherer::settle() {

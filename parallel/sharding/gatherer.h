@@ -15,6 +15,11 @@
 
 namespace tpo {
 
+struct GatherStats {
+  int64_t gathers = 0, bytes = 0;  // issued: of whole buckets
+  double exposed_s = 0;            // this rank's thread was blocked for them
+};
+
 class ValueGatherer final : public StorageSource {
  public:
   // Collective over shard. buckets outlive this object and do not move; each is to be adopted before the first step.
@@ -50,7 +55,8 @@ class ValueGatherer final : public StorageSource {
   void release_all();
 
   void fetch(Storage& storage) override;
-  int64_t bytes() const { return bytes_; }  // issued in this step: of whole buckets
+  // Since begin_step.
+  const GatherStats& stats(int bucket) const { return states_[static_cast<size_t>(bucket)].stats; }
 
  private:
   struct Gather {
@@ -66,6 +72,7 @@ class ValueGatherer final : public StorageSource {
     int64_t last_launch = 0;          // kernels launched when it was used last
     int forward = -1, backward = -1;  // places in the sequence of the present round; -1: none
     std::unordered_map<const Param*, size_t> entries;
+    GatherStats stats;
   };
   struct Round {
     int begin = 0, middle = 0, end = 0;  // forward [begin, middle), backward [middle, end)
@@ -79,6 +86,9 @@ class ValueGatherer final : public StorageSource {
   void issue_until(int place, int limit);
   void issue(const Gather& gather);
   bool needed(const Gather& gather) const;
+  Work start(const Bucket& bucket, const Tensor& into);
+  void wait_for(Work& work, int bucket);
+  void drop_first();
   void hold(int bucket);
   void await(int bucket);
   void free(int bucket);
@@ -98,8 +108,11 @@ class ValueGatherer final : public StorageSource {
   int next_ = 0;    // place in the sequence
   int round_ = -1;  // of the present microbatch
   Phase phase_ = Phase::kIdle;
-  std::deque<Work> dropping_;
-  int64_t bytes_ = 0;
+  struct Dropped {
+    int bucket;
+    Work work;
+  };
+  std::deque<Dropped> dropping_;
 };
 
 }  // namespace tpo

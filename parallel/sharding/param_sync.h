@@ -30,17 +30,22 @@ struct NonFiniteGradient : Error {
 struct BucketStats {
   std::string what;
   int group = 0;
-  int64_t bytes = 0;       // handed to the reduction in this step; 0 if skipped
-  double in_flight_s = 0;  // from hand-over to completion, the wait for slower ranks included
+  int64_t bytes = 0;       // handed to reductions in this step: the whole bucket for each; 0 if skipped
+  int64_t reductions = 0;  // one a step, or one a round
+  double in_flight_s = 0;  // of reductions, from hand-over to completion, the wait for slower ranks included
   double transfer_s = 0;   // from the moment every rank had arrived
-  double exposed_s = 0;    // this rank's thread was blocked for it in finish_grads
+  double exposed_s = 0;    // this rank's thread was blocked for them
+  int64_t gathers = 0, gather_bytes = 0;  // of values, the whole bucket for each; those after step() included
+  double gather_exposed_s = 0;
+  // Of the last reduction, on the clock of steady_seconds: this rank's last gradient was there; then as in WorkTimes.
+  double complete_s = 0, issued_s = 0, begun_s = 0, done_s = 0;
 };
 
 // Of the latest step, after finish_grads.
 struct CommStats {
   std::vector<BucketStats> buckets;  // in the order of reduction
-  int64_t bytes = 0;
-  double in_flight_s = 0, transfer_s = 0, exposed_s = 0;
+  int64_t bytes = 0, gather_bytes = 0;
+  double in_flight_s = 0, transfer_s = 0, exposed_s = 0;  // exposed: gathers included
   double hidden_s() const { return in_flight_s > exposed_s ? in_flight_s - exposed_s : 0; }
 };
 

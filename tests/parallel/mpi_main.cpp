@@ -50,7 +50,7 @@ void training_equals_one_rank(ProcessGroup& world) {
     if (other != all[0]) throw std::runtime_error("replicas have different bits");
   }
   for (size_t i = 0; i < alone.size(); ++i) {
-    // As in replicated_test.cpp: rounding of sums over a few steps; the values are of order 1.
+    // As in bucket_sync_test.cpp: rounding of sums over a few steps; the values are of order 1.
     if (std::abs(together[i] - alone[i]) > 2e-5f) throw std::runtime_error(cat("value ", i, " differs from one rank"));
   }
 }
