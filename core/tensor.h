@@ -50,6 +50,10 @@ class Storage {
   void expect(StorageSource& source) { source_ = &source; }
   void arrived() { source_ = nullptr; }
   bool released() const { return released_; }
+  // The source goes: whoever asks for bytes that are not there asks `instead`.
+  void orphan(StorageSource& instead) {
+    if (source_ != nullptr) source_ = &instead;
+  }
 
  private:
   std::shared_ptr<Allocator> allocator_;

@@ -32,10 +32,16 @@ void BucketSync::launch_rounds() {
     for (; next_in_round_ < buckets_.size(); ++next_in_round_) {
       Bucket& b = buckets_[next_in_round_];
       if (!b.in_rounds() || !((use_.global[round_] >> b.group) & 1)) continue;
-      if (!round_complete(b)) return;
+      if (!round_complete(b)) return values_->reduces_next(round_ + 1 == microbatches_ ? &b : nullptr);
       launch_round(b, bucket_states_[next_in_round_]);
     }
   }
+}
+
+void BucketSync::GradSource::fetch(Storage&) {
+  throw CommError(
+      "a whole gradient is read outside of backward, but this rank keeps a part of it: its parameter is sharded from "
+      "\"gradients\" on");
 }
 
 // What no contribution reached is zero, and so are rows that never change.
@@ -64,6 +70,7 @@ void BucketSync::launch_round(Bucket& b, BucketState& s) {
     retire_round();
   // A rank that has microbatches left needs these before it can take part.
   if (finishing_) values_->issue_before(static_cast<int>(round_), b.needed_from);
+  if (b.grad.storage().released()) b.grad.storage().restore();
   zero_unwritten(b);
   for (size_t k = 0; k < b.entries.size(); ++k) {
     const int64_t end = b.entries[k].end(), next = k + 1 < b.entries.size() ? b.entries[k + 1].begin : b.numel;
@@ -114,6 +121,8 @@ void BucketSync::before_grad(Param& param) {
                        [&](const RoundWork& w) { return w.bucket == bucket; });
   };
   while (in_flight()) retire_round();
+  const Bucket& b = buckets_[static_cast<size_t>(bucket)];
+  if (b.in_rounds() && b.grad.storage().released()) b.grad.storage().restore();
 }
 
 void BucketSync::wait_for(const Bucket& b, Stream& stream) {

@@ -1,6 +1,7 @@
 #include "parallel/sharding/bucket_sync.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstring>
 
@@ -15,7 +16,10 @@ namespace {
 uint64_t layout_hash(const std::vector<Bucket>& buckets) {
   RngKey h(0);
   for (const Bucket& b : buckets) {
-    h = h.with(static_cast<uint64_t>(b.group)).with(static_cast<uint64_t>(b.numel)).with(b.decay ? 1 : 0);
+    for (const int64_t fact : {int64_t{b.group}, b.numel, b.first_use, b.last_use, b.needed_from})
+      h = h.with(static_cast<uint64_t>(fact));
+    h = h.with(static_cast<uint64_t>(b.sharding)).with(std::bit_cast<uint32_t>(b.lr_scale));
+    h = h.with((b.trainable ? 1u : 0u) + (b.decay ? 2u : 0u) + (b.reshard ? 4u : 0u));
     for (const Bucket::Entry& e : b.entries) h = h.with(e.param->name).with(static_cast<uint64_t>(e.begin));
   }
   return h.value;
@@ -27,6 +31,18 @@ SyncGroups::SyncGroups(const Mesh& mesh)
     : data(&mesh.data()), shard(&mesh.shard()), replica(&mesh.replica()), tensor(&mesh.tensor()) {}
 
 namespace {
+
+// Whoever keeps a handle of what a BucketSync lent, longer than the BucketSync.
+struct Gone final : StorageSource {
+  void fetch(Storage&) override {
+    throw CommError("a sharded value or gradient is read after its ParamSync was destroyed");
+  }
+};
+
+void orphan(const Tensor& t) {
+  static Gone gone;
+  if (t.defined()) t.storage().orphan(gone);
+}
 
 std::unique_ptr<ProcessGroup> own_group(ProcessGroup& of, const char* label) {
   return of.split_by([](int rank) { return std::pair(0, rank); }, label);
@@ -50,7 +66,7 @@ BucketSync::BucketSync(ParamStore& store, const SyncGroups& groups, const Option
     Bucket& b = buckets_[i];
     b.own = own_range(b, shard_->rank(), shard_->size());
     materialise(b, b.sharding == Sharding::kReplicated ? *data_ : *shard_);
-    if (b.in_rounds()) b.grad.storage().release(grad_source_);
+    if (b.in_rounds()) b.grad.storage().release(grad_source_);  // values: by the gatherer
     for (size_t k = 0; k < b.entries.size(); ++k)
       params_.at(b.entries[k].param) = {static_cast<int>(i), static_cast<int>(k), 0};
     bucket_states_[i].stats.what = b.what, bucket_states_[i].stats.group = b.group;
@@ -68,6 +84,8 @@ BucketSync::~BucketSync() {
       e.param->grad = Tensor();
       if (b.gathered()) e.param->value = Tensor();
     }
+    if (b.gathered()) orphan(b.value);
+    if (b.in_rounds()) orphan(b.grad);
   }
 }
 
@@ -164,6 +182,8 @@ void BucketSync::end_microbatch() {
 void BucketSync::end_forward() {
   check<CommError>(phase_ == Phase::kGrads && microbatches_ > 0, "[end_forward] without begin_microbatch");
   values_->end_forward();
+  // What only others touch goes before this rank waits for gathers of backward, which those may issue after it.
+  launch_rounds();
 }
 
 void BucketSync::before_use(Param& param) {
@@ -305,6 +325,7 @@ void BucketSync::step(const AdamWParams& params) {
     p.lr *= b.lr_scale;
     p.grad_scale *= static_cast<float>(grad_scale_);
     if (!b.decay) p.weight_decay = 0;
+    values_->use_own(b);
     adamw_step(b.master, b.master_grad, b.m, b.v, p, group_steps_[static_cast<size_t>(b.group)]);
     if (b.sharding != Sharding::kReplicated && !b.gathered()) values_->spread(b);
   }
@@ -316,7 +337,7 @@ void BucketSync::discard_grads() {
 }
 
 void BucketSync::with_full_values(const std::function<void()>& fn) {
-  check<CommError>(phase_ == Phase::kIdle, "[with_full_values] inside of a step");
+  check<CommError>(phase_ != Phase::kGrads, "[with_full_values] between begin_step and finish_grads");
   values_->gather_all();
   try {
     fn();

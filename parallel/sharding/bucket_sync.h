@@ -85,9 +85,9 @@ class BucketSync final : public ParamSync {
     Work work;
     Tensor part;  // this rank's; undefined: straight into master_grad
   };
-  // Gradient buffers of rounds come empty.
+  // Whole gradients of rounds are there only while they are written and reduced.
   struct GradSource final : StorageSource {
-    void fetch(Storage& storage) override { storage.restore(); }
+    void fetch(Storage& storage) override;
   };
   enum class Phase { kIdle, kGrads, kReduced };
 

@@ -110,6 +110,7 @@ void ValueGatherer::issue_before(int round, int64_t from) {
 }
 
 void ValueGatherer::end_microbatches() {
+  reduces_next_ = nullptr;
   free_held();
   phase_ = Phase::kIdle;
 }
@@ -169,12 +170,14 @@ void ValueGatherer::hold(int i) {
   b.value.storage().restore();
   s.held = true;
   s.work = start(b, b.value);
+  s.arrived = false;
   b.value.storage().expect(*this);
 }
 
 void ValueGatherer::await(int i) {
   State& s = states_[static_cast<size_t>(i)];
   wait_for(s.work, i);
+  s.arrived = true;
   if (s.held) buckets_[static_cast<size_t>(i)].value.storage().arrived();
 }
 
@@ -234,6 +237,8 @@ void ValueGatherer::use(const Param& param, int i) {
 void ValueGatherer::need(int i) {
   State& s = states_[static_cast<size_t>(i)];
   if (!s.held) {
+    check<CommError>(phase_ != Phase::kIdle, "the values of ", buckets_[static_cast<size_t>(i)].what,
+                     " are sharded and read outside of a microbatch; gather them first (ParamSync::with_full_values)");
     const bool forward = phase_ == Phase::kForward;
     const int place = forward ? s.forward : s.backward;
     check<CommError>((forward || phase_ == Phase::kBackward) && place >= next_, "the values of ",
@@ -244,7 +249,16 @@ void ValueGatherer::need(int i) {
     issue_until(place + prefetch_, forward ? r.middle : r.end);
     TPO_ASSERT(s.held);
   }
+  if (phase_ == Phase::kBackward && !s.arrived) check_order(buckets_[static_cast<size_t>(i)]);
   await(i);
+}
+
+void ValueGatherer::check_order(const Bucket& b) const {
+  if (comm_->size() == 1 || reduces_next_ == nullptr) return;
+  check<CommError>(b.last_use >= reduces_next_->needed_from, "backward reads ", b.what, " before the gradients of ",
+                   reduces_next_->what,
+                   " are complete, but by the order of use it comes after them; name the order in which the model uses "
+                   "its parameters in BucketOptions::forward_order");
 }
 
 void ValueGatherer::swept(const Param& param, int i) {
@@ -259,18 +273,14 @@ void ValueGatherer::fetch(Storage& storage) { need(bucket_of_.at(&storage)); }
 
 // ---- whole values
 
-void ValueGatherer::spread(Bucket& b) {
-  State& s = states_[static_cast<size_t>(b.index)];
-  await(b.index);
-  s.work = start(b, b.value);
-}
+void ValueGatherer::spread(Bucket& b) { states_[static_cast<size_t>(b.index)].work = start(b, b.value); }
 
 void ValueGatherer::settle() {
   for (size_t i = 0; i < states_.size(); ++i) await(static_cast<int>(i));
 }
 
 void ValueGatherer::gather_all() {
-  check<CommError>(phase_ == Phase::kIdle, "[with_full_values] inside of a step");
+  check<CommError>(phase_ == Phase::kIdle, "[with_full_values] inside of itself or of a microbatch");
   settle();
   for (const int i : gathered_) hold(i);
   settle();

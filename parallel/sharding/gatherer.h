@@ -33,17 +33,23 @@ class ValueGatherer final : public StorageSource {
   // Issues what other ranks need before they can reduce, in this round, a bucket with needed_from `from`.
   // To be called before a wait for that reduction, or two ranks may wait for each other.
   void issue_before(int round, int64_t from);
+  // The bucket of the present round that this rank reduces next, for which others may wait: of backward's gathers these
+  // have issued those that it needs. Null: none.
+  void reduces_next(const Bucket* bucket) { reduces_next_ = bucket; }
   // After the last microbatch of this rank: nothing is needed here any more.
   void end_microbatches();
   // Issues what is left of the sequence and waits for all of it.
   void finish();
 
   // Makes the value of param, which is in buckets[bucket], readable. Throws CommError naming the parameter if that
-  // would need a gather which the sequence does not have.
+  // would need a gather which the sequence does not have, or one which backward reaches earlier than the order of use
+  // says, so that ranks might wait for each other.
   void use(const Param& param, int bucket);
   // The sweep of a tape has passed all uses of param.
   void swept(const Param& param, int bucket);
 
+  // Before this rank's part of a bucket changes: waits for a spread that still reads it.
+  void use_own(const Bucket& bucket) { await(bucket.index); }
   // After the optimizer changed this rank's part of a bucket that is held whole: others' parts follow, in the
   // background until the bucket is used.
   void spread(Bucket& bucket);
@@ -67,6 +73,7 @@ class ValueGatherer final : public StorageSource {
   struct State {
     Work work;                        // in flight: of a gather, or of a spread
     bool held = false;                // memory is there
+    bool arrived = false;             // the gather was waited for
     std::vector<bool> used;           // by entry: in this microbatch
     std::vector<bool> open;           // by entry: used, and the sweep has not passed it
     int64_t last_launch = 0;          // kernels launched when it was used last
@@ -89,6 +96,7 @@ class ValueGatherer final : public StorageSource {
   Work start(const Bucket& bucket, const Tensor& into);
   void wait_for(Work& work, int bucket);
   void drop_first();
+  void check_order(const Bucket& bucket) const;
   void hold(int bucket);
   void await(int bucket);
   void free(int bucket);
@@ -107,6 +115,7 @@ class ValueGatherer final : public StorageSource {
   std::vector<Round> rounds_;
   int next_ = 0;    // place in the sequence
   int round_ = -1;  // of the present microbatch
+  const Bucket* reduces_next_ = nullptr;
   Phase phase_ = Phase::kIdle;
   struct Dropped {
     int bucket;

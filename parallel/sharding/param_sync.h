@@ -86,7 +86,7 @@ class ParamSync : public ParamHooks {
   virtual void discard_grads() = 0;
 
   // Runs fn while every rank holds all values of its part of the model (evaluation, export). Collective over the data
-  // axis; not inside of a step. Outside of it and of microbatches sharded values cannot be read.
+  // axis; not between begin_step and finish_grads. Outside of it and of microbatches sharded values cannot be read.
   virtual void with_full_values(const std::function<void()>& fn) = 0;
 
   // Every tensor that a checkpoint holds, frozen parameters included, in creation order. Local; no communication.
