@@ -60,8 +60,8 @@ class Param final : public LeafSink {
   int64_t frozen_rows_begin = -1;  // rows from here on never change (new vocabulary rows); -1: none
   float lr_scale = 1;              // multiplies the learning rate
   Init init;
-  // fp32; a view into a bucket once a ParamSync owns it. Until it is accessed first it takes no memory, so that a model of
-  // which every rank keeps a part only is never there as a whole.
+  // fp32; a view into a bucket once a ParamSync owns it. Until it is accessed first it takes no memory, so that a model
+  // of which every rank keeps a part only is never there as a whole.
   Tensor value;
   Tensor grad;                // fp32 view into a bucket; undefined while frozen or before a ParamSync exists
   bool grad_written = false;  // this step's first contribution overwrites, later ones add

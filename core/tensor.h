@@ -70,7 +70,8 @@ class Tensor {
 
   // Uninitialised memory on the stream's device.
   static Tensor empty(const Shape& shape, DType dtype = DType::kF32, Stream& stream = Stream::current());
-  // Memory that is taken when it is accessed first, and then asked of `source` (see Storage), which outlives the tensor.
+  // Memory that is taken when it is accessed first, and then asked of `source` (see Storage), which outlives the
+  // tensor.
   static Tensor deferred(const Shape& shape, DType dtype, StorageSource& source, Stream& stream = Stream::current());
   static Tensor zeros(const Shape& shape, DType dtype = DType::kF32, Stream& stream = Stream::current());
   // Copies host values; on meta only the shape is kept. Throws ShapeError if the count differs.

@@ -30,8 +30,8 @@ StepShape shape_of_limits(const config::RunConfig& config, int64_t media);
 // in any. Reads the length indices and, if the model takes clips, samples without their media up to the first clip.
 StepShape shape_of_data(const config::RunConfig& config, const TrainingData& data);
 
-// A step of these microbatches on the first of so many ranks of the data axis, as many and as large on the others; arrays
-// hold shapes only (but cu_seqlens).
+// A step of these microbatches on the first of so many ranks of the data axis, as many and as large on the others;
+// arrays hold shapes only (but cu_seqlens).
 LocalStep make_local_step(std::span<const MicrobatchSize> sizes, const TpoModel& model, int data_ranks = 1);
 
 // Names of parameters in the order in which the forward pass of a microbatch with everything in it (a picture, a box

@@ -98,9 +98,9 @@ class Trainer {
   std::unique_ptr<Loader> loader_;
   LrSchedule lr_;
   int64_t steps_done_ = 0;
-  double last_step_s_ = 0;  // wall time of the latest whole step(), without run_again
+  double last_step_s_ = 0;     // wall time of the latest whole step(), without run_again
   double last_exposed_s_ = 0;  // of that step: waits for communication
-  double again_s_ = 0;      // of run_again in the latest step
+  double again_s_ = 0;         // of run_again in the latest step
   bool pair_next_ = false;
   OverlapMeter overlap_;
 };

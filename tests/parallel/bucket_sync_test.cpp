@@ -1,11 +1,12 @@
 // Replicated data parallelism on rank threads against one rank that runs every microbatch.
+#include "parallel/sharding/bucket_sync.h"
+
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <limits>
 
 #include "parallel/comm/threads.h"
-#include "parallel/sharding/bucket_sync.h"
 #include "tests/parallel/toy_model.h"
 
 namespace tpo {
