@@ -36,6 +36,7 @@ void BucketSync::launch_rounds() {
       launch_round(b, bucket_states_[next_in_round_]);
     }
   }
+  values_->reduces_next(nullptr);
 }
 
 void BucketSync::GradSource::fetch(Storage&) {

@@ -52,7 +52,6 @@ std::unique_ptr<ProcessGroup> own_group(ProcessGroup& of, const char* label) {
 
 BucketSync::BucketSync(ParamStore& store, const SyncGroups& groups, const Options& options)
     : store_(store), groups_(groups), group_steps_(store.group_names().size()) {
-  if (groups_.shard == nullptr) groups_.shard = groups_.data;
   data_ = own_group(*groups_.data, "buckets");
   shard_ = own_group(*groups_.shard, "parts");
   rounds_ = own_group(*groups_.shard, "rounds");

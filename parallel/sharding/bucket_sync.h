@@ -24,14 +24,14 @@ class Mesh;
 
 // The ranks that parameters are shared with: data = shard x replica; tensor is needed for norms only.
 struct SyncGroups {
-  ProcessGroup* data = nullptr;
-  ProcessGroup* shard = nullptr;    // of one copy; null: data
+  ProcessGroup *data, *shard;       // shard: the ranks of one copy
   ProcessGroup* replica = nullptr;  // of the same part of other copies; null: none
   ProcessGroup* tensor = nullptr;   // null: none
+  // One copy over all ranks.
+  SyncGroups(ProcessGroup& all) : data(&all), shard(&all) {}  // NOLINT(google-explicit-constructor): the usual case
   SyncGroups(ProcessGroup& of_data, ProcessGroup& of_shard, ProcessGroup& of_replica, ProcessGroup& of_tensor)
       : data(&of_data), shard(&of_shard), replica(&of_replica), tensor(&of_tensor) {}
-  SyncGroups(ProcessGroup& all) : data(&all) {}  // NOLINT(google-explicit-constructor): the usual case
-  SyncGroups(const Mesh& mesh);                  // NOLINT(google-explicit-constructor)
+  SyncGroups(const Mesh& mesh);  // NOLINT(google-explicit-constructor)
 };
 
 class BucketSync final : public ParamSync {

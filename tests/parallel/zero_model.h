@@ -104,7 +104,7 @@ struct ZeroRank {
     const TapeScope scope(tape);
     const Tensor loss = model.loss(mb, 1.0f / static_cast<float>(microbatches));
     sync.end_forward();
-    tape.backward(loss);
+    if (any_wants_grad({loss})) tape.backward(loss);
   }
   // `owner[j]` runs microbatch j; a rank's microbatches run in order.
   static StepUse use_of(const std::vector<ToyMicrobatch>& mbs, const std::vector<int>& owner, int rank) {

@@ -160,7 +160,93 @@ TEST_P(ZeroPolicy, an_infinity_on_one_rank_stops_all_before_the_update_and_names
     const std::string m = message_of<NonFiniteGradient>([&] { r.sync.clip(1.0); });
     EXPECT_TRUE(has(m, "'trunk.layers.2.w'")) << m;
     EXPECT_EQ(r.state(), before);
+    r.sync.with_full_values([] {});
+    r.step({{7, 3}, {8, 1}, {9, 0}}, {0, 1, 2});  // the step is skipped, the run goes on
+    const State after = r.state();
+    for (const auto& [name, v] : after)
+      for (const float x : v) EXPECT_TRUE(std::isfinite(x)) << name;
+    EXPECT_NE(after, before);
   });
+}
+
+// Whatever mixture: nobody waits for ever, and the result is that of one rank. Frozen parts mean microbatches without a
+// gradient, ranks that only help others to gather, and others that only help to reduce.
+TEST(zero, random_mixtures_equal_one_rank) {
+  const char* parts[] = {"trunk.table", "trunk.layers.*.base", "trunk.layers.2.*", "heads.0.*", "heads.*"};
+  const char* frozen[] = {"*.base", "trunk.*", "trunk.layers.*", "trunk.layers.3.*", "heads.1.*", "trunk.table"};
+  const int prefetch[] = {0, 1, 2, 1000};
+  for (uint64_t seed = 0; seed < 120; ++seed) {
+    uint64_t draws = 0;
+    const RngKey key = RngKey(seed).with("mixture");
+    const auto below = [&](size_t n) { return static_cast<size_t>(uniform_below(key, draws++, n)); };
+    BucketOptions options{.bucket_bytes = 4096, .sharding = kAll[below(4)], .reshard_after_forward = below(3) > 0};
+    for (const char* part : parts)
+      if (below(2) == 0) options.rules.push_back({part, kAll[below(4)], below(2) == 0});
+    options.prefetch_buckets = prefetch[below(4)];
+    const std::string freeze = frozen[below(6)];
+    const auto recompute = static_cast<Recompute>(below(3));
+    const int n = 2 + static_cast<int>(below(3));
+    std::vector<Step> steps(3);
+    for (Step& s : steps) {
+      for (size_t j = 1 + below(6); j-- > 0;) {
+        s.mbs.push_back({seed * 100 + draws, static_cast<unsigned>(below(8))});
+        s.owner.push_back(static_cast<int>(below(static_cast<size_t>(n))));
+      }
+    }
+    SCOPED_TRACE(cat("seed ", seed));
+    run_ranks(n, [&](ProcessGroup& world) {
+      const auto single = make_single();
+      ZeroRank dp(world, options, 3, recompute, freeze);
+      ZeroRank one(*single, {.bucket_bytes = 4096}, 3, recompute, freeze);
+      for (const Step& s : steps) {
+        dp.step(s.mbs, s.owner);
+        one.step(s.mbs, std::vector<int>(s.mbs.size(), 0));
+      }
+      const State a = dp.state(), b = one.state();
+      for (const auto& [name, v] : b) EXPECT_LT(difference(a.at(name), v), kFiveSteps) << name << ", seed " << seed;
+    });
+  }
+}
+
+TEST_P(ZeroPolicy, a_rank_that_throws_in_forward_or_backward_releases_the_others) {
+  for (const bool in_backward : {false, true}) {
+    const std::string m = message_of<DataError>([&] {
+      run_ranks(3, [&](ProcessGroup& world) {
+        ZeroRank r(world, {.bucket_bytes = 4096, .sharding = GetParam()});
+        const std::vector<ToyMicrobatch> mbs{{1, 3}, {2, 3}, {3, 3}};
+        const std::vector<int> owner{0, 1, 2};
+        r.step(mbs, owner);
+        r.sync.begin_step(ZeroRank::use_of(mbs, owner, world.rank()));
+        if (world.rank() != 1) return r.backward(mbs[0], 3), r.sync.finish_grads(Stream::current());
+        r.sync.begin_microbatch();
+        Tape tape;
+        const TapeScope scope(tape);
+        const Tensor loss = r.model.loss(mbs[1], 1);
+        if (in_backward) r.sync.end_forward();
+        throw DataError("sample 12 of real.h5 is broken");
+      });
+    });
+    EXPECT_EQ(m, "rank 1: sample 12 of real.h5 is broken");
+  }
+}
+
+// Handles of freed memory may outlive what would bring it back.
+TEST(zero, a_tape_that_outlives_its_sync_is_told) {
+  const auto single = make_single();
+  ParamStore store(7);
+  LayeredModel model(store, 0);
+  auto sync = std::make_unique<BucketSync>(store, *single,
+                                           BucketOptions{.bucket_bytes = 4096, .sharding = Sharding::kParameters});
+  sync->begin_step({.local = {1}, .global = {1}});
+  sync->begin_microbatch();
+  Tape tape;
+  const TapeScope scope(tape);
+  const Tensor loss = model.loss({1, 0}, 1);
+  sync->end_forward();
+  const Tensor grad = store.find("trunk.layers.0.w")->grad;
+  sync.reset();
+  EXPECT_TRUE(has(message_of<CommError>([&] { tape.backward(loss); }), "after its ParamSync was destroyed"));
+  EXPECT_TRUE(has(message_of<CommError>([&] { grad.raw(); }), "after its ParamSync was destroyed"));
 }
 
 TEST(zero, norms_count_each_element_of_the_tensor_axis_once) {
