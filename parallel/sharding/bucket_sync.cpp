@@ -362,7 +362,7 @@ void BucketSync::for_each_state(const std::function<void(const StateEntry&)>& fn
     }
     if (!any) fn({name, held.rows(0, 0), &p, p.rects().front(), 0, false});
   };
-  const bool first_copy = groups_.data->rank() == 0, first_part = replica_ == nullptr || replica_->rank() == 0;
+  const bool first_copy = data_->rank() == 0, first_part = replica_ == nullptr || replica_->rank() == 0;
   for (const auto& p : store_.params()) {
     const bool counted = counts(*p, groups_.tensor);
     const ParamState& s = params_.at(p.get());
