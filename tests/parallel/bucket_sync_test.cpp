@@ -88,48 +88,6 @@ TEST(replicated, two_three_and_four_ranks_equal_one) {
   }
 }
 
-// Every pair (heads of rank 0, heads of rank 1): gradients equal those of one process; what nobody touched keeps its
-// bits, moments and step count and moves no byte.
-TEST(replicated, all_head_subsets_on_two_ranks_are_exact) {
-  run_ranks(2, [](ProcessGroup& world) {
-    Replica dp(world), one(*make_single());
-    one.step(kAllHeads);
-    for (unsigned pair = 0; pair < 64; ++pair) {
-      const std::vector<ToyMicrobatch> mbs = {{100 + pair, pair & 7}, {200 + pair, pair >> 3}};
-      dp.load(one.state(), one.sync.group_steps());
-      const auto before = dp.state();
-      const auto steps_before = dp.sync.group_steps();
-      dp.grads(mbs);
-      one.grads(mbs);
-      const unsigned touched = (pair & 7) | (pair >> 3);
-      for (size_t i = 0; i < dp.sync.buckets().size(); ++i) {
-        const Bucket &a = dp.sync.buckets()[i], &b = one.sync.buckets()[i];
-        const bool active = a.group == 0 || ((touched >> (a.group - 1)) & 1);
-        EXPECT_EQ(dp.sync.stats().buckets[i].bytes, active ? a.bytes() : 0) << a.what;
-        // One addition of the two ranks' sums against two accumulations: a few roundings of 2^-24.
-        if (active) {
-          EXPECT_LT(difference(a.grad.to_vector<float>(), b.grad.to_vector<float>()), 1e-6) << a.what;
-        }
-      }
-      EXPECT_NEAR(dp.sync.clip(1.0) / one.sync.clip(1.0), 1.0, 1e-6);
-      dp.sync.step(kAdam);
-      one.sync.step(kAdam);
-      const auto after = dp.state();
-      for (const auto& p : dp.store.params()) {
-        const bool changes = p->trainable && (p->group == 0 || ((touched >> (p->group - 1)) & 1));
-        EXPECT_EQ(after.at(p->name) != before.at(p->name), changes) << p->name << " heads " << pair;
-        if (!p->trainable) continue;
-        EXPECT_EQ(after.at("optim.m." + p->name) != before.at("optim.m." + p->name), changes) << p->name;
-        EXPECT_EQ(after.at("optim.v." + p->name) != before.at("optim.v." + p->name), changes) << p->name;
-      }
-      for (int h = 0; h < ToyModel::kHeads; ++h) {
-        const std::string group = "head" + std::to_string(h);
-        EXPECT_EQ(dp.sync.group_steps().at(group) - steps_before.at(group), (touched >> h) & 1);
-      }
-    }
-  });
-}
-
 TEST(replicated, frozen_rows_and_frozen_parameters_keep_their_bits) {
   const auto group = make_single();
   Replica r(*group);

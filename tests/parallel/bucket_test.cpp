@@ -78,6 +78,26 @@ TEST(bucket, values_move_in_and_padding_is_zero) {
   EXPECT_EQ(buckets[0].what, "bucket 0 [b .. a]");
 }
 
+TEST(bucket, frozen_parameters_have_buckets_where_values_are_sharded_and_end_with_their_block) {
+  ParamStore store(1);
+  for (const char* name : {"embed", "layers.0.a", "layers.0.b", "layers.1.a", "layers.1.b", "norm"})
+    store.create(name, {512, 1}, Init::constant(1), 0);
+  store.set_trainable("layers.*", false);
+  const BucketOptions all{.bucket_bytes = 8192, .sharding = Sharding::kParameters};
+  EXPECT_EQ(plan_text(store, all), "layers.1.b layers.1.a | layers.0.b layers.0.a | norm embed");
+  // Frozen parameters stay as they are under the other policies; the last rule wins.
+  EXPECT_EQ(plan_text(store, {.bucket_bytes = 8192, .sharding = Sharding::kGradients}), "norm embed");
+  EXPECT_EQ(plan_text(store, {.bucket_bytes = 8192,
+                              .rules = {{"layers.*", Sharding::kParameters}, {"*.0.*", Sharding::kOptimizer}}}),
+            "layers.1.b layers.1.a | norm embed");
+  const auto parts = plan_buckets(store, all, 3);
+  EXPECT_EQ(parts[0].numel, 1056);  // 1024 and padding to 3 x 16
+  EXPECT_EQ(parts[0].first_use, 3);
+  EXPECT_EQ(parts[0].last_use, 4);
+  EXPECT_EQ(own_range(parts[0], 2, 3).begin, 704);
+  EXPECT_EQ(own_range(parts[0], 2, 3).end(), 1056);
+}
+
 TEST(bucket, bad_options_are_refused) {
   ParamStore store(1);
   EXPECT_THROW(plan_buckets(store, {.bucket_bytes = 100}), ConfigError);
