@@ -108,22 +108,8 @@ bool begins_another(const Bucket& b, const Param& p, const BucketOptions& option
   return (b.numel + round_up(p.value.numel(), Bucket::kAlign)) * element > options.bucket_bytes;
 }
 
-}  // namespace
-
-std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& options, int shards) {
-  check_options(store, options);
-  const Places places = places_in_forward(store, options);
-  std::unordered_map<std::string, int64_t> block_begin;
-  for (const auto& p : store.params()) {
-    int64_t& begin = block_begin.try_emplace(block_of(p->name), places.at(p.get()).first).first->second;
-    begin = std::min(begin, places.at(p.get()).first);
-  }
-  std::vector<Param*> order;
-  for (const auto& p : store.params())
-    if (p->trainable || rule_for(*p, options).sharding == Sharding::kParameters) order.push_back(p.get());
-  std::sort(order.begin(), order.end(),
-            [&](const Param* a, const Param* b) { return places.at(a).first > places.at(b).first; });
-
+// Buckets of parameters that come in the order in which their gradients do.
+std::vector<Bucket> fill_buckets(const std::vector<Param*>& order, const BucketOptions& options) {
   std::map<Fate, Bucket> open;
   std::vector<Bucket> closed;
   for (Param* p : order) {
@@ -138,20 +124,45 @@ std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& o
     b.numel += round_up(p->value.numel(), Bucket::kAlign);
   }
   for (auto& [fate, b] : open) closed.push_back(std::move(b));
-  for (Bucket& b : closed) {
+  return closed;
+}
+
+// The place in forward where each block begins.
+std::unordered_map<std::string, int64_t> block_begins(const ParamStore& store, const Places& places) {
+  std::unordered_map<std::string, int64_t> begins;
+  for (const auto& p : store.params()) {
+    int64_t& begin = begins.try_emplace(block_of(p->name), places.at(p.get()).first).first->second;
+    begin = std::min(begin, places.at(p.get()).first);
+  }
+  return begins;
+}
+
+}  // namespace
+
+std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& options, int shards) {
+  check_options(store, options);
+  const Places places = places_in_forward(store, options);
+  std::vector<Param*> order;
+  for (const auto& p : store.params())
+    if (p->trainable || rule_for(*p, options).sharding == Sharding::kParameters) order.push_back(p.get());
+  std::sort(order.begin(), order.end(),
+            [&](const Param* a, const Param* b) { return places.at(a).first > places.at(b).first; });
+  std::vector<Bucket> buckets = fill_buckets(order, options);
+  const auto begins = block_begins(store, places);
+  for (Bucket& b : buckets) {
     const Param* first = b.entries.back().param;
-    b.first_use = places.at(first).first, b.needed_from = block_begin.at(block_of(first->name));
+    b.first_use = places.at(first).first, b.needed_from = begins.at(block_of(first->name));
     for (const Bucket::Entry& e : b.entries) b.last_use = std::max(b.last_use, places.at(e.param).last);
     if (b.sharding != Sharding::kReplicated) b.numel = round_up(b.numel, Bucket::kAlign * shards);
   }
   // A bucket can go when its last gradient is there: that of the parameter used earliest in forward.
-  std::sort(closed.begin(), closed.end(), [](const Bucket& a, const Bucket& b) { return a.first_use > b.first_use; });
-  for (size_t i = 0; i < closed.size(); ++i) {
-    closed[i].index = static_cast<int>(i);
-    closed[i].precision = options.precision;
-    closed[i].what = bucket_name(closed[i]);
+  std::sort(buckets.begin(), buckets.end(), [](const Bucket& a, const Bucket& b) { return a.first_use > b.first_use; });
+  for (size_t i = 0; i < buckets.size(); ++i) {
+    buckets[i].index = static_cast<int>(i);
+    buckets[i].precision = options.precision;
+    buckets[i].what = bucket_name(buckets[i]);
   }
-  return closed;
+  return buckets;
 }
 
 Bucket::Range own_range(const Bucket& b, int rank, int shards) {

@@ -73,6 +73,8 @@ BucketSync::BucketSync(ParamStore& store, const SyncGroups& groups, const Option
   }
   for (const auto& p : store.params())
     if (params_.at(p.get()).bucket < 0) (void)p->value.raw();  // taken now and not in the middle of a step
+  // What only others touch goes first: they may issue the gather after it.
+  values_->before_backward_wait = [this] { launch_rounds(); };
   store_.set_hooks(this);
 }
 
@@ -181,8 +183,6 @@ void BucketSync::end_microbatch() {
 void BucketSync::end_forward() {
   check<CommError>(phase_ == Phase::kGrads && microbatches_ > 0, "[end_forward] without begin_microbatch");
   values_->end_forward();
-  // What only others touch goes before this rank waits for gathers of backward, which those may issue after it.
-  launch_rounds();
 }
 
 void BucketSync::before_use(Param& param) {
@@ -228,6 +228,7 @@ void BucketSync::finish_grads(Stream& stream) {
   check<CommError>(phase_ == Phase::kGrads, "[finish_grads] without begin_step");
   for (const Bucket& b : buckets_)
     if (b.trainable) check_fired(b, expected(b.group));
+  launch_rounds();  // before end_microbatches waits for gathers
   finishing_ = true;
   values_->end_microbatches();
   launch_ready();

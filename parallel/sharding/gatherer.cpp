@@ -91,13 +91,13 @@ void ValueGatherer::begin_microbatch() {
 
 void ValueGatherer::end_forward() {
   check<CommError>(phase_ == Phase::kForward, "[end_forward] without begin_microbatch");
-  phase_ = Phase::kBackward;
   const Round& r = rounds_[static_cast<size_t>(round_)];
   for (const int i : gathered_) {
     const State& s = states_[static_cast<size_t>(i)];
     const bool open = std::find(s.open.begin(), s.open.end(), true) != s.open.end();
     if (s.held && (!open || (buckets_[static_cast<size_t>(i)].reshard && i != r.last))) free(i);
   }
+  phase_ = Phase::kBackward;
   issue_until(r.middle - 1 + prefetch_, r.end);
 }
 
@@ -176,6 +176,7 @@ void ValueGatherer::hold(int i) {
 
 void ValueGatherer::await(int i) {
   State& s = states_[static_cast<size_t>(i)];
+  if (phase_ == Phase::kBackward && s.held && !s.arrived) before_backward_wait();
   wait_for(s.work, i);
   s.arrived = true;
   if (s.held) buckets_[static_cast<size_t>(i)].value.storage().arrived();
@@ -236,6 +237,8 @@ void ValueGatherer::use(const Param& param, int i) {
 
 void ValueGatherer::need(int i) {
   State& s = states_[static_cast<size_t>(i)];
+  const bool waits = !s.held || !s.arrived;
+  if (!s.held && phase_ == Phase::kBackward) before_backward_wait();
   if (!s.held) {
     check<CommError>(phase_ != Phase::kIdle, "the values of ", buckets_[static_cast<size_t>(i)].what,
                      " are sharded and read outside of a microbatch; gather them first (ParamSync::with_full_values)");
@@ -249,7 +252,7 @@ void ValueGatherer::need(int i) {
     issue_until(place + prefetch_, forward ? r.middle : r.end);
     TPO_ASSERT(s.held);
   }
-  if (phase_ == Phase::kBackward && !s.arrived) check_order(buckets_[static_cast<size_t>(i)]);
+  if (waits && phase_ == Phase::kBackward) check_order(buckets_[static_cast<size_t>(i)]);
   await(i);
 }
 

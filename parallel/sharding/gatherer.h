@@ -7,6 +7,7 @@
 // gather is issued and given back at points of the program: in forward when a bucket two further on is used, in
 // backward when the sweep has passed every use, otherwise at the end of the microbatch.
 #include <deque>
+#include <functional>
 #include <unordered_map>
 #include <vector>
 
@@ -36,6 +37,8 @@ class ValueGatherer final : public StorageSource {
   // The bucket of the present round that this rank reduces next, for which others may wait: of backward's gathers these
   // have issued those that it needs. Null: none.
   void reduces_next(const Bucket* bucket) { reduces_next_ = bucket; }
+  // Called before a wait for a gather of backward. May call issue_before and reduces_next.
+  std::function<void()> before_backward_wait = [] {};
   // After the last microbatch of this rank: nothing is needed here any more.
   void end_microbatches();
   // Issues what is left of the sequence and waits for all of it.
