@@ -27,7 +27,7 @@ constexpr const char* kUsage =
     "  data     synth | import | index | inspect | verify datasets\n"
     "  ckpt     ls | verify | diff checkpoints\n"
     "  report   a run folder as one HTML page\n"
-    "  bench    comm: collectives of these ranks beside MPI's own\n"
+    "  bench    comm | overlap: these ranks' collectives beside MPI's own; what hides behind compute\n"
     "  doctor   what these machines and this MPI can do, with remedies\n"
     "exit codes: 0 done; 2 fix flags or configuration; 3 fix data or checkpoint; 4 loss or gradient not finite;\n"
     "            5 bad machine (files, communication, memory); 75 stopped by SIGTERM after saving, start again; 1 bug\n"

@@ -200,9 +200,10 @@ void Trainer::run_microbatch(const HostBatch& host, const TpoModel::Scales& scal
   const double lm = losses.lm.item(), region = losses.region.defined() ? losses.region.item() : 0;
   sums.lm_of_set[static_cast<size_t>(host.dataset)] += lm;
   sums.region += region;
-  if (!std::isfinite(lm) || !std::isfinite(region))
-    sums.bad.push_back(cat("dataset ", data_.folders[static_cast<size_t>(host.dataset)]->name(), ": loss ", lm + region,
-                           " of samples ", join_ids(host.sample_ids, 64)));
+  if (std::isfinite(lm) && std::isfinite(region)) return;
+  const auto set = static_cast<size_t>(host.dataset);  // what bench overlap runs is of none
+  sums.bad.push_back(cat("dataset ", set < data_.folders.size() ? data_.folders[set]->name() : "of shapes", ": loss ",
+                         lm + region, " of samples ", join_ids(host.sample_ids, 64)));
 }
 
 StepStats Trainer::step() {

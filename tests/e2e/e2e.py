@@ -337,6 +337,7 @@ FLAGS = {
     "data synth": {"out", "split", "seed", "format", "vocab", "size", "turns", "region_questions", "grid", "colours", "shapes",
                    "sizes", "dataset", "unique", "min_objects", "max_objects", "help"},
     "report": {"help"},
+    "bench overlap": {"config", "preset", "set", "microbatches", "compute_ms", "steps", "rows", "json", "help"},
     "bench comm": {"min", "max", "factor", "sizes", "ops", "groups", "dtype", "iterations", "seconds", "json", "help"},
     "doctor": {"config", "set", "folder", "threads", "parameters", "json", "help"},
     "ckpt ls": {"help"},
