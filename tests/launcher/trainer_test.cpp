@@ -260,7 +260,7 @@ TEST(trainer, a_checkpoint_of_another_model_is_refused_and_changes_nothing) {
 // The scores mean nothing; that ranks share the samples, and that every answer and box is counted once, is shown by a
 // model that has learned to answer with boxes.
 TEST(evaluator, scores_are_the_same_for_any_number_of_ranks_and_pictures_are_drawn) {
-  const auto c = TinyRun::get().config({"train.steps=120", "optimizer.lr=5e-3", "optimizer.warmup_ratio=0.02",
+  const auto c = TinyRun::get().config({"train.steps=240", "optimizer.lr=5e-3", "optimizer.warmup_ratio=0.02",
                                         "model.language.train_new_rows=true", "model.language.detach_embeddings=false",
                                         "model.language.lora_dropout=0"});
   const TrainingData data = make_training_data(c);
