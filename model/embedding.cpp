@@ -48,7 +48,9 @@ void init_added_rows(Param& table, int64_t base, AddedRows mode, const Range& ro
         table.value.data<float>()[r * C + c] =
             static_cast<float>(sums[static_cast<size_t>(c)] / static_cast<double>(base));
   }
-  if (mode == AddedRows::kFrozen && first < rows.size()) table.frozen_rows_begin = first;
+  if (mode == AddedRows::kTrained) return;
+  table.decay = false;  // on ranks of the tensor axis whose part has no frozen row too
+  if (first < rows.size()) table.frozen_rows_begin = first;
 }
 
 TokenEmbedding::TokenEmbedding(const ParamScope& scope, int64_t base, int64_t added, int64_t width, AddedRows mode,
