@@ -213,14 +213,11 @@ void find_network(RankFacts& f) {
   globfree(&adapters);
 }
 
-// The first of these libraries that can be loaded.
+// The first of these libraries that can be loaded. It stays: NVIDIA's carry a C++ runtime of their own, whose memory is
+// lost when they leave.
 std::string loadable(std::initializer_list<const char*> names) {
-  for (const char* name : names) {
-    void* library = dlopen(name, RTLD_LAZY | RTLD_LOCAL);
-    if (library == nullptr) continue;
-    dlclose(library);
-    return name;
-  }
+  for (const char* name : names)
+    if (dlopen(name, RTLD_LAZY | RTLD_LOCAL) != nullptr) return name;
   return "";
 }
 
@@ -228,7 +225,7 @@ void find_gpu(RankFacts& f) {
   f.nccl = loadable({"libnccl.so.2"});
   f.cublaslt = loadable({"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11"});
   f.cudnn = loadable({"libcudnn.so.9", "libcudnn.so.8"});
-  void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);  // stays loaded: it does not like to leave
+  void* driver = dlopen("libcuda.so.1", RTLD_LAZY | RTLD_LOCAL);
   if (driver == nullptr) return;
   const auto init = reinterpret_cast<int (*)(unsigned)>(dlsym(driver, "cuInit"));
   const auto version = reinterpret_cast<int (*)(int*)>(dlsym(driver, "cuDriverGetVersion"));
