@@ -5,6 +5,8 @@
 #include <fstream>
 #include <map>
 #include <sstream>
+#include <tuple>
+#include <utility>
 
 #include "data/draw.h"
 #include "launcher/run_files.h"
@@ -61,6 +63,20 @@ void merge(const std::string& text, Found& into) {
       into.expected.push_back(line.substr(tab + 1));
     }
   }
+}
+
+template <class T>
+void sort_pairs(std::vector<T>& a, std::vector<T>& b) {
+  std::vector<std::pair<T, T>> pairs;
+  for (size_t i = 0; i < a.size(); ++i) pairs.emplace_back(std::move(a[i]), std::move(b[i]));
+  std::sort(pairs.begin(), pairs.end());
+  for (size_t i = 0; i < pairs.size(); ++i) std::tie(a[i], b[i]) = std::move(pairs[i]);
+}
+
+// An order that does not know which rank found what: sums of scores then have the same bits for any number of ranks.
+void sort_pairs(Found& f) {
+  sort_pairs(f.truth, f.given);
+  sort_pairs(f.expected, f.answers);
 }
 
 std::string one_line(std::string text) {
@@ -220,6 +236,7 @@ EvalResult evaluate(const TpoModel& model, const DatasetFolder& folder, const Te
   Found all;
   for (const auto& part : world.all_gather_bytes(std::as_bytes(std::span(text.data(), text.size())), "evaluation"))
     merge(std::string(reinterpret_cast<const char*>(part.data()), part.size()), all);
+  sort_pairs(all);
   return score(folder.name(), samples, all);
 }
 

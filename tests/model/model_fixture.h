@@ -40,12 +40,13 @@ inline std::vector<float> elements_of(const std::vector<float>& whole, const Par
 }
 
 // The function value() of golden/make_golden.py for every parameter: unit-gain matrices, norm gains around 1, biases
-// around 0. Unlike fresh weights it leaves nothing at zero that a gradient would then miss.
-inline void fill_with_noise(ParamStore& store) {
+// around 0. Unlike fresh weights it leaves nothing at zero that a gradient would then miss. Matrices are multiplied by
+// `matrix_gain`: at 0.5 gradients answer the last bit of a weight with a few of their own; at 1 with a thousand.
+inline void fill_with_noise(ParamStore& store, float matrix_gain = 1) {
   for (const auto& p : store.params()) {
     const std::vector<float> u = noise(p->name, p->full.numel());
     const bool matrix = p->full.rank() == 2, gain = !matrix && p->name.ends_with("weight");
-    const float factor = matrix ? std::sqrt(3.0f / static_cast<float>(p->full[1])) : 0.3f;
+    const float factor = matrix ? matrix_gain * std::sqrt(3.0f / static_cast<float>(p->full[1])) : 0.3f;
     float* out = p->value.data<float>();
     for (const float v : elements_of(u, *p)) *out++ = (gain ? 1.0f : 0.0f) + factor * v;
   }
