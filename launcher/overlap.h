@@ -9,10 +9,12 @@
 
 namespace tpo {
 
-// The same forward and backward twice, seconds on one rank: as they were, and once more inside a CommStub.
+// A step as it was and without communication, seconds on one rank. Forward and backward run a second time inside a
+// CommStub; the update cannot, so of it what the rank was blocked for is communication. The step before it must not be
+// one of a pair: the repeat waits for values that the update still sends around, which the next step then need not.
 struct StubPair {
-  double step_s = 0;                 // the whole step that they are part of
-  double with_s = 0, without_s = 0;  // begin_step to finish_grads
+  double step_s = 0;                 // the whole step
+  double with_s = 0, without_s = 0;  // begin_step to finish_grads, and in with_s what the rest was blocked for
 };
 
 // Of one rank, since the last report.

@@ -157,18 +157,22 @@ void OverlapReplay::step() {
   const double begin = steady_seconds();
   run_gradients();
   const double gradients_s = steady_seconds() - begin;
+  const double update_blocked = world_.log().blocked_s();
   sync_.clip(1);
   sync_.step({.lr = 0});
-  const double step_s = steady_seconds() - begin;
+  const double step_s = steady_seconds() - begin, update_blocked_s = world_.log().blocked_s() - update_blocked;
   ++meter_.steps, meter_.seconds += step_s;
   meter_.add_uses(world_.log().take());
+  pair_next_ = !pair_next_;
+  if (pair_next_) return;
   const double blocked = world_.log().blocked_s(), again = steady_seconds();
   {
     const CommStub stub(world_);
     run_gradients();
     sync_.discard_grads();
   }
-  meter_.pairs.push_back({step_s, gradients_s, steady_seconds() - again - (world_.log().blocked_s() - blocked)});
+  const double alone_s = steady_seconds() - again - (world_.log().blocked_s() - blocked);
+  meter_.pairs.push_back({step_s, gradients_s + update_blocked_s, alone_s});
   meter_.add_uses(world_.log().take());
 }
 

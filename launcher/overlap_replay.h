@@ -31,7 +31,8 @@ class OverlapReplay {
  public:
   // Requires: a trainer without a tensor axis, whose collectives lie in the layers. Throws ConfigError.
   OverlapReplay(Trainer& trainer, ReplayMicrobatch microbatch, int microbatches, ProcessGroup& world);
-  // One step, update included, and the gradients once more with communication stubbed out. Collective.
+  // One step, update included; of every second one the gradients once more with communication stubbed out (StubPair).
+  // Collective.
   void step();
   OverlapReport report() { return gather_overlap(std::exchange(meter_, {}), world_); }
 
@@ -44,8 +45,9 @@ class OverlapReplay {
   int microbatches_;
   ProcessGroup& world_;
   OverlapMeter meter_;
-  double debt_s_ =
-      0;  // compute that was not slept yet: sleeps below a tenth of a millisecond are not kept by the system
+  bool pair_next_ = false;
+  // Compute that was not slept yet: sleeps below a tenth of a millisecond are not kept by the system.
+  double debt_s_ = 0;
 };
 
 }  // namespace tpo

@@ -256,11 +256,13 @@ StepStats Trainer::step(const LocalStep& local) {
   const auto begin = Clock::now();
   world_.log().take();  // what evaluation or a checkpoint left
   Sums sums;
+  const double blocked_before = world_.log().blocked_s();
   run_gradients(local, sums);
   const double gradients_s = seconds_since(begin);
   // The whole of the step before this one, whose end is known; of the first step, what has passed so far.
   const StepStats s = finish(local, sums, last_step_s_ > 0 ? last_step_s_ : gradients_s + local.wait_s);
   const double step_s = seconds_since(begin);
+  const double update_blocked_s = world_.log().blocked_s() - blocked_before - sums.exposed_s;
   ++overlap_.steps, overlap_.seconds += step_s;
   overlap_.add_uses(world_.log().take());
   again_s_ = 0;
@@ -274,7 +276,7 @@ StepStats Trainer::step(const LocalStep& local) {
     }
     again_s_ = seconds_since(again);
     // Values that the update still sent around were waited for here instead of in the next step.
-    overlap_.pairs.push_back({step_s, gradients_s, again_s_ - (world_.log().blocked_s() - blocked)});
+    overlap_.pairs.push_back({step_s, gradients_s + update_blocked_s, again_s_ - (world_.log().blocked_s() - blocked)});
     overlap_.add_uses(world_.log().take());
   }
   return s;

@@ -2,7 +2,7 @@
 # Runs a program under mpirun over several "hosts" of this one machine: network namespaces with a hostname each, joined
 # by a bridge. Open MPI takes them for different nodes, so that what goes on between nodes is what goes on here.
 # usage: scripts/hosts.sh SLOTS MPIRUN ARGS...        SLOTS: ranks per host, "2,2" or "1,3"
-#   scripts/hosts.sh 2,2 mpirun build/bin/tpo_dist train --config run.textproto
+#   scripts/hosts.sh 2,2 mpirun build/launcher/tpo_dist train --config run.textproto
 # Works as root, or where user namespaces are allowed. Exit code: that of mpirun; 77 if this machine has no namespaces.
 # No process of it outlives the script, also after SIGKILL: a host ends when a pipe from here closes, mpirun by a signal.
 # They share the file system, /dev/shm and process numbers with this machine, as containers may.
@@ -37,6 +37,10 @@ if [ "$1" != --hub ]; then  # once more inside a namespace of its own, so that t
   exec "${own[@]}" "$0" --hub "$@"
 fi
 shift
+if [[ ! ${1:-} =~ ^[0-9]+(,[0-9]+)*$ ]]; then
+  echo "hosts.sh: SLOTS are ranks per host, as in 2,2; not '${1:-}'" >&2
+  exit 2
+fi
 
 slots=(${1//,/ })
 mpirun=$2

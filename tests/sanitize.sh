@@ -21,7 +21,8 @@ case "${1:-}" in
     ;;
   tsan)
     targets=(parallel_tests checkpoint_tests)
-    names='Assignment|Checkpointer|Crash|Damage|FullDisk|bucket|engine|mesh|replicated|shared_memory|single|threads|work'
+    names='Assignment|Checkpointer|Crash|Damage|FullDisk|Ring|SummedParam|TensorOps|arena|bucket|engine|mesh|policies|replicated'
+    names+='|shared_memory|single|threads|work|zero'
     select=(-R "^($names)" -E '^Crash\.(kill|limit)')
     export TSAN_OPTIONS=halt_on_error=1:second_deadlock_stack=1
     ;;

@@ -14,6 +14,10 @@ shift
 program=${TPO_DIST:-build/launcher/tpo_dist}
 [ -r "$hosts" ] || { echo "mpirun.sh: no host file $hosts; see examples/launch/hosts.example" >&2; exit 2; }
 [ -x "$program" ] || { echo "mpirun.sh: no program $program; set TPO_DIST" >&2; exit 2; }
+if bad=$(grep -vE '^[[:space:]]*(#|$)|^[^#]*[[:space:]]slots=[0-9]+' "$hosts"); then
+  echo "mpirun.sh: in $hosts, without slots=N and no blanks around the sign: $(head -1 <<< "$bad")" >&2
+  exit 2
+fi
 ranks=$(sed -n 's/^[^#]*slots=\([0-9][0-9]*\).*/\1/p' "$hosts" | awk '{ n += $1 } END { print n + 0 }')
 [ "$ranks" -gt 0 ] || { echo "mpirun.sh: no line 'NAME slots=N' in $hosts" >&2; exit 2; }
 

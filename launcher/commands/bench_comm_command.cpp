@@ -1,7 +1,11 @@
 #include <algorithm>
+#include <cerrno>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
 #include <iostream>
 
 #include "core/error.h"
@@ -206,6 +210,18 @@ std::string comm_line_json(const std::string& group, const CommLine& line) {
   return out.raw("times", "[" + all + "]").str();
 }
 
+void check_writable(const std::string& file, ProcessGroup& world) {
+  int64_t error = 0;
+  if (world.rank() == 0 && !file.empty()) {
+    const bool existed = std::filesystem::exists(file);
+    errno = 0;
+    if (!std::ofstream(file, std::ios::app)) error = std::max(errno, 1);
+    if (error == 0 && !existed) std::filesystem::remove(file);
+  }
+  error = world.all_reduce_value(error, ReduceOp::kMax);
+  check<IoError>(error == 0, "--json ", file, " cannot be written: ", std::strerror(static_cast<int>(error)));
+}
+
 int run_bench_comm(std::span<const std::string> words, ProcessGroup& world) {
   const Args args(kHelp, words);
   const bool speaks = world.rank() == 0;
@@ -220,6 +236,9 @@ int run_bench_comm(std::span<const std::string> words, ProcessGroup& world) {
   const double seconds = args.real("seconds", 0.1, 1e6);
   const std::vector<std::string> names = groups_of(args);
   if (world.size() == 1) options.kinds = {CommKind::kCopy};
+  check<ConfigError>(world.size() > 1 || std::find(names.begin(), names.end(), "world") != names.end(),
+                     "bench comm: one rank has no groups but world; start several with mpirun");
+  check_writable(args.text("json"), world);
 
   const auto say = [&](const std::string& text) {
     if (speaks) std::cout << text << std::flush;
@@ -235,19 +254,22 @@ int run_bench_comm(std::span<const std::string> words, ProcessGroup& world) {
   options.line_seconds = seconds / static_cast<double>(options.kinds.size() * options.sizes.size() *
                                                        (world.size() == 1 || node_count == 1 ? 1 : names.size()));
   std::string json;
+  bool measured = false;
   for (const std::string& name : names) {
     if (world.size() == 1 && name != "world") continue;
     const BenchGroup group = make_bench_group(name, world, mpi.get(), nodes);
     const std::string skip = reason_to_skip(name, group, world.size(), node_count);
     say(skip);
     if (!skip.empty()) continue;
+    measured = true;
     say(head_of(group, count_groups(world, group), options) + comm_table_head());
     measure_comm(world, group, options, [&](const CommLine& line) {
       say(comm_table_rows(line));
       json += (json.empty() ? "\n" : ",\n") + comm_line_json(name, line);
     });
   }
-  say("every result was compared with known numbers; each time is of the slowest rank\n");
+  say(measured ? "every result was compared with known numbers; each time is of the slowest rank\n"
+               : "nothing was measured: no group of --groups has members to measure here\n");
   if (const std::string file = args.text("json"); speaks && !file.empty()) {
     JsonLine out;
     out.integer("ranks", world.size()).integer("nodes", node_count).text("mpi", mpi ? facts.library : "");

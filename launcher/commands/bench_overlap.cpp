@@ -26,7 +26,7 @@ const CommandHelp kHelp{
      {"microbatches", "of each rank and step", "1", Flag::Kind::kText},
      {"compute_ms", "forward and backward of a microbatch take so long in all, shared out as measured; 0: as measured",
       "0", Flag::Kind::kText},
-     {"steps", "steps that are played", "9", Flag::Kind::kText},
+     {"steps", "steps that are repeated without communication; before each another is played", "9", Flag::Kind::kText},
      {"rows", "rows of a group in the table; 0: all", "12", Flag::Kind::kText},
      {"json", "also write the report to this file", "", Flag::Kind::kText}}};
 
@@ -63,6 +63,7 @@ int run_bench_overlap(std::span<const std::string> words, ProcessGroup& world) {
   const auto microbatches = static_cast<int>(args.integer("microbatches", 1, 1 << 16));
   const int64_t steps = args.integer("steps", 1, 1 << 20), rows = args.integer("rows", 0, 1 << 20);
   const double compute_ms = args.real("compute_ms", 0, 1e9);
+  check_writable(args.text("json"), world);
   TrainingData data;
   data.vocab = vocab_of(config);
   Trainer trainer(config, data, world);
@@ -72,20 +73,20 @@ int run_bench_overlap(std::span<const std::string> words, ProcessGroup& world) {
   for (ReplayEvent& e : microbatch.events) e.compute_s *= compute_ms > 0 ? 1e-3 * compute_ms / measured_s : 1;
   if (speaks)
     std::printf(
-        "bench overlap: %d ranks, %lld parameters in %zu buckets, ZeRO %d; %d microbatch(es) a rank, each %.2f ms of "
-        "compute "
-        "(%.2f measured) in %zu parts\n",
+        "bench overlap: %d rank(s), %lld parameters in %zu buckets, ZeRO %d; %d microbatch(es) a rank, each %.2f ms of "
+        "compute (%.2f measured) in %zu parts%s\n",
         world.size(), static_cast<long long>(trainer.store().numel()), trainer.sync().buckets().size(),
-        config.layout().zero(), microbatches, 1e3 * microbatch.compute_s(), 1e3 * measured_s, microbatch.events.size());
+        config.layout().zero(), microbatches, 1e3 * microbatch.compute_s(), 1e3 * measured_s, microbatch.events.size(),
+        world.size() > 1 ? "" : "; one rank communicates with nobody: start several with mpirun");
   OverlapReplay replay(trainer, std::move(microbatch), microbatches, world);
-  replay.step();
-  replay.report();  // the first step takes memory from the system
-  for (int64_t i = 0; i < steps; ++i) replay.step();
+  for (int i = 0; i < 2; ++i) replay.step();
+  replay.report();  // the first steps take memory from the system
+  for (int64_t i = 0; i < 2 * steps; ++i) replay.step();
   const OverlapReport report = replay.report();
   if (!speaks) return kExitDone;
   std::cout << overlap_table(report, static_cast<size_t>(rows)) << std::flush;
   if (const std::string file = args.text("json"); !file.empty())
-    write_text(file, overlap_json(report, steps)
+    write_text(file, overlap_json(report, 2 * steps)
                              .integer("ranks", world.size())
                              .integer("buckets", static_cast<int64_t>(trainer.sync().buckets().size()))
                              .number("compute_s", measured_s)

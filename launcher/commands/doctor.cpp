@@ -68,6 +68,8 @@ bool sees_file_of_rank0(ProcessGroup& world, const std::string& folder) {
 Cluster examine(const Args& args, ProcessGroup& world) {
   int64_t threads = args.integer("threads", 0, 1024);
   std::string folder = args.text("folder");
+  check<ConfigError>(args.given("config") || args.list("set").empty(),
+                     "doctor: --set changes a configuration; give --config with it, or --threads and --folder alone");
   if (args.given("config")) {
     const config::RunConfig config = load_config(args.text("config"), args.list("set"));
     if (threads == 0) threads = config.run().threads();

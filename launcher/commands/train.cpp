@@ -137,7 +137,7 @@ class Run {
     int64_t saved_at = -1;
     while (trainer_.steps_done() < config_.train().steps()) {
       const int64_t next = trainer_.steps_done() + 1;
-      if (overlap_due(next) || overlap_due(next + 1) || overlap_due(next + 2)) trainer_.pair_next_step();
+      if (overlap_due(next) || overlap_due(next + 2) || overlap_due(next + 4)) trainer_.pair_next_step();
       const StepStats s = profile.step(trainer_);
       std::cout << profile.take_table() << std::flush;
       progress.add(s);

@@ -8,6 +8,8 @@
 #include <fstream>
 #include <iterator>
 #include <limits>
+#include <map>
+#include <set>
 
 #include "launcher/evaluator.h"
 #include "parallel/comm/threads.h"
@@ -84,6 +86,48 @@ TEST(trainer, two_and_four_ranks_equal_one_within_rounding) {
     EXPECT_LE(mean, 1e-6) << ranks;
     for (size_t s = 0; s < one.second.size(); ++s)
       EXPECT_NEAR(one.second[s], many.second[s], 2e-4 * one.second[s]) << s;
+  }
+}
+
+// Heads of the real model that no sample of a step asks for: their weights, moments and step counts keep their bits,
+// and nothing of them is reduced, whatever the policy and with a tensor axis too.
+TEST(trainer, a_step_without_a_task_leaves_its_heads_as_they_were_and_sends_nothing_for_them) {
+  const std::set<std::string> untouched{"head.region", "token.box", "token.temporal", "token.track", "box_input"};
+  for (const char* layout : {"layout.zero=0", "layout.zero=1", "layout.zero=2", "layout.zero=3", "layout.tensor=2"}) {
+    const auto c =
+        TinyRun::get().config({"train.steps=4", "data.sets.0.end_step=2", "layout.bucket_bytes=4096", layout});
+    const TrainingData data = make_training_data(c);
+    run_ranks(std::string(layout) == "layout.tensor=2" ? 4 : 2, [&](ProcessGroup& world) {
+      Trainer t(c, data, world);
+      const auto snapshot = [&] {
+        std::map<std::string, std::vector<float>> found;
+        t.sync().for_each_state([&](const StateEntry& e) {
+          for (const auto& p : t.store().params())
+            if (e.name.ends_with(p->name) &&
+                untouched.count(t.store().group_names()[static_cast<size_t>(p->group)]) == 1)
+              found[e.name] = e.value.to_vector<float>();
+        });
+        return found;
+      };
+      while (t.steps_done() < 2) t.step();
+      t.overlap();  // starts the account of operations anew
+      const auto before = snapshot();
+      const auto steps_before = t.sync().group_steps();
+      while (t.steps_done() < 4) t.step();
+      EXPECT_TRUE(snapshot() == before) << layout;
+      EXPECT_FALSE(before.empty());
+      for (const auto& [group, steps] : t.sync().group_steps())
+        EXPECT_EQ(steps, steps_before.at(group) + (untouched.count(group) == 1 ? 0 : 2)) << layout << ": " << group;
+      int64_t sent = 0;
+      for (const CommUse& u : t.overlap().uses)
+        for (const Bucket& b : t.sync().buckets()) {
+          if (!u.what.starts_with(b.what)) continue;
+          EXPECT_EQ(untouched.count(t.store().group_names()[static_cast<size_t>(b.group)]), 0u)
+              << layout << ": " << u.what;
+          sent += u.bytes;
+        }
+      EXPECT_TRUE(sent > 0 || world.rank() > 0) << layout;
+    });
   }
 }
 
