@@ -63,9 +63,11 @@ struct alignas(64) Arena::Control {
   WireHeader header[2];                   // by parity of the number of the collective
 };
 
-int64_t Arena::piece_bytes(int ranks, bool several_nodes) {
-  const int64_t fair = (int64_t{32} << 20) / ranks / 4096 * 4096;
-  return std::clamp<int64_t>(fair, 64 << 10, several_nodes ? kCrossingPieceBytes : kPieceBytes);
+int64_t Arena::piece_bytes(const Nodes& nodes) {
+  size_t ranks = 1;  // of the largest node
+  for (int i = 0; i < nodes.count(); ++i) ranks = std::max(ranks, nodes.members(i).size());
+  const int64_t fair = (int64_t{32} << 20) / static_cast<int64_t>(ranks) / 4096 * 4096;
+  return std::clamp<int64_t>(fair, 64 << 10, nodes.count() > 1 ? kCrossingPieceBytes : kPieceBytes);
 }
 
 size_t Arena::bytes_needed(int ranks, int64_t piece_bytes) {

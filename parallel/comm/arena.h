@@ -41,8 +41,9 @@ class SharedMemory {
 
 class Arena {
  public:
-  // Pieces of ranks that share memory, and of nodes with this many ranks when the group has several.
-  static int64_t piece_bytes(int ranks, bool several_nodes);
+  // Pieces of a group: the same number on every rank, also where nodes hold different numbers of ranks, since both ends
+  // of the wire cut a collective alike.
+  static int64_t piece_bytes(const Nodes& nodes);
   // Size of the shared memory for `ranks` ranks.
   static size_t bytes_needed(int ranks, int64_t piece_bytes);
   // `memory` is the same zero-filled memory on every rank; bells[r] is the doorbell of rank r's engine and outlives

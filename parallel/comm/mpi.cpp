@@ -182,7 +182,7 @@ bool join_arena(Context& context, GroupState& state, const Nodes& nodes) {
   const int place = nodes.place(nodes.rank());
   check_mpi(MPI_Comm_split(state.comm, nodes.mine(), place, &here), "MPI_Comm_split");
   const auto ranks = static_cast<int>(nodes.here().size());
-  const int64_t piece = Arena::piece_bytes(ranks, nodes.count() > 1);
+  const int64_t piece = Arena::piece_bytes(nodes);
   state.memory = share_memory(here, Arena::bytes_needed(ranks, piece));
   state.here = here;
   if (!all_true(state.comm, state.memory != nullptr)) return false;

@@ -22,7 +22,7 @@ constexpr int64_t kPiece = 1 << 20;
 
 // What rank threads share in place of a mapped segment.
 struct Shared {
-  explicit Shared(int n) : bells(static_cast<size_t>(n)), memory(Arena::bytes_needed(n, kPiece) + 64) {}
+  Shared(int n, int64_t piece) : bells(static_cast<size_t>(n)), memory(Arena::bytes_needed(n, piece) + 64) {}
   std::byte* aligned() { return memory.data() + (64 - reinterpret_cast<uintptr_t>(memory.data()) % 64) % 64; }
   // Shared buffer number k, made by the first rank that asks.
   std::shared_ptr<SharedMemory> buffer(size_t k, size_t bytes) {
@@ -101,17 +101,21 @@ class PostWire final : public Wire {
   std::vector<Expected> expected_;
 };
 
-// What the ranks of a world share: memory per node, and the post.
+// What the ranks of a world share: memory per node, and the post. Pieces of piece_bytes; 0: as long as MPI's groups have
+// them.
 struct World {
-  explicit World(const std::vector<int>& node_of_rank, bool verify = true) : placement(node_of_rank), verify(verify) {
+  explicit World(const std::vector<int>& node_of_rank, bool verify = true, int64_t piece_bytes = kPiece)
+      : placement(node_of_rank), verify(verify), piece_bytes(piece_bytes) {
     for (int r = 0; r < static_cast<int>(placement.size()); ++r) {
       const Nodes nodes(placement, r);
       auto& memory = memories[static_cast<size_t>(nodes.mine())];
-      if (!memory) memory = std::make_unique<Shared>(static_cast<int>(nodes.here().size()));
+      if (!memory) memory = std::make_unique<Shared>(static_cast<int>(nodes.here().size()), piece(nodes));
     }
   }
+  int64_t piece(const Nodes& nodes) const { return piece_bytes > 0 ? piece_bytes : Arena::piece_bytes(nodes); }
   std::vector<int> placement;
   bool verify;
+  int64_t piece_bytes;
   std::array<std::unique_ptr<Shared>, 4> memories;  // per node
   Post post;
 };
@@ -126,7 +130,7 @@ class ArenaGroup final : public ProcessGroup {
         engine_(shared_.bells[static_cast<size_t>(nodes_.place(rank()))]) {
     std::vector<Doorbell*> bells;
     for (Doorbell& b : shared_.bells) bells.push_back(&b);
-    arena_ = std::make_shared<Arena>(shared_.aligned(), kPiece, nodes_.place(rank()), std::move(bells));
+    arena_ = std::make_shared<Arena>(shared_.aligned(), world.piece(nodes_), nodes_.place(rank()), std::move(bells));
     if (nodes_.count() > 1) {
       auto wire = std::make_unique<PostWire>(world.post, rank(), size());
       crossing_ = std::make_shared<Crossing>(nodes_, std::move(wire), world.verify);
@@ -160,8 +164,9 @@ class ArenaGroup final : public ProcessGroup {
   int queue_ = 0;
 };
 
-void on_nodes(const std::vector<int>& node_of_rank, const std::function<void(ProcessGroup&)>& run, bool verify = true) {
-  World world(node_of_rank, verify);
+void on_nodes(const std::vector<int>& node_of_rank, const std::function<void(ProcessGroup&)>& run, bool verify = true,
+              int64_t piece_bytes = kPiece) {
+  World world(node_of_rank, verify, piece_bytes);
   run_ranks(static_cast<int>(node_of_rank.size()), [&](ProcessGroup& threads) {
     ArenaGroup group(threads, world);
     run(group);
@@ -230,6 +235,32 @@ INSTANTIATE_TEST_SUITE_P(threads, ArenaConformance,
                          testing::Values(std::vector{0, 0}, std::vector{0, 0, 0}, std::vector{0, 0, 0, 0},
                                          std::vector{0, 1}, std::vector{2, 1, 0}));
 INSTANTIATE_TEST_SUITE_P(nodes, ArenaConformance, testing::Values(std::vector{0, 1, 1, 1}, std::vector{0, 1, 2, 1}));
+
+// Nine ranks take smaller pieces than eight do; both ends of the wire must cut by the larger node.
+TEST(arena, a_large_node_and_a_small_one_cut_alike) {
+  std::vector<int> placement(10, 0);
+  placement[9] = 1;
+  constexpr int64_t kPart = 200003, kCount = 10 * kPart;  // over two pieces, in both kinds
+  on_nodes(
+      placement,
+      [](ProcessGroup& g) {
+        const Tensor t = Tensor::empty({kCount}), part = Tensor::empty({kPart});
+        const auto value = [](int64_t i, int64_t rank) { return static_cast<float>((i * 7 + rank) % 61); };
+        const auto sum = [&](int64_t i) {
+          float s = 0;
+          for (int r = 0; r < 10; ++r) s += value(i, r);
+          return s;
+        };
+        for (int64_t i = 0; i < kCount; ++i) t.data<float>()[i] = value(i, g.rank());
+        g.reduce_scatter(t, part, ReduceOp::kSum, "t").wait_host();
+        g.all_reduce(t, ReduceOp::kSum, "t").wait_host();
+        int64_t wrong = 0;
+        for (int64_t i = 0; i < kCount; ++i) wrong += t.data<float>()[i] != sum(i) ? 1 : 0;
+        for (int64_t i = 0; i < kPart; ++i) wrong += part.data<float>()[i] != sum(g.rank() * kPart + i) ? 1 : 0;
+        EXPECT_EQ(wrong, 0);
+      },
+      true, 0);
+}
 
 TEST(shared_memory, reports_what_the_system_refuses) {
   EXPECT_THROW(SharedMemory::open("/tpo_dist.test.absent", 4096), IoError);
