@@ -13,9 +13,11 @@ void check_mesh(const MeshShape& s, int ranks) {
   const int64_t product = int64_t{s.pipe} * s.data * s.tensor;
   if (product == ranks) return;
   const int64_t rest = int64_t{s.pipe} * s.tensor;
+  const auto legal = [&](int64_t data) { return s.shard == 0 || data % s.shard == 0; };
   const std::string hint =
-      ranks % rest == 0
-          ? cat("set data = ", ranks / rest, " or start ", product, " ranks")
+      ranks % rest == 0 && legal(ranks / rest) ? cat("set data = ", ranks / rest, " or start ", product, " ranks")
+      : ranks % rest == 0
+          ? cat("set data = ", ranks / rest, " and shard to a divisor of it, or start ", product, " ranks")
           : cat("start ", product, " ranks, or choose pipe and tensor so that pipe * tensor divides ", ranks);
   throw ConfigError(cat("mesh pipe ", s.pipe, " * data ", s.data, " * tensor ", s.tensor, " = ", product, " but ",
                         ranks, ranks == 1 ? " rank was" : " ranks were", " started (mpirun -n ", ranks, "); ", hint));

@@ -65,6 +65,10 @@ TEST(mesh, a_wrong_product_is_refused_with_a_shape_that_fits) {
   EXPECT_EQ(refusal({1, 4, 2}, 8), "accepted");
   EXPECT_EQ(refusal({.data = 4, .shard = 3}, 4), "mesh shard = 3 must divide data = 4, or be 0 for all of it");
   EXPECT_EQ(refusal({.data = 4, .shard = 2}, 4), "accepted");
+  EXPECT_EQ(refusal({.data = 4, .shard = 4}, 6),
+            "mesh pipe 1 * data 4 * tensor 1 = 4 but 6 ranks were started (mpirun -n 6); set data = 6 and shard to a "
+            "divisor of it, or start 4 ranks");
+  EXPECT_NE(refusal({.data = 4, .shard = 2}, 6).find("; set data = 6 or start 4 ranks"), std::string::npos);
 }
 
 }  // namespace
