@@ -20,7 +20,7 @@ void combine(Acc* __restrict acc, const T* __restrict x, int64_t n) {
     if constexpr (kOp == ReduceOp::kSum) {
       acc[i] = static_cast<Acc>(acc[i] + v);
     } else {
-      acc[i] = std::max(acc[i], v);
+      acc[i] = static_cast<int>(v > acc[i]) | static_cast<int>(v != v) ? v : acc[i];  // a NaN stays, whoever has it
     }
   }
 }

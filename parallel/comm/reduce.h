@@ -10,7 +10,8 @@
 namespace tpo {
 
 // Writes the result to every one of `to`, each of which may be one of the sources. Integers wrap. bf16 is summed in
-// fp32 and rounded once. Reads n * count elements and writes to.size() * count.
+// fp32 and rounded once. The maximum of numbers and a NaN is a NaN. Reads n * count elements and writes to.size() *
+// count.
 void reduce_buffers(std::span<std::byte* const> to, std::span<const std::byte* const> sources, int64_t count,
                     DType dtype, ReduceOp op);
 inline void reduce_buffers(std::byte* to, std::span<const std::byte* const> sources, int64_t count, DType dtype,
