@@ -131,8 +131,19 @@ class ArenaTask final : public EngineTask {
 
   bool rings() const override { return !crossing_ || !crossing_->busy(); }
 
+  // After an exception half of a collective is under way, so that none can follow.
   Progress poll() override {
     check<CommError>(a_.broken_.empty(), describe(r_), " cannot run: ", a_.broken_);
+    try {
+      return go_on();
+    } catch (const std::exception& e) {
+      a_.broken_ = e.what();
+      throw;
+    }
+  }
+
+ private:
+  Progress go_on() {
     bool moved = false;
     if (!started_) start(), moved = true;
     while (advance()) {
@@ -143,10 +154,10 @@ class ArenaTask final : public EngineTask {
     if (count_[kOut] < end_ || !chosen_ || (direct_ && !all_reached(kOut, end_)))
       return moved ? Progress::kSome : Progress::kNone;
     a_.next_piece_ = end_;
+    if (direct_) ++a_.in_place_;
     return Progress::kDone;
   }
 
- private:
   void start() {
     started_ = true;
     place_ = own_place();
@@ -197,8 +208,9 @@ class ArenaTask final : public EngineTask {
         if (a_.control(r).begun.load(std::memory_order_acquire) < a_.collectives_) return false;
       }
       for (int r = 0; r < a_.size(); ++r) {
-        a_.broken_ = header_mismatch(r_, header(r), crossing_ ? crossing_->nodes().here()[static_cast<size_t>(r)] : r);
-        check<CommError>(a_.broken_.empty(), a_.broken_);
+        const int theirs = crossing_ ? crossing_->nodes().here()[static_cast<size_t>(r)] : r;
+        const std::string why = header_mismatch(r_, header(r), theirs);
+        check<CommError>(why.empty(), why);
       }
     }
     begun_s = steady_seconds();

@@ -54,6 +54,9 @@ class Arena {
   // the same memory in the same order on every rank, on the engine thread. Kept track of as long as `memory` lives.
   void add_shared(const std::shared_ptr<SharedMemory>& memory, size_t part_bytes);
 
+  // Collectives so far that worked on the ranks' buffers themselves. On the engine thread, or after a wait.
+  uint64_t in_place() const { return in_place_; }
+
   // A collective as a task of this rank's engine. Tasks of one arena must run one after the other. `crossing` is what
   // goes on between nodes; null: there is one node.
   static std::unique_ptr<EngineTask> make_task(std::shared_ptr<Arena> arena, std::shared_ptr<Crossing> crossing,
@@ -89,7 +92,7 @@ class Arena {
   uint64_t collectives_ = 0;  // begun
   std::string broken_;        // why no further collective can run
   std::vector<Shared> shared_;
-  uint64_t next_shared_ = 1;
+  uint64_t next_shared_ = 1, in_place_ = 0;
 };
 
 }  // namespace tpo

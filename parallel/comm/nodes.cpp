@@ -44,8 +44,15 @@ bool Crossing::quiet() {
   return !busy_;
 }
 
-bool Crossing::compare(const CommRequest& r) {
+void Crossing::fail(const std::string& why) {
+  if (broken_.empty()) broken_ = why;
+}
+
+void Crossing::check_whole(const CommRequest& r) const {
   check<CommError>(broken_.empty(), describe(r), " cannot run: ", broken_);
+}
+
+bool Crossing::compare(const CommRequest& r) {
   if (!compares_) {
     compares_ = true;
     mine_ = make_header(r);
@@ -56,8 +63,8 @@ bool Crossing::compare(const CommRequest& r) {
   if (!quiet()) return false;
   compares_ = false;
   for (int rank = 0; rank < r.size; ++rank) {
-    broken_ = header_mismatch(r, headers_[static_cast<size_t>(rank)], rank);
-    check<CommError>(broken_.empty(), broken_);
+    const std::string why = header_mismatch(r, headers_[static_cast<size_t>(rank)], rank);
+    check<CommError>(why.empty(), why);
   }
   return true;
 }
@@ -158,6 +165,17 @@ class WireTask final : public EngineTask {
   bool rings() const override { return false; }
 
   Progress poll() override {
+    crossing_->check_whole(r_);
+    try {
+      return go_on();
+    } catch (const std::exception& e) {
+      crossing_->fail(e.what());
+      throw;
+    }
+  }
+
+ private:
+  Progress go_on() {
     if (!met_) {
       if (crossing_->verifies() && !crossing_->compare(r_)) return Progress::kNone;
       met_ = true;
@@ -174,7 +192,6 @@ class WireTask final : public EngineTask {
     return moved ? Progress::kSome : Progress::kNone;
   }
 
- private:
   void begin_piece() {
     const int64_t n = std::min(piece_, r_.count - begin_);
     std::byte* out = r_.out + begin_ * width_;

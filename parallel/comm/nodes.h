@@ -69,6 +69,10 @@ class Crossing {
   bool verifies() const { return verify_; }
   bool busy() const { return busy_; }  // waits for a message
 
+  // No further collective can run: after an exception half of one is under way.
+  void fail(const std::string& why);
+  // Throws CommError if one failed before.
+  void check_whole(const CommRequest& r) const;
   // Compares the headers of all ranks. False: not yet. Throws CommError naming both sides if they differ.
   bool compare(const CommRequest& r);
   // Elements [0, n) of the tensor (all_reduce, broadcast) or of each rank's part, the parts `stride` elements apart.
