@@ -113,7 +113,13 @@ int run_world(int* argc, char*** argv, const std::function<int(ProcessGroup& wor
   MpiWorld mpi(argc, argv);
   try {
     arm_fault(mpi.rank());
-    const auto world = make_mpi_world();
+    MpiOptions options;
+    options.on_fallback = [](const std::string& what) {
+      LOG(WARNING) << what
+                   << "; MPI messages are several times slower (tpo_dist doctor says how much /dev/shm is needed)";
+    };
+    const auto world = make_mpi_world(options);
+    if (mpi.rank() == 0 && mpi.size() > 1) LOG(INFO) << mpi.size() << " ranks talk through " << world->transport();
     const int code = body(*world);
     world->barrier("end of program").wait_host();
     if (guard) guard->finished(code);

@@ -5,9 +5,12 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <deque>
 #include <exception>
 #include <functional>
+#include <map>
 #include <random>
+#include <utility>
 
 #include "core/error.h"
 #include "parallel/comm/arena.h"
@@ -16,8 +19,6 @@
 
 namespace tpo {
 namespace {
-
-constexpr int64_t kMaxMessageBytes = int64_t{1} << 30;  // MPI counts are int
 
 void check_mpi(int rc, const std::string& what) {
   if (rc == MPI_SUCCESS) return;
@@ -47,19 +48,29 @@ struct GroupState {
   MPI_Comm comm = MPI_COMM_NULL, here = MPI_COMM_NULL;  // all ranks; those of this node
   std::vector<int> world_ranks;
   std::unique_ptr<SharedMemory> memory;
-  std::shared_ptr<Arena> arena;        // null: no ranks of the group share memory
-  std::shared_ptr<Crossing> crossing;  // null: all of them do
+  std::map<std::pair<int, int>, std::deque<const void*>> receiving;  // by (peer, tag); engine thread only
+  std::shared_ptr<Arena> arena;                                      // null: no ranks of the group share memory
+  std::shared_ptr<Crossing> crossing;                                // null: all of them do
+  std::string refused;  // why ranks that could share memory do not; the same on all of them
 };
 
-bool all_true(MPI_Comm comm, bool mine) {
-  int ok = mine ? 1 : 0, all_ok = 0;
-  MPI_Allreduce(&ok, &all_ok, 1, MPI_INT, MPI_MIN, comm);
-  return all_ok != 0;
+// Of the first rank of comm that gave a reason, on all of them; empty if none did. Cut after 500 characters.
+std::string first_reason(MPI_Comm comm, const std::string& mine) {
+  int rank = 0, size = 0, first = 0;
+  MPI_Comm_rank(comm, &rank);
+  MPI_Comm_size(comm, &size);
+  const int claim = mine.empty() ? size : rank;
+  MPI_Allreduce(&claim, &first, 1, MPI_INT, MPI_MIN, comm);
+  if (first == size) return "";
+  char text[512] = {};
+  std::copy_n(mine.begin(), std::min<size_t>(mine.size(), 500), text);
+  MPI_Bcast(text, sizeof text, MPI_CHAR, first, comm);
+  return text;
 }
 
-// A segment that rank 0 of comm creates and all ranks map, or null on every rank if any of them cannot. The name is
-// random: /dev/shm may be shared by containers whose process numbers are the same.
-std::unique_ptr<SharedMemory> share_memory(MPI_Comm comm, size_t bytes) {
+// A segment that rank 0 of comm creates and all ranks map, or null and a reason on every rank if any of them cannot.
+// The name is random: /dev/shm may be shared by containers whose process numbers are the same.
+std::unique_ptr<SharedMemory> share_memory(MPI_Comm comm, size_t bytes, std::string& refused) {
   int rank = 0;
   MPI_Comm_rank(comm, &rank);
   char name[64] = {};
@@ -67,7 +78,8 @@ std::unique_ptr<SharedMemory> share_memory(MPI_Comm comm, size_t bytes) {
   const auto attempt = [&](auto make) {
     try {
       memory = make(name, bytes);
-    } catch (const IoError&) {  // slower through MPI, but correct
+    } catch (const IoError& e) {  // slower through MPI, but correct
+      refused = e.what();
     }
   };
   if (rank == 0) {
@@ -77,9 +89,9 @@ std::unique_ptr<SharedMemory> share_memory(MPI_Comm comm, size_t bytes) {
   }
   MPI_Bcast(name, sizeof name, MPI_CHAR, 0, comm);
   if (rank != 0) attempt(SharedMemory::open);
-  const bool ok = all_true(comm, memory != nullptr);
+  refused = first_reason(comm, refused);
   if (rank == 0) SharedMemory::unlink(name);
-  if (!ok) memory.reset();
+  if (!refused.empty()) memory.reset();
   return memory;
 }
 
@@ -110,50 +122,95 @@ class MpiWire final : public Wire {
   std::vector<MPI_Request> pending_;
 };
 
-// A send or a recv; beyond 1 GiB as several messages of the same tag.
+// A send or a recv: what it is, then its bytes, cut into messages of at most part_bytes, all with the same tag. Memory
+// is given to MPI only for as many bytes as are known to come: Open MPI writes a message that is too long past its end.
 class MpiMessage final : public EngineTask {
  public:
-  MpiMessage(std::shared_ptr<GroupState> group, std::shared_ptr<const CommRequest> request)
-      : group_(std::move(group)), request_(std::move(request)), r_(*request_) {}
+  MpiMessage(std::shared_ptr<GroupState> group, std::shared_ptr<const CommRequest> request, int64_t part_bytes)
+      : group_(std::move(group)),
+        request_(std::move(request)),
+        r_(*request_),
+        sends_(r_.op == CommOp::kSend),
+        part_bytes_(part_bytes) {}
+  ~MpiMessage() override {
+    if (queued_) std::erase(queue(), this);
+  }
+  MpiMessage(const MpiMessage&) = delete;
+  MpiMessage& operator=(const MpiMessage&) = delete;
 
   bool rings() const override { return false; }
 
   Progress poll() override {
-    if (pending_.empty()) start();
+    if (pending_.empty() && !start()) return Progress::kNone;
     int finished = 0;
-    std::vector<MPI_Status> statuses(pending_.size());
-    check_mpi(MPI_Testall(static_cast<int>(pending_.size()), pending_.data(), &finished, statuses.data()),
+    if (!met_) {
+      check_mpi(MPI_Test(&pending_[0], &finished, MPI_STATUS_IGNORE), describe(r_));
+      if (!finished) return Progress::kNone;
+      met_ = true;
+      if (!sends_) meet();
+    }
+    check_mpi(MPI_Testall(static_cast<int>(pending_.size()), pending_.data(), &finished, MPI_STATUSES_IGNORE),
               describe(r_));
     if (!finished) return Progress::kNone;
-    int64_t received = r_.op == CommOp::kSend ? r_.bytes() : 0;
-    for (size_t i = 0; i < statuses.size() && r_.op == CommOp::kRecv; ++i) {
-      int bytes = 0;
-      MPI_Get_count(&statuses[i], MPI_BYTE, &bytes);
-      received += bytes;
-    }
-    check<CommError>(received == r_.bytes(), describe(r_), " got ", received, " bytes");
+    check<CommError>(error_.empty(), error_);
     return Progress::kDone;
   }
 
  private:
-  void start() {
-    begun_s = steady_seconds();
-    int64_t begin = 0;
-    do {
-      const auto n = static_cast<int>(std::min(kMaxMessageBytes, r_.bytes() - begin));
+  struct Header {
+    int64_t count = 0, dtype = 0;
+  };
+  // Receives of one partner and tag: the next may look for its header when the data of the first is on its way.
+  std::deque<const void*>& queue() { return group_->receiving[{r_.peer, r_.tag}]; }
+
+  bool start() {
+    if (sends_) {
+      begun_s = steady_seconds();  // when the partner comes is not known here
+      header_ = {r_.count, static_cast<int64_t>(r_.dtype)};
+    } else {
+      if (!queued_) queue().push_back(this);
+      queued_ = true;
+      if (queue().front() != this) return false;
+    }
+    move(reinterpret_cast<std::byte*>(&header_), sizeof header_);
+    if (sends_) move(const_cast<std::byte*>(r_.in), r_.bytes());
+    return true;
+  }
+
+  void move(std::byte* data, int64_t bytes) {
+    for (int64_t begin = 0; begin < bytes; begin += part_bytes_) {
+      const auto n = static_cast<int>(std::min(part_bytes_, bytes - begin));
       MPI_Request& request = pending_.emplace_back(MPI_REQUEST_NULL);
-      check_mpi(r_.op == CommOp::kSend
-                    ? MPI_Isend(r_.in + begin, n, MPI_BYTE, r_.peer, r_.tag, group_->comm, &request)
-                    : MPI_Irecv(r_.out + begin, n, MPI_BYTE, r_.peer, r_.tag, group_->comm, &request),
+      check_mpi(sends_ ? MPI_Isend(data + begin, n, MPI_BYTE, r_.peer, r_.tag, group_->comm, &request)
+                       : MPI_Irecv(data + begin, n, MPI_BYTE, r_.peer, r_.tag, group_->comm, &request),
                 describe(r_));
-      begin += n;
-    } while (begin < r_.bytes());
+    }
+  }
+
+  // What does not fit is received elsewhere, so that the next message finds its own.
+  void meet() {
+    begun_s = steady_seconds();
+    const auto dtype = static_cast<DType>(header_.dtype);
+    if (header_.count == r_.count && dtype == r_.dtype) {
+      move(r_.out, r_.bytes());
+    } else {
+      error_ = cat("sizes differ: ", describe(r_), " meets a send of ", header_.count, " ", dtype);
+      unwanted_.resize(static_cast<size_t>(header_.count) * size_of(dtype));
+      move(unwanted_.data(), static_cast<int64_t>(unwanted_.size()));
+    }
+    queue().pop_front();
+    queued_ = false;
   }
 
   std::shared_ptr<GroupState> group_;
   std::shared_ptr<const CommRequest> request_;
   const CommRequest& r_;
-  std::vector<MPI_Request> pending_;
+  bool sends_, queued_ = false, met_ = false;
+  int64_t part_bytes_;
+  Header header_;
+  std::string error_;
+  std::vector<std::byte> unwanted_;
+  std::vector<MPI_Request> pending_;  // of the header and the parts
 };
 
 // This rank's part of a shared segment, as one block.
@@ -183,9 +240,11 @@ bool join_arena(Context& context, GroupState& state, const Nodes& nodes) {
   check_mpi(MPI_Comm_split(state.comm, nodes.mine(), place, &here), "MPI_Comm_split");
   const auto ranks = static_cast<int>(nodes.here().size());
   const int64_t piece = Arena::piece_bytes(nodes);
-  state.memory = share_memory(here, Arena::bytes_needed(ranks, piece));
+  std::string refused;
+  state.memory = share_memory(here, Arena::bytes_needed(ranks, piece), refused);
   state.here = here;
-  if (!all_true(state.comm, state.memory != nullptr)) return false;
+  state.refused = first_reason(state.comm, refused);
+  if (!state.refused.empty()) return false;
   std::vector<Doorbell*> bells;
   for (const int r : nodes.here()) bells.push_back(&context.bell(state.world_ranks[static_cast<size_t>(r)]));
   state.arena = std::make_shared<Arena>(state.memory->data(), piece, place, std::move(bells));
@@ -225,30 +284,40 @@ class MpiGroup final : public ProcessGroup {
         state_(std::move(state)),
         queue_(context_->engine->add_queue()) {
     watch(state_->world_ranks);
+    tell(state_->refused);
   }
 
-  Tensor shared_buffer(const Shape& shape, DType dtype) override {
+  std::string transport() const override {
+    const std::string why = state_->refused.empty() ? "" : cat(": ", state_->refused);
+    if (!state_->arena) return cat("MPI messages", why);
+    return state_->crossing ? cat("shared memory on ", state_->crossing->nodes().count(), " nodes, MPI between")
+                            : "shared memory";
+  }
+
+ protected:
+  Tensor do_shared_buffer(const Shape& shape, DType dtype) override {
     constexpr size_t kPage = 4096;
     const size_t bytes = static_cast<size_t>(shape.numel()) * size_of(dtype);
     const size_t part = (bytes + kPage - 1) / kPage * kPage;
     std::shared_ptr<SharedMemory> memory;
+    std::string refused;
     if (state_->arena && !state_->crossing && part > 0) {
       context_->engine->call([&] {
-        memory = share_memory(state_->here, part * static_cast<size_t>(size()));
+        memory = share_memory(state_->here, part * static_cast<size_t>(size()), refused);
         if (memory) state_->arena->add_shared(memory, part);
       });
+      tell(refused);
     }
-    if (!memory) return ProcessGroup::shared_buffer(shape, dtype);
+    if (!memory) return ProcessGroup::do_shared_buffer(shape, dtype);
     std::byte* mine = memory->data() + part * static_cast<size_t>(rank());
     Stream stream(Device::kCpu, std::make_shared<PartAllocator>(std::move(memory), mine, part));
     return Tensor::zeros(shape, dtype, stream);
   }
 
- protected:
   std::shared_ptr<WorkState> issue(std::shared_ptr<const CommRequest> r) override {
     std::unique_ptr<EngineTask> task;
     if (!r->collective()) {
-      task = std::make_unique<MpiMessage>(state_, r);
+      task = std::make_unique<MpiMessage>(state_, r, context_->options.message_bytes);
     } else if (state_->arena) {
       // The task keeps all of the state: the arena's memory is part of it.
       task = Arena::make_task({state_, state_->arena.get()}, state_->crossing, r);
@@ -273,6 +342,12 @@ class MpiGroup final : public ProcessGroup {
   }
 
  private:
+  void tell(const std::string& refused) const {
+    if (!refused.empty() && rank() == 0 && context_->options.on_fallback)
+      context_->options.on_fallback(
+          cat("group ", name(), " of ", size(), " ranks does without shared memory: ", refused));
+  }
+
   std::shared_ptr<Context> context_;
   std::shared_ptr<GroupState> state_;
   int queue_;
@@ -347,14 +422,17 @@ std::unique_ptr<ProcessGroup> make_mpi_world(MpiOptions options) {
   auto context = std::make_shared<Context>();
   context->options = options;
   find_nodes(*context, world, node);
+  std::string refused;
   if (options.arena && node_size > 1) {
-    context->shared_bells = share_memory(node, sizeof(Doorbell) * static_cast<size_t>(node_size));
+    context->shared_bells = share_memory(node, sizeof(Doorbell) * static_cast<size_t>(node_size), refused);
   }
-  context->options.arena = all_true(world, options.arena && (node_size == 1 || context->shared_bells));
+  refused = first_reason(world, refused);
+  context->options.arena = options.arena && refused.empty();
   MPI_Comm_free(&node);
   context->engine = std::make_unique<Engine>(context->bell(rank));
   std::shared_ptr<GroupState> state;
   context->engine->call([&] { state = make_state(*context, world, rank); });
+  if (!refused.empty()) state->refused = refused;
   if (state->world_ranks.size() == 1) return make_single("world");
   return std::make_unique<MpiGroup>(std::move(context), std::move(state), rank, "world");
 }

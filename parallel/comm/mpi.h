@@ -1,6 +1,7 @@
 #pragma once
 // Ranks as processes under mpirun. One engine thread per rank makes all MPI calls after start-up; ranks of one node
 // exchange data through a shared-memory arena (comm/arena.h), nodes through non-blocking MPI messages (comm/nodes.h).
+#include <functional>
 #include <memory>
 #include <string>
 
@@ -11,6 +12,9 @@ namespace tpo {
 struct MpiOptions {
   bool arena = true;   // use memory that the ranks of a node share; false: every rank is a node of its own
   bool verify = true;  // between nodes: exchange a header before each collective so that mismatches are named
+  int64_t message_bytes = int64_t{1} << 30;  // longer sends go as several messages: MPI counts are int
+  // Called on rank 0 of a group or of a shared buffer that the system refused memory for, with one sentence.
+  std::function<void(const std::string& what)> on_fallback = {};
 };
 
 // Initialises and finalises MPI. One per process, made on the main thread before any other thread exists.

@@ -44,9 +44,8 @@ bool overlap(const CommRequest& r, const std::byte* part, const std::byte* whole
 
 }  // namespace
 
-CommStub::CommStub(ProcessGroup& group) : stubbed_(group.stubbed_) {
-  check<CommError>(!*stubbed_, "a CommStub of group ", group.name(), " inside another");
-  *stubbed_ = true;
+CommStub::CommStub(ProcessGroup& group) : world_(group.drops_->world) {
+  check<CommError>(!world_->stubbed.exchange(true), "a CommStub of group ", group.name(), " inside another");
 }
 
 std::shared_ptr<WorkState> ProcessGroup::make_done(std::shared_ptr<const CommRequest> request) {
@@ -56,13 +55,9 @@ std::shared_ptr<WorkState> ProcessGroup::make_done(std::shared_ptr<const CommReq
 std::unique_ptr<ProcessGroup> make_single(std::string name) { return std::make_unique<SingleGroup>(std::move(name)); }
 
 ProcessGroup::ProcessGroup(int rank, int size, std::string name, bool simulated)
-    : rank_(rank),
-      size_(size),
-      simulated_(simulated),
-      name_(std::move(name)),
-      drops_(std::make_shared<DropLog>()),
-      stubbed_(std::make_shared<bool>(false)) {
-  drops_->times = std::make_shared<CommLog>();
+    : rank_(rank), size_(size), simulated_(simulated), name_(std::move(name)), drops_(std::make_shared<DropLog>()) {
+  drops_->world = std::make_shared<CommWorld>();
+  drops_->world->times = std::make_shared<CommLog>();
 }
 
 ProcessGroup::~ProcessGroup() {
@@ -118,7 +113,7 @@ Work ProcessGroup::start(CommRequest request, std::initializer_list<Tensor> keep
   }
   if (const CommDrill drill = comm_drill(); drill && drill(request))
     return Work(std::make_shared<DoneWork>(std::make_shared<const CommRequest>(std::move(request))), drops_);
-  if (*stubbed_ && size_ > 1) {
+  if (drops_->world->stubbed && size_ > 1) {
     auto state = make_done(std::make_shared<const CommRequest>(std::move(request)));
     state->times.issued_s = state->times.begun_s;
     return Work(std::move(state), nullptr);  // counts for nothing
@@ -132,7 +127,7 @@ Work ProcessGroup::start(CommRequest request, std::initializer_list<Tensor> keep
   const double now = steady_seconds();
   auto state = issue(std::make_shared<const CommRequest>(std::move(request)));
   state->times.issued_s = now;
-  state->blocked_before_s = drops_->times->blocked_s();
+  state->blocked_before_s = drops_->world->times->blocked_s();
   state->keep = keep;
   return Work(std::move(state), drops_);
 }
@@ -189,23 +184,34 @@ Work ProcessGroup::barrier(std::string_view what) { return start(request(CommOp:
 
 // For values in plain memory that outlive the wait, whatever the current stream's device is.
 Work ProcessGroup::start_raw(CommOp op, const void* in, void* out, int64_t count, DType dtype, int root,
-                             std::string_view what) {
-  check<CommError>(!*stubbed_ || size_ == 1, "[", name_of(op), "] '", what, "' of group ", name_,
+                             std::string_view what, ReduceOp reduce) {
+  check<CommError>(!drops_->world->stubbed || size_ == 1, "[", name_of(op), "] '", what, "' of group ", name_,
                    " returns a value, which a CommStub cannot");
   CommRequest r = request(op, {}, {}, count, what);
   r.in = static_cast<const std::byte*>(in), r.out = static_cast<std::byte*>(out);
-  r.dtype = dtype, r.peer = root;
+  r.dtype = dtype, r.peer = root, r.reduce = reduce;
   return start(std::move(r), {});
 }
 
 std::unique_ptr<ProcessGroup> ProcessGroup::split(int color, int key, std::string_view label) {
   check<CommError>(color >= 0, "[split] color ", color, " of group ", name_, " must be >= 0");
-  check<CommError>(!*stubbed_, "[split] of group ", name_, " inside a CommStub");
-  barrier("split").wait_host();  // a rank that does something else is found here, with names
+  meet_idle("split");
   auto part = do_split(color, key, cat(name_, ".", label));
-  part->stubbed_ = stubbed_;
-  part->drops_->times = drops_->times;
+  adopt(*part);
   return part;
+}
+
+Tensor ProcessGroup::shared_buffer(const Shape& shape, DType dtype) {
+  meet_idle(cat("shared_buffer of ", shape.numel(), " ", dtype));
+  return do_shared_buffer(shape, dtype);
+}
+
+void ProcessGroup::meet_idle(std::string_view what) {
+  check<CommError>(!drops_->world->stubbed || size_ == 1, "[", what, "] of group ", name_, " inside a CommStub");
+  const int open = drops_->world->open;
+  check<CommError>(open == 0, "[", what, "] of group ", name_, ": ", open,
+                   " operations of this rank are in flight; wait for the Works of all groups before");
+  barrier(what).wait_host();  // a rank that does something else is found here, with names
 }
 
 std::unique_ptr<ProcessGroup> ProcessGroup::split_by(const ColorKey& color_key_of, std::string_view label) {
@@ -229,13 +235,14 @@ T reduce_values(const std::vector<T>& values, ReduceOp op) {
 
 double ProcessGroup::all_reduce_value(double value, ReduceOp op, std::string_view what) {
   std::vector<double> all(static_cast<size_t>(size_));
-  start_raw(CommOp::kAllGather, &value, all.data(), 1, DType::kI64, -1, what).wait_host();
+  // As bytes, so that no rank takes a double for an integer unnoticed.
+  start_raw(CommOp::kAllGather, &value, all.data(), sizeof value, DType::kU8, -1, what, op).wait_host();
   return reduce_values(all, op);
 }
 
 int64_t ProcessGroup::all_reduce_value(int64_t value, ReduceOp op, std::string_view what) {
   std::vector<int64_t> all(static_cast<size_t>(size_));
-  start_raw(CommOp::kAllGather, &value, all.data(), 1, DType::kI64, -1, what).wait_host();
+  start_raw(CommOp::kAllGather, &value, all.data(), 1, DType::kI64, -1, what, op).wait_host();
   return reduce_values(all, op);
 }
 

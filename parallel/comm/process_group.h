@@ -47,19 +47,23 @@ class ProcessGroup {
   // in, whose other parts keep their values; otherwise they may not overlap.
   Work reduce_scatter(const Tensor& in, const Tensor& out, ReduceOp op, std::string_view what);
   // Messages between two ranks match in order per (source, destination, tag); 0 <= tag < 32768. They are not numbered
-  // with the collectives and may pass them. A send may stay incomplete until it is received.
+  // with the collectives and may pass them. A send may stay incomplete until it is received. Sizes and dtypes are
+  // compared: the receiver gets a CommError, the sender may.
   Work send(const Tensor& t, int peer, int tag, std::string_view what);
   Work recv(const Tensor& t, int peer, int tag, std::string_view what);
   Work barrier(std::string_view what);
 
   // Collective: zeros for a tensor that will be communicated again and again, such as a gradient bucket. Where ranks
   // share memory, an all_reduce, broadcast, or an all_gather or reduce_scatter in place, of it or of a part of it that
-  // is the same on all ranks, works on the ranks' buffers themselves; elsewhere it is an ordinary tensor. Like split,
-  // with no Work of this rank in flight. Shared bytes are not in the statistics of the stream's allocator.
-  virtual Tensor shared_buffer(const Shape& shape, DType dtype = DType::kF32) { return Tensor::zeros(shape, dtype); }
+  // is the same on all ranks, works on the ranks' buffers themselves; elsewhere it is an ordinary tensor. Sizes are
+  // compared like those of a collective. Shared bytes are not in the statistics of the stream's allocator.
+  // Like split, with no Work of this rank in flight.
+  Tensor shared_buffer(const Shape& shape, DType dtype = DType::kF32);
 
-  // Collective: ranks with the same color form a ProcessGroup, ordered by (key, rank). Every Work of this group must
-  // have been waited for. `label` is appended to the name.
+  // Collective: ranks with the same color form a ProcessGroup, ordered by (key, rank). `label` is appended to the name.
+  // Every Work of this rank, of other groups of its world too, must have been waited for, else CommError before
+  // anything is sent: forming a group occupies the engine, and a peer that waits for an operation in flight here would
+  // never come to its split.
   std::unique_ptr<ProcessGroup> split(int color, int key, std::string_view label);
   std::unique_ptr<ProcessGroup> split(int color, int key) { return split(color, key, std::to_string(color)); }
   // The same where (color, key) is a pure function of the rank, equal on all ranks: what a simulated group can do too.
@@ -74,15 +78,22 @@ class ProcessGroup {
   std::vector<std::byte> broadcast_bytes(std::span<const std::byte> from_root, int root,
                                          std::string_view what = "bytes");
 
+  // How bytes go, for logs: "shared memory", "MPI messages: cannot reserve ...", ...
+  virtual std::string transport() const { return "memory of one process"; }
   uint64_t collectives_issued() const { return next_seq_; }
   // Of this rank in this group, the group it was split from, and all others of that world.
-  CommLog& log() const { return *drops_->times; }
+  CommLog& log() const { return *drops_->world->times; }
 
  protected:
   ProcessGroup(int rank, int size, std::string name, bool simulated = false);
   // Starts one checked request. Called in program order by one thread.
   virtual std::shared_ptr<WorkState> issue(std::shared_ptr<const CommRequest> request) = 0;
   virtual std::unique_ptr<ProcessGroup> do_split(int color, int key, std::string name) = 0;
+  virtual Tensor do_shared_buffer(const Shape& shape, DType dtype) { return Tensor::zeros(shape, dtype); }
+  // Before forming groups and buffers, `what`: nothing may be in flight, and all ranks come with the same `what`.
+  void meet_idle(std::string_view what);
+  // A group made from this one belongs to its world.
+  void adopt(ProcessGroup& part) const { part.drops_->world = drops_->world; }
   // Operations of this group are recorded in the EventRing of this process, if it has one.
   void watch(std::span<const int> world_ranks);
 
@@ -91,7 +102,8 @@ class ProcessGroup {
 
  private:
   Work start(CommRequest request, std::initializer_list<Tensor> keep);
-  Work start_raw(CommOp op, const void* in, void* out, int64_t count, DType dtype, int root, std::string_view what);
+  Work start_raw(CommOp op, const void* in, void* out, int64_t count, DType dtype, int root, std::string_view what,
+                 ReduceOp reduce = ReduceOp::kSum);
   void check_tensor(const CommRequest& r, const Tensor& t) const;
   void check_peer(const CommRequest& r, int peer, bool may_be_self) const;
   CommRequest request(CommOp op, const Tensor& in, const Tensor& out, int64_t count, std::string_view what) const;
@@ -102,7 +114,6 @@ class ProcessGroup {
   int watched_ = -1;
   uint64_t next_seq_ = 0;
   std::shared_ptr<DropLog> drops_;
-  std::shared_ptr<bool> stubbed_;  // shared by all groups of a world
   friend class CommStub;
 };
 
@@ -110,17 +121,17 @@ class ProcessGroup {
 // at once on this rank and move nothing: the time of a step is then what it would be if communication were free.
 // Results are whatever the memory holds, so whoever opens the scope throws them away. It is opened and closed by all
 // ranks at the same point of their programs; a Work from before is real and may be waited for inside. Operations inside
-// are checked but not numbered. split() and the blocking conveniences throw CommError inside, since they return
-// values. Groups of one rank, which copy in memory, are as always.
+// are checked but not numbered. split(), shared_buffer() and the blocking conveniences throw CommError inside, since
+// they return values. Groups of one rank, which copy in memory, are as always.
 class CommStub {
  public:
   explicit CommStub(ProcessGroup& group);  // CommError if there is one already
-  ~CommStub() { *stubbed_ = false; }
+  ~CommStub() { world_->stubbed = false; }
   CommStub(const CommStub&) = delete;
   CommStub& operator=(const CommStub&) = delete;
 
  private:
-  std::shared_ptr<bool> stubbed_;
+  std::shared_ptr<CommWorld> world_;
 };
 
 // The group of one rank: every operation completes at once.

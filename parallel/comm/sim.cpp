@@ -26,7 +26,7 @@ class SimulatedGroup final : public ProcessGroup {
       : ProcessGroup(rank, size, std::move(name), true), stats_(std::move(stats)) {}
 
   std::unique_ptr<ProcessGroup> split_by(const ColorKey& color_key_of, std::string_view label) override {
-    barrier("split").wait_host();  // as a real split does
+    meet_idle("split");  // as a real split does
     const auto mine = color_key_of(rank());
     check<CommError>(mine.first >= 0, "[split] color ", mine.first, " of group ", name(), " must be >= 0");
     int new_rank = 0, new_size = 0;
@@ -36,8 +36,12 @@ class SimulatedGroup final : public ProcessGroup {
       ++new_size;
       if (std::pair(key, r) < std::pair(mine.second, rank())) ++new_rank;
     }
-    return std::make_unique<SimulatedGroup>(new_rank, new_size, stats_, cat(name(), ".", label));
+    auto part = std::make_unique<SimulatedGroup>(new_rank, new_size, stats_, cat(name(), ".", label));
+    adopt(*part);
+    return part;
   }
+
+  std::string transport() const override { return "simulated"; }
 
  protected:
   std::shared_ptr<WorkState> issue(std::shared_ptr<const CommRequest> r) override {

@@ -41,7 +41,8 @@ std::string describe_header(const WireHeader& h) {
   const auto op = static_cast<CommOp>(h.op);
   const auto dtype = static_cast<DType>(h.dtype);
   std::string s = cat(name_of(op), " #", h.seq, " of '", h.what, "' (");
-  if (reduces(op)) s += h.reduce == static_cast<uint8_t>(ReduceOp::kSum) ? "sum, " : "max, ";
+  const bool sum = h.reduce == static_cast<uint8_t>(ReduceOp::kSum);
+  if (reduces(op) || !sum) s += sum ? "sum, " : "max, ";  // all_reduce_value gathers, then reduces
   if (op == CommOp::kBroadcast) s += cat("root ", h.peer, ", ");
   return cat(s, h.count, " ", dtype, ", ", h.count * static_cast<int64_t>(size_of(dtype)), " bytes)");
 }
@@ -97,6 +98,19 @@ double steady_seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+namespace {
+
+void count_open(const std::shared_ptr<DropLog>& drops, const WorkState& state, int n) {
+  if (drops && state.request().size > 1) drops->world->open += n;
+}
+
+}  // namespace
+
+Work::Work(std::shared_ptr<WorkState> state, std::shared_ptr<DropLog> drops)
+    : state_(std::move(state)), drops_(std::move(drops)) {
+  count_open(drops_, *state_, 1);
+}
+
 Work& Work::operator=(Work&& o) noexcept {
   if (this != &o) {
     drop();
@@ -110,6 +124,7 @@ Work& Work::operator=(Work&& o) noexcept {
 Work::~Work() { drop(); }
 
 void Work::drop() noexcept {
+  if (state_) count_open(drops_, *state_, -1);
 #ifdef TPO_DEBUG
   // While an exception unwinds the stack, abandoning what is in flight is the only thing to do.
   if (state_ && drops_ && std::uncaught_exceptions() == 0) {
@@ -137,13 +152,15 @@ void Work::wait_host() {
   try {
     state->wait();
   } catch (...) {
+    count_open(drops_, *state, -1);
     if (ring) ring->wait(r, true);  // says from now on where it failed
     throw;
   }
+  count_open(drops_, *state, -1);
   if (waits) ring->wait(r, false);
   times_ = state->times;
   if (drops_ && state->request().size > 1)
-    drops_->times->add(state->request(), times_, begin, steady_seconds(), state->blocked_before_s);
+    drops_->world->times->add(state->request(), times_, begin, steady_seconds(), state->blocked_before_s);
   state->keep.clear();  // here and not when the backend lets go: memory is freed at a point of the program
 }
 

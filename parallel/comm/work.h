@@ -68,19 +68,24 @@ class WorkState {
 
 class CommLog;
 
-// What a ProcessGroup learns from its Works: the first that was destroyed without a wait, and times of those waited
-// for.
+// What all groups of a world share on one rank.
+struct CommWorld {
+  std::shared_ptr<CommLog> times;    // of Works that were waited for
+  std::atomic<int> open{0};          // Works of groups of several ranks that were not waited for yet
+  std::atomic<bool> stubbed{false};  // a CommStub is alive
+};
+
+// What a ProcessGroup learns from its Works: the first that was destroyed without a wait, and what its world keeps.
 struct DropLog {
   std::mutex mutex;
   std::string first;
-  std::shared_ptr<CommLog> times;  // shared by all groups of a world
+  std::shared_ptr<CommWorld> world;
 };
 
 class Work {
  public:
   Work() = default;  // empty: done, waits return at once
-  Work(std::shared_ptr<WorkState> state, std::shared_ptr<DropLog> drops)
-      : state_(std::move(state)), drops_(std::move(drops)) {}
+  Work(std::shared_ptr<WorkState> state, std::shared_ptr<DropLog> drops);
   Work(Work&& o) noexcept = default;
   Work& operator=(Work&& o) noexcept;
   // Dropping an un-waited Work is a bug of the caller. With TPO_DEBUG the next call on its ProcessGroup throws a

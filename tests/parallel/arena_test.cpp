@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <deque>
 #include <map>
@@ -58,6 +59,7 @@ class Part final : public Allocator {
 struct Post {
   std::mutex mutex;
   std::map<std::tuple<int, int, int>, std::deque<std::vector<std::byte>>> messages;
+  std::atomic<bool> down{false};  // shares of tensors do not arrive; headers, of tag 0, do
 };
 
 class PostWire final : public Wire {
@@ -78,6 +80,8 @@ class PostWire final : public Wire {
   }
   bool done() override {
     std::scoped_lock lock(post_.mutex);
+    const auto lost = [&](const Expected& e) { return post_.down && e.tag != 0; };
+    if (std::any_of(expected_.begin(), expected_.end(), lost)) throw CommError("the link is down");
     std::erase_if(expected_, [&](const Expected& e) {
       auto& queue = post_.messages[{e.from, rank_, e.tag}];
       // Messages of one sender and tag arrive in order: an earlier expectation, if any, took the front.
@@ -101,8 +105,8 @@ class PostWire final : public Wire {
   std::vector<Expected> expected_;
 };
 
-// What the ranks of a world share: memory per node, and the post. Pieces of piece_bytes; 0: as long as MPI's groups have
-// them.
+// What the ranks of a world share: memory per node, and the post. Pieces of piece_bytes; 0: as long as MPI's groups
+// have them.
 struct World {
   explicit World(const std::vector<int>& node_of_rank, bool verify = true, int64_t piece_bytes = kPiece)
       : placement(node_of_rank), verify(verify), piece_bytes(piece_bytes) {
@@ -138,8 +142,11 @@ class ArenaGroup final : public ProcessGroup {
     queue_ = engine_.add_queue();
   }
 
-  Tensor shared_buffer(const Shape& shape, DType dtype) override {
-    if (crossing_) return ProcessGroup::shared_buffer(shape, dtype);
+  const Arena& arena() const { return *arena_; }
+
+ protected:
+  Tensor do_shared_buffer(const Shape& shape, DType dtype) override {
+    if (crossing_) return ProcessGroup::do_shared_buffer(shape, dtype);
     const size_t part = (static_cast<size_t>(shape.numel()) * size_of(dtype) + 63) / 64 * 64;
     const auto memory = shared_.buffer(buffers_++, part * static_cast<size_t>(size()));
     engine_.call([&] { arena_->add_shared(memory, part); });
@@ -147,7 +154,6 @@ class ArenaGroup final : public ProcessGroup {
     return Tensor::zeros(shape, dtype, stream);
   }
 
- protected:
   std::shared_ptr<WorkState> issue(std::shared_ptr<const CommRequest> r) override {
     auto task = nodes_.alone() ? make_wire_task(crossing_, r) : Arena::make_task(arena_, crossing_, r);
     return engine_.submit(queue_, std::move(r), std::move(task));
@@ -198,7 +204,10 @@ TEST_P(ArenaConformance, sums_follow_the_order_of_nodes) {
 }
 
 TEST_P(ArenaConformance, ranks_that_diverge_learn_from_whom) {
-  on_nodes(GetParam(), conformance::ranks_that_diverge_learn_from_whom);
+  for (const auto& c : conformance::divergences()) {
+    SCOPED_TRACE(c.name);
+    on_nodes(GetParam(), c.run);
+  }
 }
 
 TEST_P(ArenaConformance, a_barrier_waits_for_the_last_rank) {
@@ -260,6 +269,58 @@ TEST(arena, a_large_node_and_a_small_one_cut_alike) {
         EXPECT_EQ(wrong, 0);
       },
       true, 0);
+}
+
+// Of a shared buffer every collective works on the buffers themselves; of other memory none does.
+TEST(arena, shared_buffers_take_no_slots) {
+  const std::vector<int> placement(3, 0);
+  World world(placement);
+  run_ranks(3, [&](ProcessGroup& threads) {
+    ArenaGroup g(threads, world);
+    const Tensor shared = g.shared_buffer({3 * 7919}), own = Tensor::zeros({3 * 7919});
+    uint64_t in_place = 0;
+    for (const Tensor& t : {shared, own}) {
+      const Tensor part = t.rows(g.rank() * 7919, (g.rank() + 1) * 7919);
+      const bool expected = t.raw() == shared.raw();
+      const std::function<void()> collectives[] = {
+          [&] { g.all_reduce(t, ReduceOp::kSum, "t").wait_host(); },
+          [&] { g.broadcast(t, 1, "t").wait_host(); },
+          [&] { g.reduce_scatter(t, part, ReduceOp::kSum, "t").wait_host(); },
+          [&] { g.all_gather(part, t, "t").wait_host(); },
+      };
+      for (const auto& run : collectives) {
+        run();
+        if (expected) ++in_place;
+        EXPECT_EQ(g.arena().in_place(), in_place);
+      }
+    }
+    threads.barrier("engines may stop").wait_host();
+  });
+}
+
+// A message between the nodes fails in the middle of a collective: what follows must not go on where that one stopped.
+TEST(arena, after_a_failed_message_nothing_runs) {
+  for (const auto& placement : {std::vector{0, 0, 1, 1}, std::vector{0, 1, 2}}) {
+    World world(placement);
+    run_ranks(static_cast<int>(placement.size()), [&](ProcessGroup& threads) {
+      ArenaGroup g(threads, world);
+      const Tensor t = Tensor::zeros({600011});
+      const auto reduce = [&] { g.all_reduce(t, ReduceOp::kSum, "t").wait_host(); };
+      reduce();
+      threads.barrier("all are through").wait_host();
+      world.post.down = true;
+      EXPECT_THROW(reduce(), CommError);
+      threads.barrier("all have failed").wait_host();
+      world.post.down = false;
+      try {
+        g.barrier("next").wait_host();
+        ADD_FAILURE() << "it went on";
+      } catch (const CommError& e) {
+        EXPECT_NE(std::string(e.what()).find("cannot run: the link is down"), std::string::npos) << e.what();
+      }
+      threads.barrier("engines may stop").wait_host();
+    });
+  }
 }
 
 TEST(shared_memory, reports_what_the_system_refuses) {

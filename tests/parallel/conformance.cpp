@@ -1,90 +1,14 @@
 #include "tests/parallel/conformance.h"
 
-#include <algorithm>
-#include <array>
 #include <cmath>
 #include <cstring>
-#include <stdexcept>
+#include <functional>
+#include <utility>
 
-#include "core/error.h"
+#include "tests/parallel/conformance_tools.h"
 
 namespace tpo::conformance {
 namespace {
-
-template <class... Parts>
-void expect(bool ok, const Parts&... parts) {
-  if (!ok) throw std::runtime_error(cat(parts...));
-}
-
-template <class E, class F>
-void expect_throws(F&& f, const std::string& text) {
-  try {
-    f();
-  } catch (const E& e) {
-    expect(std::string(e.what()).find(text) != std::string::npos, "'", e.what(), "' does not say '", text, "'");
-    return;
-  }
-  throw std::runtime_error("nothing was thrown; expected: " + text);
-}
-
-// 0, 1, a prime; for f32 also exactly one piece of 1 MiB and a prime above two; for i64 a prime above one.
-template <class T>
-std::vector<int64_t> sizes() {
-  std::vector<int64_t> s = {0, 1, 7919};
-  if (DTypeOf<T>::value == DType::kF32) s.insert(s.end(), {262144, 600011});
-  if (DTypeOf<T>::value == DType::kI64) s.push_back(150001);
-  return s;
-}
-
-// Small integers, so that every dtype sums them exactly (bf16 up to 256: four ranks); u8 wraps, and so does its
-// reference.
-int64_t number(int rank, int64_t i) { return (i * 7 + rank * 13) % 61; }
-
-template <class T>
-T typed(int64_t n) {
-  if constexpr (std::is_same_v<T, BF16>)
-    return BF16(static_cast<float>(n));
-  else
-    return static_cast<T>(n);
-}
-
-template <class T>
-T value(int rank, int64_t i) {
-  return typed<T>(number(rank, i));
-}
-
-template <class T>
-void fill(const Tensor& t, int rank) {
-  for (int64_t i = 0; i < t.numel(); ++i) t.data<T>()[i] = value<T>(rank, i);
-}
-
-template <class T>
-Tensor filled(int rank, int64_t n) {
-  Tensor t = Tensor::empty({n}, DTypeOf<T>::value);
-  fill<T>(t, rank);
-  return t;
-}
-
-template <class T>
-T reduced(int size, int64_t i, ReduceOp op, int first = 0) {
-  int64_t acc = number(first, i);
-  for (int r = 1; r < size; ++r) {
-    const int64_t x = number(first + r, i);
-    acc = op == ReduceOp::kSum ? acc + x : std::max(acc, x);
-  }
-  return typed<T>(acc);
-}
-
-template <class T, class F>
-void expect_values(const Tensor& t, const std::string& what, F&& reference) {
-  const T* p = t.data<T>();
-  for (int64_t i = 0; i < t.numel(); ++i) {
-    const auto have = static_cast<double>(static_cast<float>(p[i])),
-               want = static_cast<double>(static_cast<float>(reference(i)));
-    expect(std::memcmp(&p[i], std::array{reference(i)}.data(), sizeof(T)) == 0, what, " ", t.dtype(), " x ", t.numel(),
-           ": element ", i, " is ", have, ", expected ", want);
-  }
-}
 
 template <class T>
 void check_all_reduce(ProcessGroup& g) {
@@ -190,6 +114,48 @@ void messages_match_by_tag_and_in_order(ProcessGroup& g) {
   }
 }
 
+void messages_of_another_type_or_size_fail_where_they_arrive(ProcessGroup& g) {
+  if (g.size() == 1 || g.rank() > 1) return;
+  const Tensor f = Tensor::zeros({6}), i = Tensor::zeros({6}, DType::kI32), longer = Tensor::zeros({600011});
+  const std::pair<const Tensor*, const Tensor*> pairs[] = {{&f, &i}, {&f, &longer}, {&longer, &f}};  // sent, received
+  for (int k = 0; k < 3; ++k) {
+    if (g.rank() == 0) {
+      Work sent = g.send(*pairs[k].first, 1, 900, "activations");
+      try {  // the sender may learn it too
+        sent.wait_host();
+      } catch (const CommError&) {
+      }
+    } else {
+      expect_throws<CommError>([&] { g.recv(*pairs[k].second, 0, 900, "activations").wait_host(); }, "sizes differ");
+    }
+  }
+  // Each finds its own afterwards.
+  for (int k = 0; k < 2; ++k) {
+    const Tensor t = filled<float>(g.rank() + k, 10);
+    (g.rank() == 0 ? g.send(t, 1, 900, "next") : g.recv(t, 0, 900, "next")).wait_host();
+    expect_values<float>(t, "the next message", [&](int64_t j) { return value<float>(k, j); });
+  }
+}
+
+// Whose rank has it must not matter: a maximum is of use for finding it.
+void a_nan_of_any_rank_is_the_maximum(ProcessGroup& g) {
+  for (const DType dtype : {DType::kF32, DType::kBF16}) {
+    for (int from = 0; from < g.size(); ++from) {
+      const Tensor t = Tensor::zeros({1500}, dtype);
+      for (int64_t i = from; i < 1500 && g.rank() == from; i += 7) {
+        if (dtype == DType::kF32) t.data<float>()[i] = std::nanf("");
+        if (dtype == DType::kBF16) t.data<BF16>()[i] = BF16(std::nanf(""));
+      }
+      g.all_reduce(t, ReduceOp::kMax, "t").wait_host();
+      for (int64_t i = 0; i < 1500; ++i) {
+        const float x = dtype == DType::kF32 ? t.data<float>()[i] : static_cast<float>(t.data<BF16>()[i]);
+        expect(i >= from && (i - from) % 7 == 0 ? std::isnan(x) : x == 0, dtype, " of rank ", from, ": element ", i,
+               " is ", x);
+      }
+    }
+  }
+}
+
 void values_and_bytes_reach_everyone(ProcessGroup& g) {
   const int n = g.size();
   expect(g.all_reduce_value(0.5 + g.rank(), ReduceOp::kSum) == 0.5 * n + n * (n - 1) / 2, "sum of doubles");
@@ -226,6 +192,18 @@ void split_orders_by_key_and_separates(ProcessGroup& g) {
   const auto again = half->split_by([](int rank) { return std::pair(0, rank); }, "again");
   expect(again->rank() == half->rank() && again->size() == half->size(), "split_by with one color changes the ranks");
   check_all_reduce<float>(*again);
+}
+
+void groups_and_buffers_wait_for_what_is_in_flight(ProcessGroup& g) {
+  if (g.size() == 1) return;
+  const auto other = g.split(0, g.rank(), "other");
+  const Tensor t = filled<float>(g.rank(), 100);
+  Work work = other->all_reduce(t, ReduceOp::kSum, "t");
+  expect_throws<CommError>([&] { g.split(0, g.rank()); }, "1 operations of this rank are in flight");
+  expect_throws<CommError>([&] { static_cast<void>(g.shared_buffer({5})); }, "in flight");
+  Work moved = std::move(work);
+  moved.wait_host();
+  g.split(0, g.rank(), "part")->barrier("after").wait_host();
 }
 
 void groups_do_not_block_each_other(ProcessGroup& g) {
@@ -417,38 +395,71 @@ void sums_follow_rank_order(ProcessGroup& g) {
   sums_follow_order(g, {all});
 }
 
-void ranks_that_diverge_learn_from_whom(ProcessGroup& g) {
+namespace {
+
+void diverge(ProcessGroup& g, const std::function<void(bool odd)>& run) {
   if (g.size() == 1) return;
-  const Tensor t = Tensor::zeros({10}), shorter = Tensor::zeros({9});
-  const bool odd = g.rank() % 2 == 1;
-  expect_throws<CommError>(
-      [&] {
-        if (odd) {
-          g.all_reduce(shorter, ReduceOp::kSum, "mask.weight").wait_host();
-        } else {
-          g.all_reduce(t, ReduceOp::kSum, "region.weight").wait_host();
-        }
-      },
-      "ranks disagree");
+  expect_throws<CommError>([&] { run(g.rank() % 2 == 1); }, "ranks disagree");
   expect_throws<CommError>([&] { g.barrier("after").wait_host(); }, "ranks disagree");
+}
+
+}  // namespace
+
+const std::vector<Case>& divergences() {
+  static const std::vector<Case> all = {
+      {"ranks_that_diverge_learn_from_whom",
+       [](ProcessGroup& g) {
+         const Tensor t = Tensor::zeros({10}), shorter = Tensor::zeros({9});
+         diverge(g, [&](bool odd) {
+           g.all_reduce(odd ? shorter : t, ReduceOp::kSum, odd ? "mask.weight" : "region.weight").wait_host();
+         });
+       }},
+      {"shared_buffers_have_one_size",
+       [](ProcessGroup& g) {
+         diverge(g, [&](bool odd) { static_cast<void>(g.shared_buffer({odd ? 5000 : 50000})); });
+       }},
+      {"shared_buffers_have_one_dtype",
+       [](ProcessGroup& g) {
+         diverge(g, [&](bool odd) { static_cast<void>(g.shared_buffer({64}, odd ? DType::kBF16 : DType::kF32)); });
+       }},
+      {"values_have_one_reduction",
+       [](ProcessGroup& g) {
+         diverge(g, [&](bool odd) { g.all_reduce_value(1.0, odd ? ReduceOp::kSum : ReduceOp::kMax); });
+       }},
+      {"values_have_one_type",
+       [](ProcessGroup& g) {
+         diverge(g, [&](bool odd) {
+           if (odd) {
+             g.all_reduce_value(1.0, ReduceOp::kSum);
+           } else {
+             g.all_reduce_value(int64_t{1}, ReduceOp::kSum);
+           }
+         });
+       }},
+  };
+  return all;
 }
 
 const std::vector<Case>& cases() {
   static const std::vector<Case> all = {
-      {"all_reduce_sums_and_maximises_every_dtype", all_reduce_sums_and_maximises_every_dtype},
-      {"broadcast_gather_and_scatter_move_every_dtype", broadcast_gather_and_scatter_move_every_dtype},
-      {"parts_of_the_whole_are_operands_in_place", parts_of_the_whole_are_operands_in_place},
-      {"messages_match_by_tag_and_in_order", messages_match_by_tag_and_in_order},
-      {"values_and_bytes_reach_everyone", values_and_bytes_reach_everyone},
-      {"barrier_holds_everyone", barrier_holds_everyone},
-      {"split_orders_by_key_and_separates", split_orders_by_key_and_separates},
-      {"groups_do_not_block_each_other", groups_do_not_block_each_other},
-      {"many_works_in_flight_finish_in_any_order", many_works_in_flight_finish_in_any_order},
-      {"sums_have_the_same_bits_everywhere_and_always", sums_have_the_same_bits_everywhere_and_always},
-      {"shared_buffers_are_reduced_in_place", shared_buffers_are_reduced_in_place},
-      {"groups_in_a_stub_move_nothing_and_leave_no_trace", groups_in_a_stub_move_nothing_and_leave_no_trace},
-      {"groups_may_go_before_their_operations_end", groups_may_go_before_their_operations_end},
-      {"bad_arguments_are_refused_before_anything_is_sent", bad_arguments_are_refused_before_anything_is_sent},
+      {"all_reduce_sums_and_maximises_every_dtype", sized<all_reduce_sums_and_maximises_every_dtype>},
+      {"broadcast_gather_and_scatter_move_every_dtype", sized<broadcast_gather_and_scatter_move_every_dtype>},
+      {"parts_of_the_whole_are_operands_in_place", sized<parts_of_the_whole_are_operands_in_place>},
+      {"messages_match_by_tag_and_in_order", sized<messages_match_by_tag_and_in_order>},
+      {"messages_of_another_type_or_size_fail_where_they_arrive",
+       sized<messages_of_another_type_or_size_fail_where_they_arrive>},
+      {"a_nan_of_any_rank_is_the_maximum", sized<a_nan_of_any_rank_is_the_maximum>},
+      {"values_and_bytes_reach_everyone", sized<values_and_bytes_reach_everyone>},
+      {"barrier_holds_everyone", sized<barrier_holds_everyone>},
+      {"split_orders_by_key_and_separates", sized<split_orders_by_key_and_separates>},
+      {"groups_and_buffers_wait_for_what_is_in_flight", sized<groups_and_buffers_wait_for_what_is_in_flight>},
+      {"groups_do_not_block_each_other", sized<groups_do_not_block_each_other>},
+      {"many_works_in_flight_finish_in_any_order", sized<many_works_in_flight_finish_in_any_order>},
+      {"sums_have_the_same_bits_everywhere_and_always", sized<sums_have_the_same_bits_everywhere_and_always>},
+      {"shared_buffers_are_reduced_in_place", sized<shared_buffers_are_reduced_in_place>},
+      {"groups_in_a_stub_move_nothing_and_leave_no_trace", sized<groups_in_a_stub_move_nothing_and_leave_no_trace>},
+      {"groups_may_go_before_their_operations_end", sized<groups_may_go_before_their_operations_end>},
+      {"bad_arguments_are_refused_before_anything_is_sent", sized<bad_arguments_are_refused_before_anything_is_sent>},
   };
   return all;
 }

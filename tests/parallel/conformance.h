@@ -21,7 +21,7 @@ const std::vector<Case>& cases();
 void sums_follow_rank_order(ProcessGroup& world);
 void sums_follow_order(ProcessGroup& world, const std::vector<std::vector<int>>& nodes);
 
-// Ranks issue different operations: each gets a CommError that names both sides. The group is broken afterwards.
-void ranks_that_diverge_learn_from_whom(ProcessGroup& world);
+// Ranks issue different operations: each gets a CommError that names both sides. Each case leaves its group broken.
+const std::vector<Case>& divergences();
 
 }  // namespace tpo::conformance

@@ -28,7 +28,15 @@ TEST(threads, sums_follow_rank_order) {
 }
 
 TEST(threads, ranks_that_diverge_learn_from_whom) {
-  for (int n : {2, 3, 4}) run_ranks(n, conformance::ranks_that_diverge_learn_from_whom);
+  for (const auto& c : conformance::divergences()) {
+    SCOPED_TRACE(c.name);
+    for (int n : {2, 3, 4}) run_ranks(n, c.run);
+  }
+}
+
+// Sums of bf16 among them, where the fixed values of four ranks would be rounded.
+TEST(threads, nine_ranks_reduce_every_dtype) {
+  for (size_t i = 0; i < 3; ++i) run_ranks(9, conformance::cases()[i].run);
 }
 
 TEST(single, passes_the_conformance_cases) {
