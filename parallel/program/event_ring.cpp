@@ -171,7 +171,7 @@ int EventRing::add_group(std::string_view name, int rank, std::span<const int> w
   for (const int r : world_ranks) id = mix64(id ^ static_cast<uint64_t>(r));
   id = mix64(id + instances_[id]++) | 1;  // counted also where the slot is refused, so that ranks agree
   if (runs.empty() || free == layout_->groups + kRingGroups) return -1;
-  free->issued = 0, free->completed = 0, free->wait_since_ns = 0;
+  free->issued = 0, free->completed = 0, free->wait_since_ns = 0, free->open_messages = 0, free->dropped = 0;
   copy_text(free->name, name);
   free->rank = rank, free->size = static_cast<int32_t>(world_ranks.size());
   free->run_count = static_cast<int32_t>(runs.size());
@@ -184,7 +184,16 @@ int EventRing::add_group(std::string_view name, int rank, std::span<const int> w
 }
 
 void EventRing::drop_group(int slot) {
-  if (RingGroup* g = group(slot); g && g->wait_since_ns == 0) g->id = 0;
+  RingGroup* g = group(slot);
+  if (!g || g->wait_since_ns != 0) return;
+  g->dropped = 1;
+  free_if_over(*g);
+}
+
+// By the thread that drops the group and by those that complete operations: whoever comes last, and one of them only.
+void EventRing::free_if_over(RingGroup& g) {
+  if (g.dropped == 0 || g.issued != g.completed || g.open_messages != 0) return;
+  if (g.dropped.exchange(0) == 1) g.id = 0;
 }
 
 void EventRing::issued(const CommRequest& r) {
@@ -198,6 +207,7 @@ void EventRing::issued(const CommRequest& r) {
     g.issued.store(r.seq + 1, std::memory_order_release);
     return;
   }
+  ++g.open_messages;
   for (EventRecord& slot : g.messages) {
     Event other;
     if (slot.load(&other)) continue;
@@ -221,14 +231,19 @@ void EventRing::done(const CommRequest& r, bool failed) {
     g.wait.store(&e);
     return g.wait_since_ns.store(e.time_ns, std::memory_order_release);
   }
-  if (r.collective()) return g.completed.store(r.seq + 1, std::memory_order_release);
+  if (r.collective()) {
+    g.completed = r.seq + 1;
+    return free_if_over(g);
+  }
   const Event none;
   for (EventRecord& slot : g.messages) {
     Event other;
     if (!slot.load(&other) || other.hash != e.hash || other.peer != e.peer || other.tag != e.tag) continue;
     slot.store(&none);
-    return;
+    break;
   }
+  --g.open_messages;
+  free_if_over(g);
 }
 
 void EventRing::wait(const CommRequest& r, bool begin) {

@@ -21,10 +21,10 @@
 
 namespace tpo {
 
-constexpr uint64_t kRingMagic = 0x31676e6972707474ull;  // changes with the layout
+constexpr uint64_t kRingMagic = 0x32676e6972707474ull;  // changes with the layout
 constexpr uint64_t kRingEvents = 1024;
 constexpr int kRingGroups = 64;        // groups beyond are not watched
-constexpr uint64_t kRingPending = 16;  // operations in flight that a group remembers, the oldest ones
+constexpr uint64_t kRingPending = 64;  // operations in flight that a group remembers: those next to be completed
 constexpr int kRingMessages = 8;       // sends and receives in flight per group
 constexpr int kRingRuns = 24;          // (first, stride, count) of a group's world ranks
 constexpr int kRingReaders = 8;        // loader threads
@@ -91,7 +91,9 @@ struct RingGroup {
   std::atomic<uint64_t> issued, completed;  // collectives
   std::atomic<int64_t> wait_since_ns;       // 0: nobody waits
   char name[64];
-  int32_t rank, size, run_count, spare;
+  int32_t rank, size, run_count;
+  std::atomic<int32_t> open_messages;
+  std::atomic<int32_t> dropped, spare;  // dropped: the slot is free when nothing is in flight
   RankRun runs[kRingRuns];
   EventRecord wait;                   // what is waited for
   EventRecord pending[kRingPending];  // issued and not completed, by number
@@ -155,7 +157,7 @@ class EventRing {
 
   // Slot of a group from now on, or -1 if the table is full or the ranks cannot be said in kRingRuns runs. One thread.
   int add_group(std::string_view name, int rank, std::span<const int> world_ranks);
-  // A group in which a wait failed stays, as evidence.
+  // Its slot is another group's when nothing of it is in flight. A group in which a wait failed stays, as evidence.
   void drop_group(int slot);
 
   // Any thread; r.watched names the slot.
@@ -177,6 +179,7 @@ class EventRing {
  private:
   EventRing(RingLayout* layout) : layout_(layout) {}
   void append(Event& e);
+  static void free_if_over(RingGroup& g);
   RingGroup* group(int slot) { return slot >= 0 ? &layout_->groups[slot] : nullptr; }
   RingLayout* layout_;
   std::map<uint64_t, uint64_t> instances_;  // groups of one name and ranks, so far

@@ -164,6 +164,7 @@ std::string text_of_op(const Event& e, bool with_size) {
   s += e.collective()
            ? cat(" #", e.seq)
            : cat(e.op == CommOp::kSend ? " to" : " from", " rank ", e.peer, " of the group, tag ", e.tag, ",");
+  if (e.hash == 0) return s + " (not remembered)";
   s += cat(" of '", e.text, "'");
   if (with_size) s += cat(" (", e.count, " ", e.dtype, ")");
   return s;

@@ -28,7 +28,7 @@ struct GroupView {
   char name[64] = {};
   int32_t rank = 0, size = 0, run_count = 0, message_count = 0;
   RankRun runs[kRingRuns];
-  OpView oldest;  // the collective number `completed`, if issued
+  OpView oldest;  // the collective number `completed`, if issued and remembered
   OpView wait;    // what a thread waits for
   Event habit;    // what followed the collective before `oldest` an earlier time; index 0: unknown
   OpView messages[kRingMessages];

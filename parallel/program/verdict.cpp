@@ -74,10 +74,18 @@ class Analysis {
   }
 
   Wait wait_of(const RankView& mine, const GroupView& g) const {
-    Wait w{&g, g.wait.e.collective() ? g.oldest.e : g.wait.e, g.wait.age_s, {}, false, false};
-    if (w.op.index == 0) w.op = g.wait.e;  // the oldest was not remembered
+    Wait w{&g, g.wait.e, g.wait.age_s, {}, false, false};
     const auto members = g.members();
-    if (!w.op.collective()) return message(mine, members, std::move(w));
+    if (!w.op.collective()) return message(members, std::move(w));
+    // The operation waited for may be a later one: what holds it up is the oldest, also where the ring lost its name.
+    const bool remembered = g.oldest.e.index != 0;
+    if (remembered) {
+      w.op = g.oldest.e;
+    } else if (g.wait.e.seq != g.completed) {
+      w.op = Event{};
+      w.op.index = g.wait.e.index, w.op.seq = g.completed, w.op.op = g.wait.e.op;
+    }
+    const uint64_t hash = w.op.hash;
     std::vector<int> late, other, stuck;
     for (const int m : members) {
       if (m == mine.facts.rank) continue;
@@ -85,8 +93,8 @@ class Analysis {
       const GroupView* theirs = v ? v->group(g.id) : nullptr;
       if (!theirs || theirs->issued <= g.completed) {
         late.push_back(m);
-      } else if (theirs->completed == g.completed && theirs->oldest.e.index != 0 &&
-                 theirs->oldest.e.hash != w.op.hash) {
+      } else if (theirs->completed == g.completed && theirs->oldest.e.index != 0 && hash != 0 &&
+                 theirs->oldest.e.hash != hash) {
         other.push_back(m);
       } else if (theirs->completed <= g.completed && still(v->facts)) {
         stuck.push_back(m);
@@ -99,7 +107,7 @@ class Analysis {
   }
 
   // A send or recv waits for its partner alone; if the partner is in the other half with another size, they disagree.
-  Wait message(const RankView& mine, const std::vector<int>& members, Wait w) const {
+  Wait message(const std::vector<int>& members, Wait w) const {
     if (w.op.peer < 0 || static_cast<size_t>(w.op.peer) >= members.size()) return w;
     const int partner = members[static_cast<size_t>(w.op.peer)];
     w.blockers = {partner};
@@ -114,7 +122,6 @@ class Analysis {
       if (!w.mismatch && !still(v->facts)) w.blockers.clear();
       break;
     }
-    static_cast<void>(mine);
     return w;
   }
 
@@ -216,7 +223,7 @@ class Analysis {
     const std::string key = cat(static_cast<int>(cause), " ", shared ? 0 : culprit, " ", w.group->id, " ", w.op.seq);
     Finding& f = findings_.try_emplace(key).first->second;
     if (f.culprit < 0) f.cause = cause, f.culprit = culprit, f.group = w.group->id, f.op = w.op;
-    if (cause == Cause::kMismatch && waiter != f.culprit) f.op = w.op;
+    if (f.op.hash == 0 || (cause == Cause::kMismatch && waiter != f.culprit)) f.op = w.op;  // hash 0: without its name
     arrived_[key] = w.arrived;
     const auto note = [](std::vector<int>& list, int rank) {
       if (std::find(list.begin(), list.end(), rank) == list.end()) list.push_back(rank);

@@ -125,6 +125,34 @@ TEST_F(Ring, ranks_as_runs) {
   EXPECT_TRUE(turn(ragged).empty());
 }
 
+// rank 0's engine may complete an operation whose group the program has let go: only then the slot is free.
+TEST_F(Ring, a_slot_is_free_when_nothing_of_its_group_is_in_flight) {
+  const auto ring = make();
+  const auto reader = RingReader::open(path_);
+  for (const CommOp op : {CommOp::kAllReduce, CommOp::kSend}) {
+    const int slot = ring->add_group("old", 1, ranks_);
+    ring->issued(request(slot, 0, op));
+    ring->drop_group(slot);
+    const int next = ring->add_group("new", 1, ranks_);
+    EXPECT_NE(next, slot) << "in flight";
+    ring->done(request(slot, 0, op), false);
+    for (const GroupView& g : reader->view().groups) {
+      EXPECT_STREQ(g.name, "new");
+      EXPECT_EQ(g.completed, 0u);
+    }
+    const int third = ring->add_group("third", 1, ranks_);
+    EXPECT_EQ(third, slot) << "over";
+    ring->drop_group(next), ring->drop_group(third);
+  }
+  // One that failed stays, let go or not.
+  const int slot = ring->add_group("failed", 1, ranks_);
+  ring->issued(request(slot, 0));
+  ring->drop_group(slot);
+  ring->done(request(slot, 0), true);
+  ASSERT_EQ(reader->view().groups.size(), 1u);
+  EXPECT_STREQ(reader->view().groups[0].name, "failed");
+}
+
 // Four threads fill a small part of the ring again and again while a reader looks: whatever it accepts is whole.
 TEST_F(Ring, no_torn_record_is_accepted) {
   const auto ring = make();

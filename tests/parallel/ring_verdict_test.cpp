@@ -172,6 +172,25 @@ TEST(RingVerdict, another_operation_or_size) {
   job.one(Cause::kMismatch, 1);
 }
 
+// More in flight than a ring remembers: what is waited for is a later operation, and that proves nothing.
+TEST(RingVerdict, an_operation_that_was_not_remembered_is_compared_with_nothing) {
+  Job job(3);
+  job.group("g", {0, 1, 2});
+  for (const int r : {0, 1}) {
+    GroupView& g = job.at(r, "g");
+    g.issued = 130;
+    g.wait = Job::op("bucket 99", 129, 0.4);
+    if (r == 1) g.oldest = Job::op("bucket 0", 30, 0.4);
+  }
+  EXPECT_TRUE(job.verdict().empty());
+  for (const int r : {0, 1}) job.at(r, "g").wait.age_s = 5;
+  const Finding f = job.one(Cause::kComputes, 2);
+  EXPECT_EQ(f.waiting, (std::vector<int>{0, 1}));
+  job.at(1, "g").oldest = {};
+  EXPECT_NE(job.one(Cause::kComputes, 2).text.find("has not entered all_reduce #30 (not remembered) of group g"),
+            std::string::npos);
+}
+
 TEST(RingVerdict, of_two_that_disagree_the_one_that_breaks_its_habit) {
   for (const int odd : {0, 1}) {
     Job job(2);
