@@ -89,9 +89,9 @@ struct Diagnosis {
 };
 // Every check on every rank or node that it is about, equal findings joined, in the order of the table. Pure.
 std::vector<Diagnosis> diagnose(const Cluster& cluster);
-// Shared memory that a run takes on a node of n ranks: an arena of 2 (n + 1) MiB for each of 8 groups, and 4 bytes per
-// trainable parameter and rank (parallel/README.md).
-double shared_memory_needed(int64_t ranks_of_node, double parameters);
+// Shared memory that a run takes on a node of n ranks: an arena (parallel/comm/arena.h) for each of 8 groups, and at
+// most 4 bytes per trainable parameter and rank, the gradient buckets.
+double shared_memory_needed(int64_t ranks_of_node, bool several_nodes, double parameters);
 // Cores of a list such as "0-3,8".
 std::vector<int64_t> parse_cores(const std::string& list);
 

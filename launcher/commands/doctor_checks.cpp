@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "launcher/commands/doctor.h"
+#include "parallel/comm/arena.h"
 
 namespace tpo {
 
@@ -121,7 +122,7 @@ Finding check_shared_memory(const RankFacts& f, const Cluster& c) {
   const auto n = static_cast<int64_t>(c.node_of(f).size());
   const std::string fact = cat("/dev/shm has ", amount(f.shm_free_bytes), " free of ", amount(f.shm_bytes));
   if (n == 1) return ok(fact + "; one rank on the node needs none");
-  const double need = shared_memory_needed(n, c.parameters);
+  const double need = shared_memory_needed(n, c.several_nodes(), c.parameters);
   const std::string asked = cat("; ", n, " ranks take ", amount(need),
                                 c.parameters > 0 ? "" : " and 4 bytes per trainable parameter and rank");
   if (static_cast<double>(f.shm_free_bytes) >= need) return ok(fact + asked);
@@ -335,10 +336,12 @@ std::string where_of(const Check& check, const std::vector<int64_t>& ranks, size
 
 const char* name_of(Level level) { return level == Level::kOk ? "OK" : level == Level::kWarn ? "WARN" : "FAIL"; }
 
-double shared_memory_needed(int64_t ranks_of_node, double parameters) {
+double shared_memory_needed(int64_t ranks_of_node, bool several_nodes, double parameters) {
   constexpr double kGroups = 8;  // world, five axes of the mesh, the buckets', one to spare
-  const auto n = static_cast<double>(ranks_of_node);
-  return n < 2 ? 0 : kGroups * 2 * (n + 1) * kMiB + 4 * parameters * n;
+  if (ranks_of_node < 2) return 0;
+  const auto arena =
+      Arena::bytes_needed(static_cast<int>(ranks_of_node), Arena::piece_bytes(ranks_of_node, several_nodes));
+  return kGroups * static_cast<double>(arena) + 4 * parameters * static_cast<double>(ranks_of_node);
 }
 
 std::vector<const RankFacts*> Cluster::node_of(const RankFacts& f) const {

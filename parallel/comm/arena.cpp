@@ -66,8 +66,12 @@ struct alignas(64) Arena::Control {
 int64_t Arena::piece_bytes(const Nodes& nodes) {
   size_t ranks = 1;  // of the largest node
   for (int i = 0; i < nodes.count(); ++i) ranks = std::max(ranks, nodes.members(i).size());
-  const int64_t fair = (int64_t{32} << 20) / static_cast<int64_t>(ranks) / 4096 * 4096;
-  return std::clamp<int64_t>(fair, 64 << 10, nodes.count() > 1 ? kCrossingPieceBytes : kPieceBytes);
+  return piece_bytes(static_cast<int64_t>(ranks), nodes.count() > 1);
+}
+
+int64_t Arena::piece_bytes(int64_t ranks_of_largest_node, bool several_nodes) {
+  const int64_t fair = (int64_t{32} << 20) / ranks_of_largest_node / 4096 * 4096;
+  return std::clamp<int64_t>(fair, 64 << 10, several_nodes ? kCrossingPieceBytes : kPieceBytes);
 }
 
 size_t Arena::bytes_needed(int ranks, int64_t piece_bytes) {

@@ -44,6 +44,7 @@ class Arena {
   // Pieces of a group: the same number on every rank, also where nodes hold different numbers of ranks, since both ends
   // of the wire cut a collective alike.
   static int64_t piece_bytes(const Nodes& nodes);
+  static int64_t piece_bytes(int64_t ranks_of_largest_node, bool several_nodes);
   // Size of the shared memory for `ranks` ranks.
   static size_t bytes_needed(int ranks, int64_t piece_bytes);
   // `memory` is the same zero-filled memory on every rank; bells[r] is the doorbell of rank r's engine and outlives

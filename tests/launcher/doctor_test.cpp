@@ -88,13 +88,13 @@ const Sick kCases[] = {
     {"blas", Level::kWarn, every([](RankFacts& f) { f.blas_library = "/usr/lib/openblas-pthread/libopenblas.so.0"; }),
      "pthread", "libopenblas-openmp-dev", ""},
     {"shared memory", Level::kWarn, every([](RankFacts& f) { f.shm_bytes = f.shm_free_bytes = 32 << 20; }),
-     "32 MiB free of 32 MiB; 2 ranks take 48 MiB and 4 bytes", "--shm-size=49m", ""},
+     "32 MiB free of 32 MiB; 2 ranks take 192 MiB and 4 bytes", "--shm-size=193m", ""},
     {"shared memory", Level::kWarn,
      [](Cluster& c) {
        c.parameters = 1e9;
        for (RankFacts& f : c.ranks) f.shm_free_bytes = 4 * kGiB;
      },
-     "4.0 GiB free of 64.0 GiB; 2 ranks take 7.5 GiB", "/dev/shm", ""},  // 8 * 6 MiB + 2 * 4e9 bytes
+     "4.0 GiB free of 64.0 GiB; 2 ranks take 7.6 GiB", "/dev/shm", ""},  // 8 * 24 MiB + 2 * 4e9 bytes
     {"memory", Level::kWarn, last_node([](RankFacts& f) { f.memory_limit_bytes = 256 << 20; }),
      "the control group allows 256 MiB: 128 MiB a rank, below 256 MiB", "fewer ranks a node", "node2"},
     {"huge pages", Level::kWarn, every([](RankFacts& f) { f.huge_pages = "never"; }), "never", "echo madvise", ""},
