@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "parallel/comm/mpi.h"
+#include "parallel/comm/mpi_reference.h"
 
 namespace tpo {
 namespace {
@@ -112,7 +113,14 @@ std::vector<double> least_of_turns(ProcessGroup& g, const std::vector<std::funct
 void compare_with_mpi(ProcessGroup& g, int64_t total) {
   const int64_t n = total / 4, part = n / g.size();
   const Tensor shared = g.shared_buffer({n}), own = Tensor::zeros({n}), slots = Tensor::zeros({n});
-  float* p = own.data<float>();
+  const auto mpi = make_mpi_reference();
+  const auto mpi_reduce = [&](int64_t b, int64_t k) {
+    mpi->all_reduce(own.rows(b, b + k), ReduceOp::kSum, "b").wait_host();
+  };
+  const auto mpi_scatter = [&](int64_t b, int64_t k) {  // k elements of the whole
+    const int64_t to = b / g.size(), each = k / g.size();
+    mpi->reduce_scatter(own.rows(b, b + each * g.size()), slots.rows(to, to + each), ReduceOp::kSum, "b").wait_host();
+  };
   const auto in_buckets = [&](int64_t bytes, const std::function<void(int64_t, int64_t)>& call) {
     for (int64_t b = 0; b < n; b += bytes / 4) call(b, std::min(bytes / 4, n - b));
   };
@@ -124,24 +132,18 @@ void compare_with_mpi(ProcessGroup& g, int64_t total) {
   std::vector<Row> rows = {
       {"all_reduce, shared buffer", [&] { g.all_reduce(shared, ReduceOp::kSum, "b").wait_host(); }},
       {"all_reduce, ordinary memory", [&] { g.all_reduce(slots, ReduceOp::kSum, "b").wait_host(); }},
-      {"MPI_Allreduce, one call", [&] { MpiOwn::all_reduce(p, n); }}};
+      {"MPI_Allreduce, one call", [&] { mpi_reduce(0, n); }}};
   for (const int64_t mib : {1, 2, 4}) {
-    rows.push_back({"MPI_Allreduce, buckets",
-                    [&, mib] { in_buckets(mib << 20, [&](int64_t b, int64_t k) { MpiOwn::all_reduce(p + b, k); }); }});
+    rows.push_back({"MPI_Allreduce, buckets", [&, mib] { in_buckets(mib << 20, mpi_reduce); }});
   }
   const size_t scatters = rows.size();
   rows.push_back({"reduce_scatter, shared buffer",
                   [&] { g.reduce_scatter(shared, own_part(shared), ReduceOp::kSum, "b").wait_host(); }});
   rows.push_back({"reduce_scatter, ordinary memory",
                   [&] { g.reduce_scatter(slots, own_part(slots), ReduceOp::kSum, "b").wait_host(); }});
-  float* out = slots.data<float>();
-  rows.push_back({"MPI_Reduce_scatter_block, one call", [&] { MpiOwn::reduce_scatter(p, out, part); }});
+  rows.push_back({"MPI_Reduce_scatter_block, one call", [&] { mpi_scatter(0, part * g.size()); }});
   for (const int64_t mib : {1, 2, 4}) {
-    rows.push_back({"MPI_Reduce_scatter_block, buckets", [&, mib] {
-                      in_buckets(mib << 20, [&](int64_t b, int64_t k) {
-                        MpiOwn::reduce_scatter(p + b, out + b / g.size(), k / g.size());
-                      });
-                    }});
+    rows.push_back({"MPI_Reduce_scatter_block, buckets", [&, mib] { in_buckets(mib << 20, mpi_scatter); }});
   }
   const size_t gathers = rows.size();
   rows.push_back({"all_gather, shared buffer", [&] { g.all_gather(own_part(shared), shared, "b").wait_host(); }});

@@ -6,7 +6,8 @@
 //   late issue   afterwards, if between issue and wait the thread computed for less time than the transfer took: there
 //                was nothing to hide behind, as for the gradient that comes last in backward
 //   link         afterwards otherwise: there was enough to hide behind, but earlier transfers kept the link busy
-// Thread rule: any thread; what is hidden is right for a rank that issues and waits on one thread.
+// Of a receive "every rank" is its sender. When the partner of a send comes is not known over MPI: it never counts as
+// late. Thread rule: any thread; what is hidden is right for a rank that issues and waits on one thread.
 #include <mutex>
 #include <string>
 #include <unordered_map>

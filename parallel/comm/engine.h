@@ -53,6 +53,7 @@ class Engine {
   std::shared_ptr<WorkState> submit(int queue, std::shared_ptr<const CommRequest> request,
                                     std::unique_ptr<EngineTask> task);
   // Runs fn on the engine thread at a moment when nothing is in flight, and waits for it. Throws CommError if it threw.
+  // While fn blocks nothing else moves, so its peers must not wait for an operation of this rank.
   void call(const std::function<void()>& fn);
 
  private:

@@ -15,10 +15,11 @@
 #include "core/error.h"
 #include "parallel/comm/arena.h"
 #include "parallel/comm/engine.h"
+#include "parallel/comm/mpi_error.h"
+#include "parallel/comm/mpi_reference.h"
 #include "parallel/comm/nodes.h"
 
 namespace tpo {
-namespace {
 
 void check_mpi(int rc, const std::string& what) {
   if (rc == MPI_SUCCESS) return;
@@ -27,6 +28,8 @@ void check_mpi(int rc, const std::string& what) {
   MPI_Error_string(rc, text, &length);
   throw CommError(cat(what, " failed: ", std::string(text, static_cast<size_t>(length))));
 }
+
+namespace {
 
 // What all groups of a process share. Destroyed with the last of them. Communicators are left to MPI_Finalize: freeing
 // one is collective, and a rank that unwinds must not wait for the others.
@@ -353,20 +356,6 @@ class MpiGroup final : public ProcessGroup {
   int queue_;
 };
 
-// Nodes are numbered by the world rank of their first member.
-void find_nodes(Context& context, MPI_Comm world, MPI_Comm node_comm) {
-  int size = 0, rank = 0, local = 0;
-  MPI_Comm_size(world, &size);
-  MPI_Comm_rank(world, &rank);
-  MPI_Comm_rank(node_comm, &local);
-  int leader = rank;
-  MPI_Bcast(&leader, 1, MPI_INT, 0, node_comm);
-  context.node.resize(static_cast<size_t>(size));
-  context.local_rank.resize(static_cast<size_t>(size));
-  MPI_Allgather(&leader, 1, MPI_INT, context.node.data(), 1, MPI_INT, world);
-  MPI_Allgather(&local, 1, MPI_INT, context.local_rank.data(), 1, MPI_INT, world);
-}
-
 }  // namespace
 
 MpiWorld::MpiWorld(int* argc, char*** argv) : unwinding_(std::uncaught_exceptions()) {
@@ -377,11 +366,9 @@ MpiWorld::MpiWorld(int* argc, char*** argv) : unwinding_(std::uncaught_exception
   threads_multiple_ = provided == MPI_THREAD_MULTIPLE;
   MPI_Comm_rank(MPI_COMM_WORLD, &rank_);
   MPI_Comm_size(MPI_COMM_WORLD, &size_);
-  MPI_Comm node = MPI_COMM_NULL;
-  MPI_Comm_split_type(MPI_COMM_WORLD, MPI_COMM_TYPE_SHARED, rank_, MPI_INFO_NULL, &node);
-  MPI_Comm_rank(node, &node_rank_);
-  MPI_Comm_size(node, &node_size_);
-  MPI_Comm_free(&node);
+  const Nodes nodes(mpi_nodes(), rank_);
+  node_rank_ = nodes.place(rank_);
+  node_size_ = static_cast<int>(nodes.here().size());
   char name[MPI_MAX_PROCESSOR_NAME];
   int length = 0;
   MPI_Get_processor_name(name, &length);
@@ -397,16 +384,6 @@ void MpiWorld::abort(int code) {
   std::_Exit(code);
 }
 
-void MpiOwn::all_reduce(float* data, int64_t n) {
-  check_mpi(MPI_Allreduce(MPI_IN_PLACE, data, static_cast<int>(n), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD),
-            "MPI_Allreduce");
-}
-
-void MpiOwn::reduce_scatter(float* in, float* out, int64_t n) {
-  check_mpi(MPI_Reduce_scatter_block(in, out, static_cast<int>(n), MPI_FLOAT, MPI_SUM, MPI_COMM_WORLD),
-            "MPI_Reduce_scatter_block");
-}
-
 std::unique_ptr<ProcessGroup> make_mpi_world(MpiOptions options) {
   int ready = 0, level = 0;
   MPI_Initialized(&ready);
@@ -415,16 +392,18 @@ std::unique_ptr<ProcessGroup> make_mpi_world(MpiOptions options) {
   check<CommError>(level >= MPI_THREAD_SERIALIZED, "MPI was initialised without MPI_THREAD_SERIALIZED");
   MPI_Comm world = MPI_COMM_NULL, node = MPI_COMM_NULL;
   check_mpi(MPI_Comm_dup(MPI_COMM_WORLD, &world), "MPI_Comm_dup");
-  int rank = 0, node_size = 1;
+  int rank = 0;
   MPI_Comm_rank(world, &rank);
-  MPI_Comm_split_type(world, MPI_COMM_TYPE_SHARED, rank, MPI_INFO_NULL, &node);
-  MPI_Comm_size(node, &node_size);
   auto context = std::make_shared<Context>();
   context->options = options;
-  find_nodes(*context, world, node);
+  context->node = mpi_nodes();
+  const Nodes nodes(context->node, rank);
+  for (int r = 0; r < static_cast<int>(context->node.size()); ++r) context->local_rank.push_back(nodes.place(r));
+  const size_t node_size = nodes.here().size();
+  check_mpi(MPI_Comm_split(world, nodes.mine(), rank, &node), "MPI_Comm_split");
   std::string refused;
   if (options.arena && node_size > 1) {
-    context->shared_bells = share_memory(node, sizeof(Doorbell) * static_cast<size_t>(node_size), refused);
+    context->shared_bells = share_memory(node, sizeof(Doorbell) * node_size, refused);
   }
   refused = first_reason(world, refused);
   context->options.arena = options.arena && refused.empty();

@@ -44,14 +44,6 @@ class MpiWorld {
   std::string node_;
 };
 
-// MPI's own blocking calls over all ranks, f32 sums, for comparison (bench/comm_bench.cpp). Not while a group has work
-// in flight. all_reduce is in place; reduce_scatter takes size() times the n elements of out, which may be this rank's
-// part of in.
-struct MpiOwn {
-  static void all_reduce(float* data, int64_t n);
-  static void reduce_scatter(float* in, float* out, int64_t n);
-};
-
 // The group of all ranks. Collective; MPI must be initialised (MpiWorld). Groups must be gone before MpiWorld is.
 std::unique_ptr<ProcessGroup> make_mpi_world(MpiOptions options = {});
 

@@ -2,20 +2,14 @@
 
 #include <mpi.h>
 
+#include <cstring>
 #include <limits>
 
 #include "core/error.h"
+#include "parallel/comm/mpi_error.h"
 
 namespace tpo {
 namespace {
-
-void check_mpi(int rc, const std::string& what) {
-  if (rc == MPI_SUCCESS) return;
-  char text[MPI_MAX_ERROR_STRING];
-  int length = 0;
-  MPI_Error_string(rc, text, &length);
-  throw CommError(cat("MPI's own ", what, " failed: ", std::string(text, static_cast<size_t>(length))));
-}
 
 bool running() {
   int begun = 0, ended = 0;
@@ -56,6 +50,8 @@ class ReferenceGroup final : public ProcessGroup {
     MPI_Request pending = MPI_REQUEST_NULL;
     check<CommError>(r->count <= std::numeric_limits<int>::max(), describe(*r),
                      ": one MPI call takes at most 2^31 - 1");
+    const bool reduces = r->op == CommOp::kAllReduce || r->op == CommOp::kReduceScatter;
+    check<CommError>(!reduces || r->dtype != DType::kBF16, describe(*r), ": MPI's own reductions know no bf16");
     check_mpi(call(*r, pending), describe(*r));
     return std::make_shared<ReferenceWork>(std::move(r), pending);
   }
@@ -102,9 +98,9 @@ class ReferenceGroup final : public ProcessGroup {
       case CommOp::kBroadcast:
         return MPI_Bcast(r.out, n, type, r.peer, comm_);
       case CommOp::kAllGather:
-        return MPI_Allgather(r.in, n, type, r.out, n, type, comm_);
+        return MPI_Allgather(r.in == r.out + r.rank * r.bytes() ? MPI_IN_PLACE : r.in, n, type, r.out, n, type, comm_);
       case CommOp::kReduceScatter:
-        return MPI_Reduce_scatter_block(r.in, r.out, n, type, op, comm_);
+        return reduce_scatter(r, n, type, op);
       case CommOp::kSend:
         return MPI_Isend(r.in, n, type, r.peer, r.tag, comm_, &pending);
       case CommOp::kRecv:
@@ -113,6 +109,15 @@ class ReferenceGroup final : public ProcessGroup {
         break;
     }
     return MPI_Barrier(comm_);
+  }
+
+  // MPI forbids overlap, and its own reduce_scatter in place loses the other parts.
+  int reduce_scatter(const CommRequest& r, int n, MPI_Datatype type, MPI_Op op) const {
+    if (r.out != r.in + r.rank * r.bytes()) return MPI_Reduce_scatter_block(r.in, r.out, n, type, op, comm_);
+    std::vector<std::byte> part(static_cast<size_t>(r.bytes()));
+    const int rc = MPI_Reduce_scatter_block(r.in, part.data(), n, type, op, comm_);
+    if (!part.empty()) std::memcpy(r.out, part.data(), part.size());
+    return rc;
   }
 
   MPI_Comm comm_;

@@ -22,7 +22,8 @@ struct MpiFacts {
 MpiFacts mpi_facts();
 
 // Collective over MPI's world. Sends and receives complete in the wait of their Work, everything else before the call
-// returns; split works as in every group, shared_buffer gives ordinary memory. At most 2^31 - 1 elements an operation.
+// returns; split works as in every group, shared_buffer gives ordinary memory. At most 2^31 - 1 elements an operation;
+// bf16 is moved but not reduced, since MPI does not know it (CommError); what the ranks issue is not compared.
 // Null where MPI is not running: a rank started alone, rank threads.
 std::unique_ptr<ProcessGroup> make_mpi_reference();
 

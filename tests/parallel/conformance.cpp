@@ -137,6 +137,17 @@ void messages_of_another_type_or_size_fail_where_they_arrive(ProcessGroup& g) {
   }
 }
 
+// A receive has begun when its sender was there: rank 0 sends after rank 1 read the clock.
+void a_receive_begins_when_its_sender_comes(ProcessGroup& g) {
+  const Tensor t = Tensor::zeros({5});
+  Work recv = g.rank() == 1 ? g.recv(t, 0, 7, "late") : Work();
+  const double before = steady_seconds();
+  g.barrier("rank 1 has looked").wait_host();
+  if (g.rank() == 0 && g.size() > 1) g.send(t, 1, 7, "late").wait_host();
+  recv.wait_host();
+  expect(g.rank() != 1 || recv.times().begun_s >= before, "a receive began before it was sent");
+}
+
 // Whose rank has it must not matter: a maximum is of use for finding it.
 void a_nan_of_any_rank_is_the_maximum(ProcessGroup& g) {
   for (const DType dtype : {DType::kF32, DType::kBF16}) {
@@ -448,6 +459,7 @@ const std::vector<Case>& cases() {
       {"messages_match_by_tag_and_in_order", sized<messages_match_by_tag_and_in_order>},
       {"messages_of_another_type_or_size_fail_where_they_arrive",
        sized<messages_of_another_type_or_size_fail_where_they_arrive>},
+      {"messages_begin_when_the_sender_comes", sized<a_receive_begins_when_its_sender_comes>},
       {"a_nan_of_any_rank_is_the_maximum", sized<a_nan_of_any_rank_is_the_maximum>},
       {"values_and_bytes_reach_everyone", sized<values_and_bytes_reach_everyone>},
       {"barrier_holds_everyone", sized<barrier_holds_everyone>},

@@ -2,7 +2,10 @@
 //   parallel_mpi            every case, over the arena and over MPI alone
 //   parallel_mpi hosts N    every case, where the ranks must be on N nodes
 //   parallel_mpi fail       rank 1 throws while the others wait: the world must end with exit code 7
+#include <sys/resource.h>
+
 #include <algorithm>
+#include <csignal>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
@@ -11,6 +14,7 @@
 
 #include "core/error.h"
 #include "parallel/comm/mpi.h"
+#include "parallel/comm/mpi_reference.h"
 #include "parallel/mesh.h"
 #include "parallel/sharding/bucket_sync.h"
 #include "tests/parallel/conformance.h"
@@ -55,6 +59,34 @@ void training_equals_one_rank(ProcessGroup& world) {
   }
 }
 
+// MPI's own calls, in both places of their operands.
+void reference_agrees(ProcessGroup& ours) {
+  const auto mpi = make_mpi_reference();
+  const int64_t n = 1000, size = ours.size(), begin = ours.rank() * n;
+  for (const bool in_place : {false, true}) {
+    std::vector<std::vector<float>> results;
+    for (ProcessGroup* g : {&ours, mpi.get()}) {
+      const Tensor whole = Tensor::empty({size * n}), other = Tensor::zeros({size * n});
+      for (int64_t i = 0; i < size * n; ++i) whole.data<float>()[i] = static_cast<float>(i % 50 + ours.rank());
+      const Tensor part = (in_place ? whole : other).rows(begin, begin + n);
+      g->reduce_scatter(whole, part, ReduceOp::kSum, "t").wait_host();
+      g->all_gather(part, in_place ? whole : other.rows(0, size * n), "t").wait_host();
+      g->all_reduce(whole, ReduceOp::kMax, "t").wait_host();
+      results.push_back(whole.to_vector<float>());
+      results.push_back(other.to_vector<float>());
+    }
+    if (results[0] != results[2] || results[1] != results[3]) throw std::runtime_error("MPI's own results are others");
+  }
+  const Tensor bf16 = Tensor::zeros({4}, DType::kBF16);
+  mpi->broadcast(bf16, 0, "moved").wait_host();
+  try {
+    mpi->all_reduce(bf16, ReduceOp::kSum, "reduced").wait_host();
+  } catch (const CommError&) {
+    return;
+  }
+  throw std::runtime_error("MPI's own reduction of bf16 was not refused");
+}
+
 // The ranks of each node, nodes in the order of their first rank.
 std::vector<std::vector<int>> nodes_of(ProcessGroup& world, const std::string& here) {
   const auto names = world.all_gather_bytes(std::as_bytes(std::span(here)), "node");
@@ -69,9 +101,41 @@ std::vector<std::vector<int>> nodes_of(ProcessGroup& world, const std::string& h
   return nodes;
 }
 
+void expect(bool ok, const std::string& what) {
+  if (!ok) throw std::runtime_error(what);
+}
+
+// As where /dev/shm is small: no new file of it may be longer than 64 KiB.
+void refused_memory_is_told(ProcessGroup& world, const std::vector<std::string>& told) {
+  expect(world.transport() == "shared memory", world.transport());
+  rlimit old{};
+  getrlimit(RLIMIT_FSIZE, &old);
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit small = old;
+  small.rlim_cur = 1 << 16;
+  setrlimit(RLIMIT_FSIZE, &small);
+  const Tensor t = world.shared_buffer({1 << 20});
+  const auto part = world.split(0, world.rank(), "part");
+  setrlimit(RLIMIT_FSIZE, &old);
+  expect(part->transport().starts_with("MPI messages: cannot reserve"), part->transport());
+  expect(told.size() == (world.rank() == 0 ? 2u : 0u), "rank 0 learns of both, nobody else");
+  if (world.rank() == 0) {
+    expect(told[0].starts_with("group world of") && told[1].starts_with("group world.part of"), told[0] + told[1]);
+    expect(told[0].find("cannot reserve") != std::string::npos, told[0]);
+  }
+  t.data<float>()[77] = 1;
+  world.all_reduce(t, ReduceOp::kSum, "t").wait_host();
+  part->all_reduce(t, ReduceOp::kSum, "t").wait_host();
+  expect(t.data<float>()[77] == static_cast<float>(world.size() * world.size()), "sums without shared memory");
+}
+
 void run_all(const std::string& here, bool arena, size_t expected_nodes) {
+  std::vector<std::string> told;
   // Short parts, so that some messages take several.
-  const auto world = make_mpi_world({.arena = arena, .verify = true, .message_bytes = 1 << 20});
+  const auto world = make_mpi_world(
+      {.arena = arena, .verify = true, .message_bytes = 1 << 20, .on_fallback = [&](const std::string& what) {
+         told.push_back(what);
+       }});
   const auto nodes = nodes_of(*world, arena ? here : cat("every rank alone: ", world->rank()));
   if (arena && nodes.size() != expected_nodes) throw std::runtime_error(cat("ranks are on ", nodes.size(), " nodes"));
   const auto run = [&](const char* name, const std::function<void()>& body) {
@@ -83,8 +147,11 @@ void run_all(const std::string& here, bool arena, size_t expected_nodes) {
     if (world->rank() == 0) std::printf("ok %d ranks %s %s\n", world->size(), arena ? "arena" : "mpi", name);
   };
   for (const auto& c : conformance::cases()) run(c.name, [&] { c.run(*world); });
+  run("reference_agrees", [&] { reference_agrees(*world); });
   run("training_equals_one_rank", [&] { training_equals_one_rank(*world); });
   run("sums_follow_the_order_of_nodes", [&] { conformance::sums_follow_order(*world, nodes); });
+  expect(told.empty(), "shared memory was refused");
+  if (arena && nodes.size() == 1) run("refused_memory_is_told", [&] { refused_memory_is_told(*world, told); });
   for (const auto& c : conformance::divergences()) {
     const auto spoiled = world->split(0, world->rank(), "spoiled");
     run(c.name, [&] { c.run(*spoiled); });
