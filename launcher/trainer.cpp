@@ -182,15 +182,17 @@ void Trainer::run_microbatch(const HostBatch& host, const TpoModel::Scales& scal
   const RngKey dropout = RngKey(store_->seed()).with("dropout").with(static_cast<uint64_t>(steps_done_));
   Tape tape;
   TpoModel::Losses losses;
+  bool trains = false;  // not without boxes if only the heads do, nor without pictures if only the connector does
   {
     enter("forward");
     sync_->begin_microbatch();
     const ProfileScope region("forward");
     const TapeScope scope(tape);
     losses = model_->loss(upload(host), scales, dropout);
+    trains = any_wants_grad({losses.total});
   }
   sync_->end_forward();
-  {
+  if (trains) {
     enter("backward");
     const ProfileScope region("backward");
     tape.backward(losses.total);

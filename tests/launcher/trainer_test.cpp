@@ -274,6 +274,36 @@ TEST(trainer, frozen_patterns_hold_and_a_pattern_without_a_match_is_an_error) {
   EXPECT_THROW(TinyRun::get().config({"train.freeze.0=visoin.*"}), ConfigError);
 }
 
+// Microbatches of conversations ask for no boxes: with heads that train alone they have no gradient, on some ranks or on
+// all.
+TEST(trainer, microbatches_in_which_nothing_trains_contribute_nothing) {
+  for (const char* zero : {"0", "1", "2", "3"}) {
+    const auto c = TinyRun::get().config({"train.freeze.0=*", "train.train.0=heads.region.*", "optimizer.eps=1e-3",
+                                          cat("layout.zero=", zero), "layout.bucket_bytes=4096"});
+    const TrainingData data = make_training_data(c);
+    std::vector<StepStats> seen[2];
+    for (const int ranks : {1, 2}) {
+      run_ranks(ranks, [&](ProcessGroup& world) {
+        Trainer t(c, data, world);
+        for (int s = 0; s < 4; ++s) {
+          const StepStats stats = t.step();
+          if (world.rank() == 0) seen[ranks - 1].push_back(stats);
+        }
+      });
+    }
+    for (size_t s = 0; s < 4; ++s) {
+      const StepStats &one = seen[0][s], &two = seen[1][s];
+      EXPECT_EQ(one.counts.regions, two.counts.regions);
+      if (one.counts.regions > 0) {
+        EXPECT_GT(one.grad_norm, 0) << zero << " step " << s;
+      }
+      // Sums of two ranks in another order: a few times 2^-24.
+      EXPECT_NEAR(one.region, two.region, 1e-5 * one.region) << zero << " step " << s;
+      EXPECT_NEAR(one.grad_norm, two.grad_norm, 1e-4 * one.grad_norm) << zero << " step " << s;
+    }
+  }
+}
+
 TEST(trainer, a_checkpoint_of_another_model_is_refused_and_changes_nothing) {
   const auto small = TinyRun::get().config(), other = TinyRun::get().config({"model.language.layers=3"});
   // The same shapes, another function: positions turn at another speed.
