@@ -37,10 +37,11 @@ void ValueGatherer::plan_round(int round, uint64_t groups) {
   Round r;
   r.begin = static_cast<int>(sequence_.size());
   const auto active = [&](const Bucket& b) { return ((groups >> b.group) & 1) != 0; };
-  // Backward needs a weight if a gradient flows through it: something trains there or before.
+  // Backward needs a weight if a gradient flows through it: something trains there or before. A block that is run again
+  // also needs what lies in it before the first that trains.
   int64_t first_trained = std::numeric_limits<int64_t>::max();
   for (const Bucket& b : buckets_)
-    if (b.trainable && active(b)) first_trained = std::min(first_trained, b.first_use);
+    if (b.trainable && active(b)) first_trained = std::min(first_trained, b.needed_from);
   std::vector<int> again;
   for (const int i : gathered_) {
     const Bucket& b = buckets_[static_cast<size_t>(i)];
@@ -246,7 +247,8 @@ void ValueGatherer::need(int i) {
     const int place = forward ? s.forward : s.backward;
     check<CommError>((forward || phase_ == Phase::kBackward) && place >= next_, "the values of ",
                      buckets_[static_cast<size_t>(i)].what,
-                     " are read when they are not gathered and no gather of them is due; shard its parameters with "
+                     " are read when they are not gathered and no gather of them is due; name the order in which the "
+                     "model uses its parameters in BucketOptions::forward_order, or shard these with "
                      "reshard_after_forward: false");
     const Round& r = rounds_[static_cast<size_t>(round_)];
     issue_until(place + prefetch_, forward ? r.middle : r.end);
@@ -260,8 +262,9 @@ void ValueGatherer::check_order(const Bucket& b) const {
   if (comm_->size() == 1 || reduces_next_ == nullptr) return;
   check<CommError>(b.last_use >= reduces_next_->needed_from, "backward reads ", b.what, " before the gradients of ",
                    reduces_next_->what,
-                   " are complete, but by the order of use it comes after them; name the order in which the model uses "
-                   "its parameters in BucketOptions::forward_order");
+                   " are complete, but by the order of use it comes after them; either this microbatch does not use "
+                   "those parameters, which the plan says it does, or the order in which the model uses its parameters "
+                   "is to be named in BucketOptions::forward_order");
 }
 
 void ValueGatherer::swept(const Param& param, int i) {
@@ -279,7 +282,7 @@ void ValueGatherer::fetch(Storage& storage) { need(bucket_of_.at(&storage)); }
 void ValueGatherer::spread(Bucket& b) { states_[static_cast<size_t>(b.index)].work = start(b, b.value); }
 
 void ValueGatherer::settle() {
-  for (size_t i = 0; i < states_.size(); ++i) await(static_cast<int>(i));
+  for (size_t i = states_.size(); i-- > 0;) await(static_cast<int>(i));  // in the order in which they were issued
 }
 
 void ValueGatherer::gather_all() {

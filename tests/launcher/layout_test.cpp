@@ -49,6 +49,7 @@ std::vector<Layout> all_layouts() {
        {"layout.shard.0.pattern=language.*", "layout.shard.0.zero=2", "layout.shard.1.pattern=vision.*",
         "layout.shard.1.zero=1"}},
       {2, "dp 2, zero 3, LoRA on a frozen base", {z + "3"}, lora},
+      {2, "dp 2, zero 3, LoRA, full recompute, small buckets", {z + "3", full, "layout.bucket_bytes=4096"}, lora},
       {2, "dp 2, zero 3, frozen vision", {z + "3"}, {"train.freeze.0=vision.*"}},
       {2, "tp 2", {tp + "2"}},
       {2, "tp 2, sequence", {tp + "2", sp}},

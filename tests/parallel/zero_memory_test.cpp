@@ -102,7 +102,7 @@ class Simulation {
   }
   static Names layer(int i) {
     Names names;
-    for (const char* name : {"down", "base", "up", "w", "b"}) names.push_back(cat("trunk.layers.", i, ".", name));
+    for (const char* name : {"base", "down", "up", "w", "b"}) names.push_back(cat("trunk.layers.", i, ".", name));
     return names;
   }
 
@@ -213,8 +213,8 @@ class Simulation {
       const Names n = layer(i);
       read(n[3]), write(n[3]), write(n[4]), ready(n[4]), ready(n[3]);
       read(n[2]), write(n[2]), ready(n[2]);
-      read(n[1]), sweep(n[1]);
-      read(n[0]), write(n[0]), ready(n[0]);
+      read(n[1]), write(n[1]), ready(n[1]);
+      read(n[0]), sweep(n[0]);
     }
     write("trunk.table"), ready("trunk.table");
   }

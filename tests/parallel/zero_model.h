@@ -52,7 +52,7 @@ class LayeredModel {
     Tensor x = embedding(table_.use(), Tensor::from(ids, {kRows}));
     for (const Layer& layer : layers_) {
       const auto block = [&layer](std::span<const Tensor> in) {
-        const Tensor low = linear(in[0], layer.down->use()), main = linear(in[0], layer.base->use());
+        const Tensor main = linear(in[0], layer.base->use()), low = linear(in[0], layer.down->use());
         const Tensor h = add(main, linear(low, layer.up->use()));
         const Tensor w = layer.w->use(), b = layer.b->use();
         return linear(h, w, b, Activation::kSilu);

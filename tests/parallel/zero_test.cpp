@@ -170,10 +170,11 @@ TEST_P(ZeroPolicy, an_infinity_on_one_rank_stops_all_before_the_update_and_names
 }
 
 // Whatever mixture: nobody waits for ever, and the result is that of one rank. Frozen parts mean microbatches without a
-// gradient, ranks that only help others to gather, and others that only help to reduce.
+// gradient, ranks that only help others to gather, and others that only help to reduce. trunk.*a*e (the table and the
+// bases) leaves what trains to begin in the middle of a block.
 TEST(zero, random_mixtures_equal_one_rank) {
   const char* parts[] = {"trunk.table", "trunk.layers.*.base", "trunk.layers.2.*", "heads.0.*", "heads.*"};
-  const char* frozen[] = {"*.base", "trunk.*", "trunk.layers.*", "trunk.layers.3.*", "heads.1.*", "trunk.table"};
+  const char* frozen[] = {"*.base", "trunk.*", "trunk.layers.*", "trunk.layers.3.*", "heads.1.*", "trunk.*a*e"};
   const int prefetch[] = {0, 1, 2, 1000};
   for (uint64_t seed = 0; seed < 240; ++seed) {
     uint64_t draws = 0;
