@@ -140,7 +140,7 @@ void BucketSync::begin_step(const StepUse& use) {
   for (size_t i = 0; i < buckets_.size(); ++i) {
     BucketState& s = bucket_states_[i];
     s.pending = expected(buckets_[i].group) > 0 ? static_cast<int>(buckets_[i].entries.size()) : 0;
-    s.reduced = 0;
+    s.due = s.reduced = 0;
     s.stats = {};
     s.stats.what = buckets_[i].what, s.stats.group = buckets_[i].group;
     for (Bucket::Entry& e : buckets_[i].entries) {
@@ -161,9 +161,12 @@ void BucketSync::begin_microbatch() {
                    use_.local.size(), " of the plan");
   end_microbatch();
   const size_t round = microbatches_++;
-  for (size_t i = 0; i < buckets_.size(); ++i)
+  for (size_t i = 0; i < buckets_.size(); ++i) {
+    const bool touched = touches(round, buckets_[i]);
+    bucket_states_[i].due += touched;
     if (buckets_[i].in_rounds())
-      bucket_states_[i].pending = touches(round, buckets_[i]) ? static_cast<int>(buckets_[i].entries.size()) : 0;
+      bucket_states_[i].pending = touched ? static_cast<int>(buckets_[i].entries.size()) : 0;
+  }
   values_->begin_microbatch();
 }
 
@@ -171,12 +174,8 @@ void BucketSync::begin_microbatch() {
 // gathers of the round are all issued: a rank that waits for a reduction must not hold back gathers.
 void BucketSync::end_microbatch() {
   if (microbatches_ == 0) return;
-  for (const Bucket& b : buckets_) {
-    if (!b.in_rounds() || !touches(microbatches_ - 1, b)) continue;
-    int want = 0;
-    for (size_t j = 0; j < microbatches_; ++j) want += touches(j, b);
-    check_fired(b, want);
-  }
+  for (const Bucket& b : buckets_)
+    if (b.in_rounds()) check_fired(b);
   launch_rounds();
 }
 
@@ -202,19 +201,19 @@ void BucketSync::on_grad_ready(Param& param) {
   const std::string& group = store_.group_names()[static_cast<size_t>(param.group)];
   check<CommError>(phase_ == Phase::kGrads, "parameter '", param.name,
                    "' got a gradient outside of begin_step .. finish_grads");
-  const int want = expected(param.group);
-  check<CommError>(state.fired < want, "parameter '", param.name, "' of group '", group,
-                   "' got more gradient contributions than the ", want,
-                   " microbatches that touch this group on this rank; the model uses it where the plan does not");
+  BucketState& s = bucket_states_[static_cast<size_t>(state.bucket)];
+  check<CommError>(state.fired < s.due, "parameter '", param.name, "' of group '", group, "' got gradient contribution ",
+                   state.fired + 1, " in microbatch ", microbatches_, " of this rank, but up to there only ", s.due,
+                   " touch the group; the model uses it where the plan does not");
   const bool in_rounds = buckets_[static_cast<size_t>(state.bucket)].in_rounds();
   values_->swept(param, state.bucket);
-  if (++state.fired < want && !in_rounds) return;
-  BucketState& s = bucket_states_[static_cast<size_t>(state.bucket)];
+  if (++state.fired < expected(param.group) && !in_rounds) return;
   if (--s.pending == 0) s.stats.complete_s = steady_seconds();
   launch_ready();
 }
 
-void BucketSync::check_fired(const Bucket& b, int want) const {
+void BucketSync::check_fired(const Bucket& b) const {
+  const int want = bucket_states_[static_cast<size_t>(b.index)].due;
   for (const Bucket::Entry& e : b.entries) {
     const int fired = params_.at(e.param).fired;
     check<CommError>(fired == want, "parameter '", e.param->name, "' of group '",
@@ -226,12 +225,15 @@ void BucketSync::check_fired(const Bucket& b, int want) const {
 
 void BucketSync::finish_grads(Stream& stream) {
   check<CommError>(phase_ == Phase::kGrads, "[finish_grads] without begin_step");
+  check<CommError>(microbatches_ == use_.local.size(), "[finish_grads] this rank ran ", microbatches_, " of the ",
+                   use_.local.size(), " microbatches that the plan has for it");
   for (const Bucket& b : buckets_)
-    if (b.trainable) check_fired(b, expected(b.group));
+    if (b.trainable) check_fired(b);
   launch_rounds();  // before end_microbatches waits for gathers
   finishing_ = true;
   values_->end_microbatches();
   launch_ready();
+  TPO_ASSERT(next_ == buckets_.size() && round_ == use_.global.size());
   values_->finish();
   while (!round_works_.empty()) retire_round();
   for (const Bucket& b : buckets_)

@@ -75,6 +75,7 @@ class BucketSync final : public ParamSync {
   };
   struct BucketState {
     int pending = 0;  // parameters whose contributions are not all in: to the step, or to the round of this microbatch
+    int due = 0;      // microbatches begun that touch the group: contributions that a parameter may have by now
     int reduced = 0;  // rounds launched in this step
     Work work;        // of an all-reduce or a reduce-scatter, then of the sum over copies
     BucketStats stats;
@@ -97,7 +98,7 @@ class BucketSync final : public ParamSync {
   std::string names_of(uint64_t groups) const;
   ParamState& state_of(const Param& p);
   void check_same_buckets() const;
-  void check_fired(const Bucket& b, int want) const;
+  void check_fired(const Bucket& b) const;
   void end_microbatch();
   void launch_ready();
   void launch_rounds();

@@ -148,6 +148,45 @@ TEST_P(ZeroHeads, a_head_used_more_often_on_one_rank_than_on_another) {
   });
 }
 
+template <class E>
+std::string message_of(const std::function<void()>& f) {
+  try {
+    f();
+  } catch (const E& e) {
+    return e.what();
+  }
+  return "nothing was thrown";
+}
+bool has(const std::string& text, const std::string& part) { return text.find(part) != std::string::npos; }
+
+// A head in another microbatch than planned, or in none: with rounds its reduction has gone, or goes, without it.
+TEST_P(ZeroHeads, what_the_plan_says_otherwise_is_an_error_that_names_parameter_and_microbatch) {
+  const auto run = [](StepUse use, std::vector<unsigned> heads) {
+    return message_of<CommError>([&] {
+      run_ranks(2, [&](ProcessGroup& world) {
+        const auto single = make_single();
+        ZeroRank r({world, world, *single, *single}, {.bucket_bytes = 4096, .sharding = GetParam()}, 1);
+        r.sync.begin_step(use);
+        for (uint64_t j = 0; j < heads.size(); ++j) r.backward({j + 1, heads[j]}, heads.size());
+        r.sync.finish_grads(Stream::current());
+      });
+    });
+  };
+  const std::string early = run({.local = {1, 3}, .global = {3, 3}}, {1, 0});
+  EXPECT_TRUE(has(early, "parameter 'heads.0.") && has(early, "contribution 1 in microbatch 1 of this rank")) << early;
+  const std::string often = run({.local = {3, 1}, .global = {3, 3}}, {1, 1});
+  EXPECT_TRUE(has(often, "parameter 'heads.0.") && has(often, "contribution 2 in microbatch 2 of this rank")) << often;
+  const std::string never = run({.local = {3, 1}, .global = {3, 3}}, {0, 0});
+  // The values of the layers before would be gathered after that head's gradients are reduced.
+  const char* missing = GetParam() == Sharding::kParameters ? "does not use those" : "got 0 of 1 expected";
+  EXPECT_TRUE(has(never, "heads.0.") && has(never, missing)) << never;
+  const std::string fewer = run({.local = {1, 1}, .global = {1, 1}}, {0});
+  EXPECT_TRUE(has(fewer, "this rank ran 1 of the 2 microbatches")) << fewer;
+  // With rounds this is noticed where the round ends. Without, every sum is what it should be.
+  const std::string late = run({.local = {3, 1}, .global = {3, 3}}, {0, 1});
+  EXPECT_TRUE(has(late, GetParam() < Sharding::kGradients ? "nothing was thrown" : missing)) << late;
+}
+
 // A head is gathered ahead on every rank, and then nobody's forward comes to it: nobody waits for ever, and what was
 // fetched is dropped. (It is frozen: a trained one must get its gradient.)
 TEST(zero_heads, a_gather_ahead_for_a_head_that_is_then_skipped_is_dropped) {
