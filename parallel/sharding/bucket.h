@@ -82,6 +82,7 @@ struct Bucket {
   bool gathered() const { return sharding == Sharding::kParameters; }               // value comes and goes
   bool in_rounds() const { return trainable && sharding >= Sharding::kGradients; }  // reduced once a round, not a step
   int64_t bytes() const { return numel * static_cast<int64_t>(size_of(precision.gradients)); }
+  int64_t own_bytes() const { return own.count * static_cast<int64_t>(size_of(precision.gradients)); }
   Tensor value_of(const Entry& e) const { return slice(value, e); }
   Tensor grad_of(const Entry& e) const { return slice(grad, e); }
 

@@ -19,6 +19,7 @@ void BucketSync::launch_ready() {
     launch_step(b, bucket_states_[next_]);
   }
   launch_rounds();
+  launch_copies(false);
 }
 
 bool BucketSync::round_complete(const Bucket& b) const {
@@ -126,20 +127,57 @@ void BucketSync::before_grad(Param& param) {
   if (b.in_rounds() && b.grad.storage().released()) b.grad.storage().restore();
 }
 
-void BucketSync::wait_for(const Bucket& b, Stream& stream) {
+// In the order in which copies have their own sums: those of rounds after the last round that touches them.
+void BucketSync::order_copies() {
+  copies_.clear(), next_copy_ = 0;
+  if (!replica_) return;
+  for (const Bucket& b : buckets_)
+    if (active(b) && b.sharding != Sharding::kReplicated) copies_.push_back(b.index);
+  const auto last_round = [&](int i) {
+    const Bucket& b = buckets_[static_cast<size_t>(i)];
+    size_t last = use_.global.size() - 1;
+    while (b.in_rounds() && !((use_.global[last] >> b.group) & 1)) --last;
+    return last;
+  };
+  std::stable_sort(copies_.begin(), copies_.end(), [&](int a, int b) { return last_round(a) < last_round(b); });
+}
+
+// Whether the sum over the ranks of this copy is known to be there.
+bool BucketSync::copy_summed(const Bucket& b) const {
+  const auto i = static_cast<size_t>(b.index);
+  if (!b.in_rounds()) return i < next_ && bucket_states_[i].work.done();
+  for (size_t j = round_ + (next_in_round_ > i ? 1 : 0); j < use_.global.size(); ++j)
+    if ((use_.global[j] >> b.group) & 1) return false;
+  return std::none_of(round_works_.begin(), round_works_.end(),
+                      [&](const RoundWork& w) { return w.bucket == b.index; });
+}
+
+// all: waits for those that are not there, with the rounds retired.
+void BucketSync::launch_copies(bool all) {
+  for (; next_copy_ < copies_.size(); ++next_copy_) {
+    const Bucket& b = buckets_[static_cast<size_t>(copies_[next_copy_])];
+    BucketState& s = bucket_states_[static_cast<size_t>(b.index)];
+    if (!all && !copy_summed(b)) return;
+    wait_for(b, s.work, b.bytes(), Stream::current());
+    s.stats.bytes += b.own_bytes(), ++s.stats.reductions;
+    s.copies = replica_->all_reduce(b.master_grad, ReduceOp::kSum, b.what);
+  }
+}
+
+void BucketSync::wait_for(const Bucket& b, Work& work, int64_t bytes, Stream& stream) {
   BucketState& s = bucket_states_[static_cast<size_t>(b.index)];
   const double begin = steady_seconds();
   {
     const ProfileScope waiting("wait for reduction", ProfileScope::Kind::kWait, stream);
-    s.work.wait(stream);
+    work.wait(stream);
   }
-  const WorkTimes t = s.work.times();
-  s.work = Work();
+  const WorkTimes t = work.times();
+  work = Work();
   if (t.done_s == 0) return;
   count(s.stats, t, begin);
   if (stream.profiler() != nullptr && stream.device() != Device::kMeta) {  // meta: another clock
     const auto ns = [](double seconds) { return static_cast<int64_t>(seconds * 1e9); };
-    stream.profiler()->add_transfer({b.what, ns(t.issued_s), ns(t.done_s) - ns(t.issued_s), b.bytes()});
+    stream.profiler()->add_transfer({b.what, ns(t.issued_s), ns(t.done_s) - ns(t.issued_s), bytes});
   }
 }
 

@@ -175,6 +175,7 @@ void BucketSync::begin_microbatch() {
 void BucketSync::end_microbatch() {
   if (microbatches_ == 0) return;
   for (const Bucket& b : buckets_)
+  order_copies();
     if (b.in_rounds()) check_fired(b);
   launch_rounds();
 }
@@ -237,13 +238,11 @@ void BucketSync::finish_grads(Stream& stream) {
   values_->finish();
   while (!round_works_.empty()) retire_round();
   for (const Bucket& b : buckets_)
-    if (active(b)) wait_for(b, stream);
-  // Sums over copies, once every copy has its own.
-  for (size_t i = 0; replica_ && i < buckets_.size(); ++i)
-    if (active(buckets_[i]) && buckets_[i].sharding != Sharding::kReplicated)
-      bucket_states_[i].work = replica_->all_reduce(buckets_[i].master_grad, ReduceOp::kSum, buckets_[i].what);
-  for (const Bucket& b : buckets_)
-    if (active(b)) wait_for(b, stream);
+    if (active(b)) wait_for(b, bucket_states_[static_cast<size_t>(b.index)].work, b.bytes(), stream);
+  for (const int i : copies_) {
+    const Bucket& b = buckets_[static_cast<size_t>(i)];
+    wait_for(b, bucket_states_[static_cast<size_t>(i)].copies, b.own_bytes(), stream);
+  }
   phase_ = Phase::kReduced;
 }
 
@@ -263,6 +262,7 @@ bool counts(const Param& p, const ProcessGroup* tensor) {
 }
 
 // The part of an entry that lies in this rank's range of its bucket, and its place there.
+  launch_copies(true);
 Bucket::Range part_of(const Bucket& b, const Bucket::Entry& e) {
   const int64_t begin = std::max(b.own.begin, e.begin), end = std::min(b.own.end(), e.end());
   return {begin - b.own.begin, std::max<int64_t>(0, end - begin)};

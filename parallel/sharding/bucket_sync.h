@@ -77,7 +77,8 @@ class BucketSync final : public ParamSync {
     int pending = 0;  // parameters whose contributions are not all in: to the step, or to the round of this microbatch
     int due = 0;      // microbatches begun that touch the group: contributions that a parameter may have by now
     int reduced = 0;  // rounds launched in this step
-    Work work;        // of an all-reduce or a reduce-scatter, then of the sum over copies
+    Work work;        // of an all-reduce or a reduce-scatter; not of rounds
+    Work copies;      // of the sum over copies
     BucketStats stats;
   };
   // A round's reduce-scatter in flight.
@@ -107,7 +108,10 @@ class BucketSync final : public ParamSync {
   void launch_step(Bucket& b, BucketState& s);
   void launch_round(Bucket& b, BucketState& s);
   void retire_round();
-  void wait_for(const Bucket& b, Stream& stream);
+  void order_copies();
+  bool copy_summed(const Bucket& b) const;
+  void launch_copies(bool all);
+  void wait_for(const Bucket& b, Work& work, int64_t bytes, Stream& stream);
   double sum_squares() const;
   void report_non_finite() const;
 
@@ -128,7 +132,9 @@ class BucketSync final : public ParamSync {
   bool finishing_ = false;
   std::deque<RoundWork> round_works_;
   GradSource grad_source_;
-  double grad_scale_ = 1;  // set by clip, used by step
+  std::vector<int> copies_;  // buckets that are summed over copies in this step, in order
+  size_t next_copy_ = 0;     // first of these not yet launched
+  double grad_scale_ = 1;    // set by clip, used by step
   Phase phase_ = Phase::kIdle;
 };
 

@@ -30,8 +30,9 @@ struct NonFiniteGradient : Error {
 struct BucketStats {
   std::string what;
   int group = 0;
-  int64_t bytes = 0;       // handed to reductions in this step: the whole bucket for each; 0 if skipped
-  int64_t reductions = 0;  // one a step, or one a round
+  // Handed to reductions in this step: the whole bucket for each, this rank's part for a sum over copies; 0 if skipped.
+  int64_t bytes = 0;
+  int64_t reductions = 0;  // one a step, or one a round; and one over copies
   double in_flight_s = 0;  // of reductions, from hand-over to completion, the wait for slower ranks included
   double transfer_s = 0;   // from the moment every rank had arrived
   double exposed_s = 0;    // this rank's thread was blocked for them

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "parallel/comm/threads.h"
+#include "parallel/mesh.h"
 #include "tests/parallel/zero_model.h"
 
 namespace tpo {
@@ -11,17 +12,34 @@ namespace {
 
 constexpr Sharding kAll[] = {Sharding::kReplicated, Sharding::kOptimizer, Sharding::kGradients, Sharding::kParameters};
 
-class ZeroHeads : public testing::TestWithParam<Sharding> {};
-INSTANTIATE_TEST_SUITE_P(policies, ZeroHeads, testing::ValuesIn(kAll),
-                         [](const auto& info) { return std::string(name_of(info.param)); });
-
-// Bytes that the whole buckets of a step make, by bucket: a reduction per step or per round that touches the group;
-// gathers after the update, or once in forward and once in backward of such a round, where the one that forward uses
-// last has none. (The first parameter trains, so that backward needs every bucket.)
 struct Wire {
   int64_t reduced = 0, gathered = 0;
 };
-std::vector<Wire> predict(const std::vector<Bucket>& buckets, const StepUse& use) {
+
+// What this rank hands to the transport, by bucket, counted there.
+thread_local std::map<std::string, Wire>* t_wire = nullptr;
+bool count_request(CommRequest& r) {
+  if (t_wire == nullptr || r.what.find("bucket ") == std::string::npos) return false;
+  Wire& w = (*t_wire)[r.what];
+  if (r.op == CommOp::kAllReduce) w.reduced += r.bytes();
+  if (r.op == CommOp::kReduceScatter) w.reduced += r.bytes() * r.size;
+  if (r.op == CommOp::kAllGather) w.gathered += r.bytes() * r.size;
+  return false;
+}
+
+class ZeroHeads : public testing::TestWithParam<Sharding> {
+ protected:
+  void SetUp() override { set_comm_drill(count_request); }
+  void TearDown() override { set_comm_drill(nullptr); }
+};
+INSTANTIATE_TEST_SUITE_P(policies, ZeroHeads, testing::ValuesIn(kAll),
+                         [](const auto& info) { return std::string(name_of(info.param)); });
+
+// Bytes that the whole buckets of a step make, by bucket: a reduction per step or per round that touches the group, and
+// the sum over copies of this rank's part; gathers after the update, or once in forward and once in backward of such a
+// round, where the one that forward uses last has none. (The first parameter trains, so that backward needs every
+// bucket.)
+std::vector<Wire> predict(const std::vector<Bucket>& buckets, const StepUse& use, bool copies) {
   std::vector<Wire> wire(buckets.size());
   const auto at = [](uint64_t mask, int group) { return ((mask >> group) & 1) != 0; };
   for (const uint64_t round : use.global) {
@@ -40,6 +58,7 @@ std::vector<Wire> predict(const std::vector<Bucket>& buckets, const StepUse& use
     const Bucket& b = buckets[i];
     if (!at(use.global_groups(), b.group) || !b.trainable) continue;
     if (b.sharding < Sharding::kGradients) wire[i].reduced = b.numel * 4;
+    if (copies && b.sharding != Sharding::kReplicated) wire[i].reduced += b.own.count * 4;
     if (b.sharding == Sharding::kOptimizer || b.sharding == Sharding::kGradients) wire[i].gathered = b.numel * 4;
   }
   return wire;
@@ -62,14 +81,21 @@ void expect_exact(ZeroRank& dp, OneRank& one, const Case& c, const std::string& 
   const auto steps_before = dp.sync.group_steps();
   const auto memory = [] { return Stream::current().allocator()->memory().live; };
   const BytesByKind held = memory();
+  std::map<std::string, Wire> seen;
+  t_wire = &seen;
   dp.step(c.mbs, c.owner);
+  t_wire = nullptr;
   EXPECT_EQ(memory(), held) << "whole buffers and zeros are given back, " << what;
   one.step(c.mbs);
-  const auto wire = predict(dp.sync.buckets(), ZeroRank::use_of(c.mbs, c.owner, dp.data.rank()));
+  const bool copies = dp.shard.size() < dp.data.size();
+  const auto wire = predict(dp.sync.buckets(), ZeroRank::use_of(c.mbs, c.owner, dp.data.rank()), copies);
   const CommStats stats = dp.sync.stats();
   for (size_t i = 0; i < wire.size(); ++i) {
-    EXPECT_EQ(stats.buckets[i].bytes, wire[i].reduced) << stats.buckets[i].what << ", " << what;
-    EXPECT_EQ(stats.buckets[i].gather_bytes, wire[i].gathered) << stats.buckets[i].what << ", " << what;
+    const BucketStats& told = stats.buckets[i];
+    EXPECT_EQ(seen[told.what].reduced, wire[i].reduced) << told.what << ", " << what;
+    EXPECT_EQ(seen[told.what].gathered, wire[i].gathered) << told.what << ", " << what;
+    EXPECT_EQ(told.bytes, wire[i].reduced) << told.what << ", " << what;
+    EXPECT_EQ(told.gather_bytes, wire[i].gathered) << told.what << ", " << what;
   }
   const State after = dp.state(), expected = one.rank.state();
   const auto steps = dp.sync.group_steps();
@@ -111,24 +137,60 @@ TEST_P(ZeroHeads, every_pair_of_subsets_on_two_ranks_is_exact) {
   });
 }
 
+// Random microbatches and owners, the same on every rank.
+void expect_cases(ZeroRank& dp, uint64_t cases) {
+  OneRank one(4);
+  for (uint64_t i = 0; i < cases; ++i) {
+    const RngKey key = RngKey(static_cast<uint64_t>(dp.sync.buckets()[0].sharding)).with(i);
+    Case c;
+    const uint64_t n = 1 + uniform_below(key, 0, 6);
+    for (uint64_t j = 0; j < n; ++j) {
+      c.mbs.push_back({i * 8 + j, static_cast<unsigned>(uniform_below(key, 2 * j + 1, 16))});
+      c.owner.push_back(static_cast<int>(uniform_below(key, 2 * j + 2, 4)));
+    }
+    expect_exact(dp, one, c, cat("case ", i));
+    if (testing::Test::HasFailure()) return;
+  }
+}
+
 TEST_P(ZeroHeads, two_thousand_cases_of_four_heads_on_four_ranks_are_exact) {
   run_ranks(4, [](ProcessGroup& world) {
     const auto single = make_single();
     const BucketOptions options{.bucket_bytes = 4096, .sharding = GetParam()};
     ZeroRank dp({world, world, *single, *single}, options, 4);
-    OneRank one(4);
-    for (uint64_t i = 0; i < 500; ++i) {  // of four policies
-      const RngKey key = RngKey(static_cast<uint64_t>(GetParam())).with(i);
-      Case c;
-      const uint64_t n = 1 + uniform_below(key, 0, 6);
-      for (uint64_t j = 0; j < n; ++j) {
-        c.mbs.push_back({i * 8 + j, static_cast<unsigned>(uniform_below(key, 2 * j + 1, 16))});
-        c.owner.push_back(static_cast<int>(uniform_below(key, 2 * j + 2, 4)));
-      }
-      expect_exact(dp, one, c, cat("case ", i));
-      if (testing::Test::HasFailure()) return;
+    expect_cases(dp, 500);  // of four policies
+  });
+}
+
+TEST_P(ZeroHeads, cases_of_two_copies_of_two_shards_are_exact) {
+  run_ranks(4, [](ProcessGroup& world) {
+    const Mesh mesh(world, {.data = 4, .shard = 2});
+    ZeroRank dp(mesh, {.bucket_bytes = 4096, .sharding = GetParam()}, 4);
+    expect_cases(dp, 50);
+  });
+}
+
+// Each is issued as soon as its copy's own sum is there: with rounds at points of the program, when the reductions of
+// later buckets make it wait for that.
+TEST(zero_heads, sums_over_copies_start_while_backward_still_runs) {
+  set_comm_drill(count_request);
+  run_ranks(4, [](ProcessGroup& world) {
+    const Mesh mesh(world, {.data = 4, .shard = 2});
+    for (const Sharding sharding : {Sharding::kGradients, Sharding::kParameters}) {
+      ZeroRank r(mesh, {.bucket_bytes = 4096, .sharding = sharding}, 0);
+      r.sync.begin_step({.local = {1}, .global = {1}});
+      std::map<std::string, Wire> seen;
+      t_wire = &seen;
+      r.backward({static_cast<uint64_t>(world.rank()), 0}, 4);
+      t_wire = nullptr;
+      int trained = 0, summed = 0;
+      for (const Bucket& b : r.sync.buckets())
+        trained += b.trainable, summed += b.trainable && seen[b.what].reduced == b.bytes() + b.own_bytes();
+      EXPECT_EQ(summed, trained - 2) << "all but the two in flight";
+      r.sync.finish_grads(Stream::current());
     }
   });
+  set_comm_drill(nullptr);
 }
 
 // Used five times on one rank, twice on another, never on the third, and beside it a head that comes and goes.
@@ -172,10 +234,15 @@ TEST_P(ZeroHeads, what_the_plan_says_otherwise_is_an_error_that_names_parameter_
       });
     });
   };
+  const auto too_much = [](const char* contribution) {  // values that nobody gathered are noticed before
+    return GetParam() == Sharding::kParameters ? "by a microbatch that the plan says does not use it" : contribution;
+  };
   const std::string early = run({.local = {1, 3}, .global = {3, 3}}, {1, 0});
-  EXPECT_TRUE(has(early, "parameter 'heads.0.") && has(early, "contribution 1 in microbatch 1 of this rank")) << early;
+  EXPECT_TRUE(has(early, "parameter 'heads.0.") && has(early, too_much("contribution 1 in microbatch 1 of this rank")))
+      << early;
   const std::string often = run({.local = {3, 1}, .global = {3, 3}}, {1, 1});
-  EXPECT_TRUE(has(often, "parameter 'heads.0.") && has(often, "contribution 2 in microbatch 2 of this rank")) << often;
+  EXPECT_TRUE(has(often, "parameter 'heads.0.") && has(often, too_much("contribution 2 in microbatch 2 of this rank")))
+      << often;
   const std::string never = run({.local = {3, 1}, .global = {3, 3}}, {0, 0});
   // The values of the layers before would be gathered after that head's gradients are reduced.
   const char* missing = GetParam() == Sharding::kParameters ? "does not use those" : "got 0 of 1 expected";

@@ -6,6 +6,7 @@
 
 #include "parallel/comm/sim.h"
 #include "parallel/comm/threads.h"
+#include "parallel/mesh.h"
 #include "tests/parallel/zero_model.h"
 
 namespace tpo {
@@ -47,8 +48,12 @@ BytesByKind at_rest(const ZeroRank& r, Sharding sharding, int64_t n) {
 // `rounds` microbatches on every rank.
 class Simulation {
  public:
-  Simulation(const ZeroRank& r, int64_t n, Sharding sharding, bool reshard, int prefetch)
-      : gathers_(sharding == Sharding::kParameters), reshard_(reshard), prefetch_(static_cast<size_t>(prefetch)) {
+  Simulation(const ZeroRank& r, const BucketOptions& options, bool replays)
+      : gathers_(options.sharding == Sharding::kParameters),
+        reshard_(options.reshard_after_forward),
+        replays_(replays),
+        prefetch_(static_cast<size_t>(options.prefetch_buckets)) {
+    const int64_t n = r.shard.size();
     for (const Bucket& b : r.sync.buckets()) {
       if (b.group != 0) continue;
       All a{&b, held(padded_size(b, n)), held(padded_size(b, n) / n), {}, {}, false, false, 0, -1};
@@ -211,6 +216,7 @@ class Simulation {
   void backward() {
     for (int i = LayeredModel::kLayers; i-- > 0;) {
       const Names n = layer(i);
+      for (size_t k = 0; replays_ && k < n.size(); ++k) read(n[k]);  // the layer is run again
       read(n[3]), write(n[3]), write(n[4]), ready(n[4]), ready(n[3]);
       read(n[2]), write(n[2]), ready(n[2]);
       read(n[1]), write(n[1]), ready(n[1]);
@@ -219,7 +225,7 @@ class Simulation {
     write("trunk.table"), ready("trunk.table");
   }
 
-  bool gathers_, reshard_;
+  bool gathers_, reshard_, replays_;
   size_t prefetch_;
   std::vector<All> buckets_;
   std::map<std::string, size_t> bucket_of_;
@@ -232,17 +238,17 @@ class Simulation {
   int64_t values_ = 0, values_peak_ = 0, grads_ = 0, grads_peak_ = 0;
 };
 
-void expect_bytes(ProcessGroup& world, Sharding sharding, bool reshard, int prefetch, int rounds) {
-  const int n = world.size();
-  const BucketOptions options{
-      .bucket_bytes = 4096, .sharding = sharding, .reshard_after_forward = reshard, .prefetch_buckets = prefetch};
-  const std::string what =
-      cat(name_of(sharding), ", ", n, " ranks, reshard ", reshard, ", prefetch ", prefetch, ", ", rounds, " rounds");
+void expect_bytes(const SyncGroups& groups, const BucketOptions& options, Recompute recompute, int rounds) {
+  const Sharding sharding = options.sharding;
+  const int n = groups.data->size();
+  const std::string what = cat(name_of(sharding), ", ", n, " ranks, ", groups.shard->size(), " shards, reshard ",
+                               options.reshard_after_forward, ", prefetch ", options.prefetch_buckets, ", recompute ",
+                               static_cast<int>(recompute), ", ", rounds, " rounds");
   const BytesByKind before = memory().live;
-  ZeroRank r(world, options);
-  BytesByKind rest = at_rest(r, sharding, n), peak = rest;
+  ZeroRank r(groups, options, 2, recompute);
+  BytesByKind rest = at_rest(r, sharding, groups.shard->size()), peak = rest;
   if (sharding >= Sharding::kGradients) {
-    const auto [values, grads] = Simulation(r, n, sharding, reshard, prefetch).run(rounds);
+    const auto [values, grads] = Simulation(r, options, recompute != Recompute::kNone).run(rounds);
     peak[kW] += values, peak[kG] += grads;
   }
   std::vector<ToyMicrobatch> mbs;
@@ -266,8 +272,14 @@ TEST(zero_memory, every_rank_holds_its_part_and_what_the_rules_say_to_the_byte) 
         for (const int rounds : {1, 3}) {
           for (const bool reshard : {true, false}) {
             for (const int prefetch : {0, 1, 2, 3, 1000}) {
-              if (sharding == Sharding::kParameters || (reshard && prefetch == 2))
-                expect_bytes(world, sharding, reshard, prefetch, rounds);
+              if (sharding != Sharding::kParameters && !(reshard && prefetch == 2)) continue;
+              const BucketOptions options{.bucket_bytes = 4096,
+                                          .sharding = sharding,
+                                          .reshard_after_forward = reshard,
+                                          .prefetch_buckets = prefetch};
+              for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull})
+                expect_bytes(world, options, recompute, rounds);
+              if (n == 4) expect_bytes(Mesh(world, {.data = 4, .shard = 2}), options, Recompute::kFull, rounds);
             }
           }
         }
