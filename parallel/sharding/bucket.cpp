@@ -88,7 +88,8 @@ void check_options(const ParamStore& store, const BucketOptions& options) {
   for (const ShardingRule& r : options.rules)
     check<ConfigError>(
         std::any_of(all.begin(), all.end(), [&](const auto& p) { return glob_match(r.pattern, p->name); }),
-        "sharding rule \"", r.pattern, "\" matches no parameter; names look like ", all.front()->name);
+        "sharding rule \"", r.pattern, "\" matches no parameter; ",
+        all.empty() ? "the model has none" : cat("names look like ", all.front()->name));
 }
 
 // What all parameters of a bucket share.

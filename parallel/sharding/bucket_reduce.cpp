@@ -40,10 +40,21 @@ void BucketSync::launch_rounds() {
   values_->reduces_next(nullptr);
 }
 
-void BucketSync::GradSource::fetch(Storage&) {
-  throw CommError(
-      "a whole gradient is read outside of backward, but this rank keeps a part of it: its parameter is sharded from "
-      "\"gradients\" on");
+namespace {
+
+struct PartOnly final : StorageSource {
+  void fetch(Storage&) override {
+    throw CommError(
+        "a whole gradient is read outside of backward, but this rank keeps a part of it: its parameter's optimizer "
+        "state or gradients are sharded");
+  }
+};
+
+}  // namespace
+
+StorageSource& BucketSync::grad_source() {
+  static PartOnly source;
+  return source;
 }
 
 // What no contribution reached is zero, and so are rows that never change.
@@ -113,7 +124,7 @@ void BucketSync::retire_round() {
   count(stats, w.work.times(), begin);
   if (w.part.defined())
     launch(Cast{w.part.raw(), b.master_grad.raw(), w.part.numel(), w.part.dtype(), b.master_grad.dtype(), true});
-  b.grad.storage().release(grad_source_);
+  b.grad.storage().release(grad_source());
 }
 
 void BucketSync::before_grad(Param& param) {

@@ -35,7 +35,9 @@ namespace {
 // Whoever keeps a handle of what a BucketSync lent, longer than the BucketSync.
 struct Gone final : StorageSource {
   void fetch(Storage&) override {
-    throw CommError("a sharded value or gradient is read after its ParamSync was destroyed");
+    throw CommError(
+        "a sharded value or gradient is read after its ParamSync was destroyed; values would be whole had it been "
+        "released (ParamSync::release)");
   }
 };
 
@@ -52,6 +54,9 @@ std::unique_ptr<ProcessGroup> own_group(ProcessGroup& of, const char* label) {
 
 BucketSync::BucketSync(ParamStore& store, const SyncGroups& groups, const Options& options)
     : store_(store), groups_(groups), group_steps_(store.group_names().size()) {
+  for (const auto& p : store.params())
+    check<CommError>(p->value.defined(), "parameter '", p->name,
+                     "' has no value: the ParamSync that sharded it was destroyed without release()");
   data_ = own_group(*groups_.data, "buckets");
   shard_ = own_group(*groups_.shard, "parts");
   rounds_ = own_group(*groups_.shard, "rounds");
@@ -65,7 +70,7 @@ BucketSync::BucketSync(ParamStore& store, const SyncGroups& groups, const Option
     Bucket& b = buckets_[i];
     b.own = own_range(b, shard_->rank(), shard_->size());
     materialise(b, b.sharding == Sharding::kReplicated ? *data_ : *shard_);
-    if (b.in_rounds()) b.grad.storage().release(grad_source_);  // values: by the gatherer
+    if (b.in_rounds()) b.grad.storage().release(grad_source());  // values: by the gatherer
     for (size_t k = 0; k < b.entries.size(); ++k)
       params_.at(b.entries[k].param) = {static_cast<int>(i), static_cast<int>(k), 0};
     bucket_states_[i].stats.what = b.what, bucket_states_[i].stats.group = b.group;
@@ -78,14 +83,27 @@ BucketSync::BucketSync(ParamStore& store, const SyncGroups& groups, const Option
   store_.set_hooks(this);
 }
 
-BucketSync::~BucketSync() {
+void BucketSync::release() {
+  check_attached("release");
+  check<CommError>(phase_ != Phase::kGrads, "[release] between begin_step and finish_grads");
+  values_->gather_all();
+  leave_store();
+  phase_ = Phase::kReleased;
+}
+
+void BucketSync::leave_store() {
   store_.set_hooks(nullptr);
+  for (Bucket& b : buckets_)
+    for (Bucket::Entry& e : b.entries) e.param->grad = Tensor();
+}
+
+BucketSync::~BucketSync() {
+  const bool released = phase_ == Phase::kReleased;  // then the store may be another's
+  if (!released) leave_store();
   for (Bucket& b : buckets_) {
-    for (Bucket::Entry& e : b.entries) {
-      e.param->grad = Tensor();
-      if (b.gathered()) e.param->value = Tensor();
-    }
-    if (b.gathered()) orphan(b.value);
+    if (!released && b.gathered())
+      for (Bucket::Entry& e : b.entries) e.param->value = Tensor();
+    orphan(b.value);
     if (b.in_rounds()) orphan(b.grad);
   }
 }
@@ -101,8 +119,10 @@ void BucketSync::check_same_buckets() const {
 
 BucketSync::ParamState& BucketSync::state_of(const Param& p) {
   const auto it = params_.find(&p);
-  check<CommError>(it != params_.end() && it->second.bucket >= 0, "parameter '", p.name,
-                   "' has a gradient but no bucket; rebuild the ParamSync after creating or thawing parameters");
+  check<CommError>(
+      it != params_.end() && it->second.bucket >= 0, "parameter '", p.name,
+      "' has a gradient but no bucket; after creating or thawing parameters release() the ParamSync and build "
+      "another");
   return it->second;
 }
 
@@ -117,9 +137,15 @@ std::string BucketSync::names_of(uint64_t groups) const {
   return out;
 }
 
+void BucketSync::check_attached(const char* call) const {
+  check<CommError>(phase_ != Phase::kReleased, "[", call, "] after release()");
+  check<CommError>(!values_->full(), "[", call, "] inside of with_full_values");
+}
+
 void BucketSync::begin_step(const StepUse& use) {
   const size_t groups = store_.group_names().size();
   const uint64_t unknown = groups < 64 ? use.global_groups() >> groups << groups : 0;
+  check_attached("begin_step");
   check<CommError>(phase_ != Phase::kGrads, "[begin_step] the step before was not ended by finish_grads");
   check<CommError>(unknown == 0, "[begin_step] the plan has parameter groups ", names_of(unknown),
                    " but the model has ", groups, " groups");
@@ -144,10 +170,12 @@ void BucketSync::begin_step(const StepUse& use) {
     s.stats = {};
     s.stats.what = buckets_[i].what, s.stats.group = buckets_[i].group;
     for (Bucket::Entry& e : buckets_[i].entries) {
+      if (buckets_[i].trainable) e.param->grad = buckets_[i].grad_of(e);
       e.param->grad_written = false;
       params_.at(e.param).fired = 0;
     }
   }
+  order_copies();
   values_->begin_step(use);
 }
 
@@ -164,8 +192,7 @@ void BucketSync::begin_microbatch() {
   for (size_t i = 0; i < buckets_.size(); ++i) {
     const bool touched = touches(round, buckets_[i]);
     bucket_states_[i].due += touched;
-    if (buckets_[i].in_rounds())
-      bucket_states_[i].pending = touched ? static_cast<int>(buckets_[i].entries.size()) : 0;
+    if (buckets_[i].in_rounds()) bucket_states_[i].pending = touched ? static_cast<int>(buckets_[i].entries.size()) : 0;
   }
   values_->begin_microbatch();
 }
@@ -175,7 +202,6 @@ void BucketSync::begin_microbatch() {
 void BucketSync::end_microbatch() {
   if (microbatches_ == 0) return;
   for (const Bucket& b : buckets_)
-  order_copies();
     if (b.in_rounds()) check_fired(b);
   launch_rounds();
 }
@@ -203,8 +229,9 @@ void BucketSync::on_grad_ready(Param& param) {
   check<CommError>(phase_ == Phase::kGrads, "parameter '", param.name,
                    "' got a gradient outside of begin_step .. finish_grads");
   BucketState& s = bucket_states_[static_cast<size_t>(state.bucket)];
-  check<CommError>(state.fired < s.due, "parameter '", param.name, "' of group '", group, "' got gradient contribution ",
-                   state.fired + 1, " in microbatch ", microbatches_, " of this rank, but up to there only ", s.due,
+  check<CommError>(state.fired < s.due, "parameter '", param.name, "' of group '", group,
+                   "' got gradient contribution ", state.fired + 1, " in microbatch ", microbatches_,
+                   " of this rank, but up to there only ", s.due,
                    " touch the group; the model uses it where the plan does not");
   const bool in_rounds = buckets_[static_cast<size_t>(state.bucket)].in_rounds();
   values_->swept(param, state.bucket);
@@ -237,11 +264,17 @@ void BucketSync::finish_grads(Stream& stream) {
   TPO_ASSERT(next_ == buckets_.size() && round_ == use_.global.size());
   values_->finish();
   while (!round_works_.empty()) retire_round();
+  launch_copies(true);
   for (const Bucket& b : buckets_)
     if (active(b)) wait_for(b, bucket_states_[static_cast<size_t>(b.index)].work, b.bytes(), stream);
   for (const int i : copies_) {
     const Bucket& b = buckets_[static_cast<size_t>(i)];
     wait_for(b, bucket_states_[static_cast<size_t>(i)].copies, b.own_bytes(), stream);
+  }
+  for (Bucket& b : buckets_) {
+    if (!b.trainable || b.sharding != Sharding::kOptimizer) continue;
+    for (Bucket::Entry& e : b.entries)
+      e.param->grad = Tensor::deferred(e.param->value.shape(), b.precision.gradients, grad_source());
   }
   phase_ = Phase::kReduced;
 }
@@ -262,7 +295,6 @@ bool counts(const Param& p, const ProcessGroup* tensor) {
 }
 
 // The part of an entry that lies in this rank's range of its bucket, and its place there.
-  launch_copies(true);
 Bucket::Range part_of(const Bucket& b, const Bucket::Entry& e) {
   const int64_t begin = std::max(b.own.begin, e.begin), end = std::min(b.own.end(), e.end());
   return {begin - b.own.begin, std::max<int64_t>(0, end - begin)};
@@ -316,6 +348,7 @@ double BucketSync::clip(double max_norm) {
 }
 
 void BucketSync::step(const AdamWParams& params) {
+  check_attached("step");
   check<CommError>(phase_ == Phase::kReduced, "[step] before finish_grads");
   phase_ = Phase::kIdle;
   for (size_t g = 0; g < group_steps_.size(); ++g) group_steps_[g] += static_cast<int64_t>((global_groups_ >> g) & 1);
@@ -339,6 +372,7 @@ void BucketSync::discard_grads() {
 }
 
 void BucketSync::with_full_values(const std::function<void()>& fn) {
+  check_attached("with_full_values");
   check<CommError>(phase_ != Phase::kGrads, "[with_full_values] between begin_step and finish_grads");
   values_->gather_all();
   try {

@@ -41,8 +41,8 @@ class BucketSync final : public ParamSync {
   // its own, so that buckets never meet the caller's collectives. Throws CommError if the ranks built different
   // buckets. The store must outlive this object, and so must data and tensor.
   BucketSync(ParamStore& store, const SyncGroups& groups, const Options& options = {});
-  // Gives the store its default hooks back. Values stay valid, but for those of kParameters, which become undefined, as
-  // does Param::grad.
+  // Gives the store its default hooks back; Param::grad becomes undefined. Without release() before, so do values of
+  // kParameters, and reading a value that still came from other ranks is a CommError.
   ~BucketSync() override;
 
   void before_use(Param& param) override;
@@ -60,6 +60,7 @@ class BucketSync final : public ParamSync {
   void step(const AdamWParams& params) override;
   void discard_grads() override;
   void with_full_values(const std::function<void()>& fn) override;
+  void release() override;
   void for_each_state(const std::function<void(const StateEntry&)>& fn) override;
   std::map<std::string, int64_t> group_steps() const override;
   void set_group_steps(const std::map<std::string, int64_t>& steps) override;
@@ -87,11 +88,10 @@ class BucketSync final : public ParamSync {
     Work work;
     Tensor part;  // this rank's; undefined: straight into master_grad
   };
-  // Whole gradients of rounds are there only while they are written and reduced.
-  struct GradSource final : StorageSource {
-    void fetch(Storage& storage) override;
-  };
-  enum class Phase { kIdle, kGrads, kReduced };
+  // Asked for whole gradients that are not there. Those of rounds are while they are written and reduced, those of
+  // kOptimizer from begin_step to finish_grads.
+  static StorageSource& grad_source();
+  enum class Phase { kIdle, kGrads, kReduced, kReleased };
 
   bool active(const Bucket& b) const { return b.trainable && ((global_groups_ >> b.group) & 1); }
   int expected(int group) const { return use_.local_microbatches(group); }
@@ -99,6 +99,8 @@ class BucketSync final : public ParamSync {
   std::string names_of(uint64_t groups) const;
   ParamState& state_of(const Param& p);
   void check_same_buckets() const;
+  void check_attached(const char* call) const;
+  void leave_store();
   void check_fired(const Bucket& b) const;
   void end_microbatch();
   void launch_ready();
@@ -131,7 +133,6 @@ class BucketSync final : public ParamSync {
   size_t round_ = 0, next_in_round_ = 0;
   bool finishing_ = false;
   std::deque<RoundWork> round_works_;
-  GradSource grad_source_;
   std::vector<int> copies_;  // buckets that are summed over copies in this step, in order
   size_t next_copy_ = 0;     // first of these not yet launched
   double grad_scale_ = 1;    // set by clip, used by step

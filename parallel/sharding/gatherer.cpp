@@ -26,9 +26,8 @@ ValueGatherer::ValueGatherer(std::vector<Bucket>& buckets, ProcessGroup& shard, 
 
 void ValueGatherer::adopt(int i) {
   Bucket& b = buckets_[static_cast<size_t>(i)];
-  if (!b.gathered()) return;
   bucket_of_[&b.value.storage()] = i;
-  free(i);
+  if (b.gathered()) free(i);
 }
 
 // ---- the sequence
@@ -275,11 +274,19 @@ void ValueGatherer::swept(const Param& param, int i) {
   if (!open && s.held && phase_ == Phase::kBackward) free(i);
 }
 
-void ValueGatherer::fetch(Storage& storage) { need(bucket_of_.at(&storage)); }
+void ValueGatherer::fetch(Storage& storage) {
+  const int i = bucket_of_.at(&storage);
+  buckets_[static_cast<size_t>(i)].gathered() ? need(i) : await(i);
+}
 
 // ---- whole values
 
-void ValueGatherer::spread(Bucket& b) { states_[static_cast<size_t>(b.index)].work = start(b, b.value); }
+void ValueGatherer::spread(Bucket& b) {
+  State& s = states_[static_cast<size_t>(b.index)];
+  s.work = start(b, b.value);
+  s.arrived = false;
+  b.value.storage().expect(*this);
+}
 
 void ValueGatherer::settle() {
   for (size_t i = states_.size(); i-- > 0;) await(static_cast<int>(i));  // in the order in which they were issued

@@ -54,8 +54,9 @@ class ValueGatherer final : public StorageSource {
   // Before this rank's part of a bucket changes: waits for a spread that still reads it.
   void use_own(const Bucket& bucket) { await(bucket.index); }
   // After the optimizer changed this rank's part of a bucket that is held whole: others' parts follow, in the
-  // background until the bucket is used.
+  // background until the bucket is used or its bytes are asked for.
   void spread(Bucket& bucket);
+  bool full() const { return phase_ == Phase::kFull; }  // between gather_all and release_all
   // Waits for every spread in flight.
   void settle();
 

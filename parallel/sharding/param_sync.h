@@ -72,7 +72,8 @@ class ParamSync : public ParamHooks {
   // Between forward and backward of a microbatch, when no op is half done.
   virtual void end_forward() = 0;
   // Launches what is left, checks that every expected gradient arrived (CommError naming the parameter) and makes
-  // `stream` see all sums.
+  // `stream` see all sums. Param::grad is then the sum if its bucket is replicated; otherwise reading it is a
+  // CommError, since this rank keeps a part.
   virtual void finish_grads(Stream& stream) = 0;
   // Euclidean norm of the summed gradient over the groups of this step, the same bits on every rank.
   // Throws NonFiniteGradient. Requires: finish_grads.
@@ -89,6 +90,12 @@ class ParamSync : public ParamHooks {
   // Runs fn while every rank holds all values of its part of the model (evaluation, export). Collective over the data
   // axis; not between begin_step and finish_grads. Outside of it and of microbatches sharded values cannot be read.
   virtual void with_full_values(const std::function<void()>& fn) = 0;
+
+  // Ends the use of this ParamSync: every value is whole on every rank and stays with the store, which has its default
+  // hooks again, so that another ParamSync can be built, for instance after thawing parameters. What remains is
+  // for_each_state and group_steps, for moments to take along. Collective over the data axis; not between begin_step
+  // and finish_grads.
+  virtual void release() = 0;
 
   // Every tensor that a checkpoint holds, frozen parameters included, in creation order. Local; no communication.
   virtual void for_each_state(const std::function<void(const StateEntry&)>& fn) = 0;

@@ -383,6 +383,8 @@ TEST(zero, rules_are_checked) {
   store.create("a", {4}, Init::constant(1), 0);
   EXPECT_THROW(plan_buckets(store, {.rules = {{"b*", Sharding::kParameters}}}), ConfigError);
   EXPECT_THROW(plan_buckets(store, {.prefetch_buckets = -1}), ConfigError);
+  const ParamStore empty(1);
+  EXPECT_THROW(plan_buckets(empty, {.rules = {{"b*", Sharding::kParameters}}}), ConfigError);
 }
 
 }  // namespace
