@@ -274,8 +274,8 @@ TEST(trainer, frozen_patterns_hold_and_a_pattern_without_a_match_is_an_error) {
   EXPECT_THROW(TinyRun::get().config({"train.freeze.0=visoin.*"}), ConfigError);
 }
 
-// Microbatches of conversations ask for no boxes: with heads that train alone they have no gradient, on some ranks or on
-// all.
+// Microbatches of conversations ask for no boxes: with heads that train alone they have no gradient, on some ranks or
+// on all.
 TEST(trainer, microbatches_in_which_nothing_trains_contribute_nothing) {
   for (const char* zero : {"0", "1", "2", "3"}) {
     const auto c = TinyRun::get().config({"train.freeze.0=*", "train.train.0=heads.region.*", "optimizer.eps=1e-3",
