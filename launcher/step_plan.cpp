@@ -183,6 +183,7 @@ StepNeeds plan_step(config::RunConfig config, int64_t vocab, std::span<const Mic
   needs.buckets = static_cast<int64_t>(trainer.sync().buckets().size());
   for (const Bucket& b : trainer.sync().buckets())
     needs.largest_bucket_bytes = std::max(needs.largest_bucket_bytes, b.bytes());
+  trainer.sync().with_full_values([&] { needs.whole_values_bytes = trainer.stream().allocator()->stats().live_bytes; });
   return needs;
 }
 

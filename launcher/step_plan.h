@@ -45,6 +45,8 @@ struct StepNeeds {
   int64_t batch_bytes = 0;     // of all microbatches, in host memory, while the loader has them
   int64_t params = 0, trainable = 0;
   int64_t buckets = 0, largest_bucket_bytes = 0;  // of gradients, as ranks exchange them
+  // Of all kinds while every value is whole, as evaluation during training has it, without what it computes.
+  int64_t whole_values_bytes = 0;
 };
 // Runs construction and one step of rank 0, in simulated groups: data_ranks times the tensor axis of the configuration,
 // whose device and data axis are not looked at. Throws ConfigError.

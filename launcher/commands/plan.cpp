@@ -152,13 +152,16 @@ void print_plan(const Question& q, const std::vector<StepNeeds>& plans) {
   for (size_t p = 0; p < plans[0].memory.phases.size(); ++p)
     print_row("peak of " + plans[0].memory.phases[p].phase, plans,
               [p](const StepNeeds& n) { return mib(n.memory.phases[p].bytes); });
+  print_row("all weights, to eval", plans, [](const StepNeeds& n) { return mib(n.whole_values_bytes); });
   print_row("held from the system", plans, [](const StepNeeds& n) { return mib(n.allocator.held_peak_bytes); });
   print_row("loader queue, host", plans, [&](const StepNeeds& n) { return mib(queue_bytes(q, n)); });
   print_row("GFLOP, at most", plans, [&](const StepNeeds& n) { return decimal(step_flops(q, n) * 1e-9); });
   std::printf(
       "\n  * as configured. Gradients are the buckets that ranks exchange; activations include values in flight;\n"
       "  held is the peak rounded up to what the allocator takes; GFLOP are those that all ranks execute in a mean\n"
-      "  step if every microbatch is as large as shown. In no line: what attention keeps for each thread, up to\n"
+      "  step if every microbatch is as large as shown. Evaluation during training holds all weights on every rank,\n"
+      "  however they are sharded, and what is there between steps. In no line: what attention keeps for each thread, "
+      "up to\n"
       "  4 bytes x 6 x head width x (longest segment + 64), and 24 KiB; and buffers of the matrix library.\n");
 }
 
@@ -186,6 +189,7 @@ std::string json(const Question& q, const std::vector<StepNeeds>& plans) {
     mode.integer("peak_bytes", peak.bytes).object("by_kind", kinds_json(peak.by_kind));
     mode.text("phase", peak.phase).text("kernel", peak.kernel).object("phases", phases);
     mode.object("peak_of_kind", kinds_json(n.memory.peak)).integer("held_bytes", n.allocator.held_peak_bytes);
+    mode.integer("evaluation_bytes", n.whole_values_bytes);
     modes.object(kModes[i], mode.number("step_flops", step_flops(q, n)));
   }
   return out.object("by_recompute", modes).str() + "\n";

@@ -60,9 +60,16 @@ TEST(step_plan, every_byte_of_a_rank_is_foreseen_under_any_layout) {
       LocalStep local = make_local_step(sizes, trainer.model(), layout.data);
       local.batches = {whole.batches[0], whole.batches[0]};
       trainer.step(local);
+      const MemoryUse used = trainer.stream().allocator()->memory();
+      const auto live = [&] { return trainer.stream().allocator()->stats().live_bytes; };
+      const int64_t between_steps = live();
+      int64_t whole = 0;
+      trainer.sync().with_full_values([&] { whole = live(); });
       if (world.rank() == 0) {
         const StepNeeds plan = plan_step(c, data.vocab, sizes, layout.data);
-        expect_equal(plan.memory, trainer.stream().allocator()->memory());
+        expect_equal(plan.memory, used);
+        EXPECT_EQ(plan.whole_values_bytes, whole);
+        EXPECT_EQ(whole > between_steps, c.layout().zero() == 3);
       }
       world.barrier("compared").wait_host();
     });
