@@ -110,7 +110,7 @@ class ParamStore {
   int64_t numel(bool trainable_only = false) const;
 
   // Sets trainable on every parameter whose name matches the glob (* matches any run of characters, ? one).
-  // Returns how many matched. Requires: no ParamSync holds the buckets (rebuild it afterwards).
+  // Returns how many matched. Requires: no ParamSync holds the buckets (release it before, build another afterwards).
   int set_trainable(std::string_view pattern, bool trainable);
   int set_lr_scale(std::string_view pattern, float scale);
   void set_hooks(ParamHooks* hooks);  // null restores the default
