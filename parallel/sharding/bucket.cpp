@@ -101,30 +101,41 @@ Fate fate_of(const Param& p, const ShardingRule& rule) {
   return {p.group, p.trainable, rule.sharding, reshard, decay, p.trainable ? p.lr_scale : 1.0f};
 }
 
-// Whether p may not join the open bucket b.
-bool begins_another(const Bucket& b, const Param& p, const BucketOptions& options) {
-  const Param& last = *b.entries.back().param;
+// A bucket that may take more, and its elements where it is largest on the tensor axis.
+struct OpenBucket {
+  Bucket bucket;
+  int64_t widest = 0;
+};
+
+// Whether p, of so many elements where it is largest, may not join the open bucket.
+bool begins_another(const OpenBucket& open, const Param& p, int64_t widest, const BucketOptions& options) {
+  const Param& last = *open.bucket.entries.back().param;
   if (!p.trainable && block_of(last.name) != block_of(p.name)) return true;
   const auto element = static_cast<int64_t>(size_of(options.precision.gradients));
-  return (b.numel + round_up(p.value.numel(), Bucket::kAlign)) * element > options.bucket_bytes;
+  return (open.widest + widest) * element > options.bucket_bytes;
 }
 
 // Buckets of parameters that come in the order in which their gradients do.
-std::vector<Bucket> fill_buckets(const std::vector<Param*>& order, const BucketOptions& options) {
-  std::map<Fate, Bucket> open;
+std::vector<Bucket> fill_buckets(const std::vector<Param*>& order, const BucketOptions& options,
+                                 const PartSizes& widest_parts) {
+  std::map<Fate, OpenBucket> all;
   std::vector<Bucket> closed;
   for (Param* p : order) {
     const Fate fate = fate_of(*p, rule_for(*p, options));
-    Bucket& b = open[fate];
-    if (!b.entries.empty() && begins_another(b, *p, options)) {
-      closed.push_back(std::move(b));
-      b = Bucket{};
+    const auto known = widest_parts.find(p);
+    const int64_t widest = round_up(known == widest_parts.end() ? p->value.numel() : known->second, Bucket::kAlign);
+    OpenBucket& open = all[fate];
+    if (!open.bucket.entries.empty() && begins_another(open, *p, widest, options)) {
+      closed.push_back(std::move(open.bucket));
+      open = OpenBucket{};
     }
+    open.widest += widest;
+    Bucket& b = open.bucket;
     std::tie(b.group, b.trainable, b.sharding, b.reshard, b.decay, b.lr_scale) = fate;
     b.entries.push_back({p, b.numel, p->value.numel()});
     b.numel += round_up(p->value.numel(), Bucket::kAlign);
   }
-  for (auto& [fate, b] : open) closed.push_back(std::move(b));
+  for (auto& [fate, open] : all) closed.push_back(std::move(open.bucket));
   return closed;
 }
 
@@ -140,7 +151,8 @@ std::unordered_map<std::string, int64_t> block_begins(const ParamStore& store, c
 
 }  // namespace
 
-std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& options, int shards) {
+std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& options, int shards,
+                                 const PartSizes& widest_parts) {
   check_options(store, options);
   const Places places = places_in_forward(store, options);
   std::vector<Param*> order;
@@ -148,7 +160,7 @@ std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& o
     if (p->trainable || rule_for(*p, options).sharding == Sharding::kParameters) order.push_back(p.get());
   std::sort(order.begin(), order.end(),
             [&](const Param* a, const Param* b) { return places.at(a).first > places.at(b).first; });
-  std::vector<Bucket> buckets = fill_buckets(order, options);
+  std::vector<Bucket> buckets = fill_buckets(order, options, widest_parts);
   const auto begins = block_begins(store, places);
   for (Bucket& b : buckets) {
     const Param* first = b.entries.back().param;

@@ -3,6 +3,7 @@
 // learning-rate scale. It owns the fp32 buffers of values, gradients and Adam moments; Param::value and Param::grad are
 // views into them. The bucket is the unit of reduction, of sharding and of the optimizer.
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "core/param.h"
@@ -90,12 +91,19 @@ struct Bucket {
   static Tensor slice(const Tensor& flat, const Entry& e);
 };
 
-// Assigns parameters to buckets, without allocating: a pure function of the store, the options and the number of ranks
-// that share a copy, the same on every rank. Trainable parameters all have a bucket, frozen ones with kParameters, cut
-// where the block of the model (layers.N, blocks.N) changes. Order: latest used in forward first; a bucket stands where
-// its last gradient arrives. Parameters with frozen rows never decay.
+// Elements of parameters.
+using PartSizes = std::unordered_map<const Param*, int64_t>;
+
+// Assigns parameters to buckets, without allocating: a pure function of the store, the options, the number of ranks
+// that share a copy and the sizes of parts, the same on every rank. Trainable parameters all have a bucket, frozen ones
+// with kParameters, cut where the block of the model (layers.N, blocks.N) changes. Order: latest used in forward first;
+// a bucket stands where its last gradient arrives. Parameters with frozen rows never decay.
+// widest_parts: of parameters that the tensor axis cuts unevenly, the size where it is largest, by which buckets are
+// filled. Its ranks then exchange the same buckets in the same order, each with its own part in them: if one gathered
+// more often than its neighbour, data ranks that meet in both would wait for each other in a circle.
 // Throws ConfigError for options out of range, names and patterns without a parameter.
-std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& options, int shards = 1);
+std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& options, int shards = 1,
+                                 const PartSizes& widest_parts = {});
 
 // The part of rank `rank` of `shards`: all of it with kReplicated.
 Bucket::Range own_range(const Bucket& bucket, int rank, int shards);

@@ -12,15 +12,16 @@
 namespace tpo {
 namespace {
 
-// What must be the same on all ranks for the buckets to mean the same.
-uint64_t layout_hash(const std::vector<Bucket>& buckets) {
+// What must be the same on all ranks for the buckets to mean the same. Sizes are those of parts, and so are not on the
+// tensor axis.
+uint64_t layout_hash(const std::vector<Bucket>& buckets, bool sizes) {
   RngKey h(0);
   for (const Bucket& b : buckets) {
-    for (const int64_t fact : {int64_t{b.group}, b.numel, b.first_use, b.last_use, b.needed_from})
+    for (const int64_t fact : {int64_t{b.group}, sizes ? b.numel : 0, b.first_use, b.last_use, b.needed_from})
       h = h.with(static_cast<uint64_t>(fact));
     h = h.with(static_cast<uint64_t>(b.sharding)).with(std::bit_cast<uint32_t>(b.lr_scale));
     h = h.with((b.trainable ? 1u : 0u) + (b.decay ? 2u : 0u) + (b.reshard ? 4u : 0u));
-    for (const Bucket::Entry& e : b.entries) h = h.with(e.param->name).with(static_cast<uint64_t>(e.begin));
+    for (const Bucket::Entry& e : b.entries) h = h.with(e.param->name).with(static_cast<uint64_t>(sizes ? e.begin : 0));
   }
   return h.value;
 }
@@ -46,6 +47,27 @@ void orphan(const Tensor& t) {
   if (t.defined()) t.storage().orphan(gone);
 }
 
+constexpr const char* kDifferent =
+    " built different buckets; their models, trainable patterns or bucket options differ";
+
+// The largest part that a rank of the tensor axis has of each parameter. Collective over it.
+PartSizes widest_parts(const ParamStore& store, ProcessGroup* tensor) {
+  PartSizes widest;
+  if (tensor == nullptr || tensor->size() == 1) return widest;
+  std::vector<int64_t> mine;
+  for (const auto& p : store.params()) mine.push_back(p->value.numel());
+  for (const auto& bytes : tensor->all_gather_bytes(std::as_bytes(std::span(mine)), "sizes of parts")) {
+    std::vector<int64_t> theirs(bytes.size() / sizeof(int64_t));
+    std::memcpy(theirs.data(), bytes.data(), bytes.size());
+    check<CommError>(theirs.size() == mine.size(), "ranks of group ", tensor->name(), kDifferent);
+    for (size_t i = 0; i < theirs.size(); ++i) {
+      int64_t& size = widest[store.params()[i].get()];
+      size = std::max(size, theirs[i]);
+    }
+  }
+  return widest;
+}
+
 std::unique_ptr<ProcessGroup> own_group(ProcessGroup& of, const char* label) {
   return of.split_by([](int rank) { return std::pair(0, rank); }, label);
 }
@@ -61,7 +83,7 @@ BucketSync::BucketSync(ParamStore& store, const SyncGroups& groups, const Option
   shard_ = own_group(*groups_.shard, "parts");
   rounds_ = own_group(*groups_.shard, "rounds");
   if (groups_.replica != nullptr && groups_.replica->size() > 1) replica_ = own_group(*groups_.replica, "copies");
-  buckets_ = plan_buckets(store, options, shard_->size());
+  buckets_ = plan_buckets(store, options, shard_->size(), widest_parts(store, groups_.tensor));
   bucket_states_.resize(buckets_.size());
   check_same_buckets();
   for (const auto& p : store.params()) params_.emplace(p.get(), ParamState{});
@@ -109,12 +131,14 @@ BucketSync::~BucketSync() {
 }
 
 void BucketSync::check_same_buckets() const {
-  const uint64_t mine = layout_hash(buckets_);
-  const auto all = data_->all_gather_bytes(std::as_bytes(std::span<const uint64_t>(&mine, 1)), "bucket layout");
-  for (size_t r = 0; r < all.size(); ++r)
-    check<CommError>(std::memcmp(all[r].data(), &mine, sizeof mine) == 0, "rank ", r, " and rank ", data_->rank(),
-                     " of group ", data_->name(),
-                     " built different buckets; their models, trainable patterns or bucket options differ");
+  for (ProcessGroup* group : {data_.get(), groups_.tensor}) {
+    if (group == nullptr) continue;
+    const uint64_t mine = layout_hash(buckets_, group == data_.get());
+    const auto all = group->all_gather_bytes(std::as_bytes(std::span<const uint64_t>(&mine, 1)), "bucket layout");
+    for (size_t r = 0; r < all.size(); ++r)
+      check<CommError>(std::memcmp(all[r].data(), &mine, sizeof mine) == 0, "rank ", r, " and rank ", group->rank(),
+                       " of group ", group->name(), kDifferent);
+  }
 }
 
 BucketSync::ParamState& BucketSync::state_of(const Param& p) {

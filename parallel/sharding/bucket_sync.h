@@ -22,7 +22,8 @@ namespace tpo {
 
 class Mesh;
 
-// The ranks that parameters are shared with: data = shard x replica; tensor is needed for norms only.
+// The ranks that parameters are shared with: data = shard x replica; tensor is needed for norms, and for buckets that
+// are the same on all its ranks.
 struct SyncGroups {
   ProcessGroup *data, *shard;       // shard: the ranks of one copy
   ProcessGroup* replica = nullptr;  // of the same part of other copies; null: none

@@ -199,6 +199,23 @@ TEST(replicated, ranks_with_different_models_are_told) {
   EXPECT_NE(m.find("built different buckets"), std::string::npos) << m;
 }
 
+TEST(replicated, ranks_of_the_tensor_axis_with_different_models_are_told) {
+  // Their buckets hold different parameters; one has a parameter more.
+  for (const int more : {0, 1}) {
+    const std::string m = message_of<CommError>([&] {
+      run_ranks(2, [&](ProcessGroup& tensor) {
+        const auto alone = make_single();
+        ParamStore store(1);
+        store.create("a", {4, 4}, Init::constant(1), 0);
+        store.create(more == 0 && tensor.rank() == 0 ? "b" : "c", {4, 4}, Init::constant(1), 0);
+        if (more == 1 && tensor.rank() == 1) store.create("d", {4, 4}, Init::constant(1), 0);
+        BucketSync sync(store, {*alone, *alone, *alone, tensor});
+      });
+    });
+    EXPECT_NE(m.find("of group world built different buckets"), std::string::npos) << m;
+  }
+}
+
 TEST(replicated, a_nan_of_one_rank_stops_all_before_the_update) {
   run_ranks(2, [](ProcessGroup& world) {
     Replica r(world);

@@ -32,6 +32,25 @@ TEST(bucket, a_large_parameter_gets_one_of_its_own) {
   EXPECT_EQ(plan_text(store, {.bucket_bytes = 4096}), "last | large | small");
 }
 
+// Three ranks of the tensor axis hold 3, 3 and 4 of ten columns of 128: filled by their own sizes, the first two would
+// have buckets of three parts.
+TEST(bucket, ranks_of_the_tensor_axis_cut_alike_where_their_parts_differ) {
+  for (const int64_t columns : {3, 4}) {
+    ParamStore store(1);
+    PartSizes widest;
+    for (const char* name : {"a", "b", "c", "d"}) {
+      const ShardSpec part{.rects = {{0, 128, 0, columns}}};
+      widest[&store.create(name, {128, 10}, {128, columns}, part, Init::constant(1), 0)] = 128 * 4;
+    }
+    const BucketOptions options{.bucket_bytes = 128 * 4 * 9};
+    EXPECT_EQ(plan_text(store, options), columns == 3 ? "d c b | a" : "d c | b a");
+    const auto buckets = plan_buckets(store, options, 1, widest);
+    ASSERT_EQ(buckets.size(), 2u);
+    EXPECT_EQ(buckets[0].what, "bucket 0 [d .. c]");
+    EXPECT_EQ(buckets[0].numel, 2 * 128 * columns) << "a rank has its own parts only";
+  }
+}
+
 TEST(bucket, never_mixes_groups_decay_or_learning_rates_and_skips_frozen_parameters) {
   ParamStore store(1);
   const int head = store.group("head");
