@@ -1,6 +1,9 @@
 #include "parallel/mesh.h"
 
+#include <cstring>
+
 #include "core/error.h"
+#include "core/rng.h"
 
 namespace tpo {
 
@@ -23,6 +26,29 @@ void check_mesh(const MeshShape& s, int ranks) {
                         ranks, ranks == 1 ? " rank was" : " ranks were", " started (mpirun -n ", ranks, "); ", hint));
 }
 
+namespace {
+
+// Gradients of what is whole on the tensor axis are the same bits on its ranks, and so must be their sums over data.
+void check_sums(const Mesh& mesh) {
+  RngKey key(0);
+  for (const ProcessGroup* group : {&mesh.data(), &mesh.shard(), &mesh.replica()}) {
+    const std::vector<int> order = group->order_of_sums();
+    key = key.with(order.size());
+    for (const int node : order) key = key.with(static_cast<uint64_t>(node));
+  }
+  const uint64_t mine = key.value;
+  const auto all = mesh.world().all_gather_bytes(std::as_bytes(std::span(&mine, 1)), "order of sums");
+  const auto n = static_cast<size_t>(mesh.shape().tensor);
+  for (size_t r = 0; r < all.size(); ++r)
+    check<ConfigError>(all[r] == all[r / n * n], "nodes cut the data axis of ", mesh.shape().data,
+                       " differently for ranks ", r / n * n, " and ", r,
+                       ", which hold parts of one model: their sums would differ in the last bits. Ranks per node must "
+                       "be a multiple or a divisor of layout.tensor = ",
+                       n);
+}
+
+}  // namespace
+
 Mesh::Mesh(ProcessGroup& world, const MeshShape& shape) : world_(world), shape_(shape) {
   check_mesh(shape, world.size());
   const int t = shape.tensor, d = shape.data, s = shape.shard > 0 ? shape.shard : shape.data;
@@ -32,6 +58,7 @@ Mesh::Mesh(ProcessGroup& world, const MeshShape& shape) : world_(world), shape_(
   pipe_ = world.split_by([=](int rank) { return Place{rank % (t * d), rank / (t * d)}; }, "pipe");
   shard_ = data_->split_by([=](int rank) { return Place{rank / s, rank % s}; }, "shard");
   replica_ = data_->split_by([=](int rank) { return Place{rank % s, rank / s}; }, "replica");
+  if (t > 1 && d > 1) check_sums(*this);
 }
 
 }  // namespace tpo

@@ -23,7 +23,8 @@ void check_mesh(const MeshShape& shape, int ranks);
 
 class Mesh {
  public:
-  // Collective over world, which must outlive the mesh.
+  // Collective over world, which must outlive the mesh. Throws ConfigError on all ranks alike if nodes cut the data
+  // axis so that two ranks of the tensor axis would add in different orders: what is whole on both would drift apart.
   Mesh(ProcessGroup& world, const MeshShape& shape);
 
   const MeshShape& shape() const { return shape_; }

@@ -297,6 +297,13 @@ class MpiGroup final : public ProcessGroup {
                             : "shared memory";
   }
 
+  std::vector<int> order_of_sums() const override {
+    std::vector<int> node;
+    if (!state_->crossing || state_->crossing->nodes().alone()) return node;
+    for (int r = 0; r < size(); ++r) node.push_back(state_->crossing->nodes().node(r));
+    return node;
+  }
+
  protected:
   Tensor do_shared_buffer(const Shape& shape, DType dtype) override {
     constexpr size_t kPage = 4096;

@@ -60,6 +60,10 @@ class ProcessGroup {
   // Like split, with no Work of this rank in flight.
   Tensor shared_buffer(const Shape& shape, DType dtype = DType::kF32);
 
+  // How sums over this group are formed: empty, in the order of ranks; else for each rank the node that adds it first
+  // (comm/nodes.h).
+  virtual std::vector<int> order_of_sums() const { return {}; }
+
   // Collective: ranks with the same color form a ProcessGroup, ordered by (key, rank). `label` is appended to the name.
   // Every Work of this rank, of other groups of its world too, must have been waited for, else CommError before
   // anything is sent: forming a group occupies the engine, and a peer that waits for an operation in flight here would

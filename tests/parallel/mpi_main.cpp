@@ -1,6 +1,7 @@
 // The conformance cases and replicated training under mpirun; started by run_mpi.sh through ctest.
 //   parallel_mpi            every case, over the arena and over MPI alone
 //   parallel_mpi hosts N    every case, where the ranks must be on N nodes
+//   parallel_mpi mesh       on hosts of 3 and 3 ranks: which meshes they can have
 //   parallel_mpi fail       rank 1 throws while the others wait: the world must end with exit code 7
 #include <sys/resource.h>
 
@@ -159,6 +160,23 @@ void run_all(const std::string& here, bool arena, size_t expected_nodes) {
   world->barrier("end").wait_host();
 }
 
+// Tensor ranks 0 and 1 would add over data as (0 + 2) + 4 and 1 + (3 + 5): refused, on all ranks before any goes on.
+void meshes_of_three_and_three() {
+  const auto world = make_mpi_world();
+  std::string why;
+  try {
+    const Mesh mesh(*world, {.data = 3, .tensor = 2});
+  } catch (const ConfigError& e) {
+    why = e.what();
+  }
+  if (why.find("a multiple or a divisor of layout.tensor = 2") == std::string::npos)
+    throw std::runtime_error("3 x 2 was accepted: " + why);
+  const Mesh within(*world, {.data = 2, .tensor = 3}), across(*world, {.data = 1, .tensor = 6});
+  if (!within.data().order_of_sums().empty()) throw std::runtime_error("two ranks have no order but their own");
+  if (across.tensor().order_of_sums() != std::vector{0, 0, 0, 1, 1, 1}) throw std::runtime_error("nodes add first");
+  world->barrier("end").wait_host();
+}
+
 void fail_while_others_wait() {
   const auto world = make_mpi_world();
   world->barrier("start").wait_host();
@@ -174,6 +192,8 @@ int main(int argc, char** argv) {
   try {
     if (argc > 1 && std::strcmp(argv[1], "fail") == 0) {
       tpo::fail_while_others_wait();
+    } else if (argc > 1 && std::strcmp(argv[1], "mesh") == 0) {
+      tpo::meshes_of_three_and_three();
     } else if (argc > 2 && std::strcmp(argv[1], "hosts") == 0) {
       tpo::run_all(mpi.node(), true, static_cast<size_t>(std::atoi(argv[2])));
     } else {
