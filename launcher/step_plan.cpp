@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <numeric>
+#include <optional>
+#include <set>
 
 #include "launcher/trainer.h"
 #include "parallel/comm/sim.h"
@@ -170,7 +172,7 @@ StepNeeds plan_step(config::RunConfig config, int64_t vocab, std::span<const Mic
   TrainingData data;
   data.vocab = vocab;
   const int ranks = data_ranks * config.layout().tensor();
-  const auto world = ranks == 1 ? make_single("plan") : make_simulated(0, ranks);
+  const auto world = ranks == 1 ? make_single("plan") : make_simulated(config.layout().tensor() - 1, ranks);
   Trainer trainer(config, data, *world);
   const LocalStep local = make_local_step(microbatches, trainer.model(), data_ranks);
   trainer.step(local);
@@ -178,13 +180,92 @@ StepNeeds plan_step(config::RunConfig config, int64_t vocab, std::span<const Mic
   needs.memory = trainer.stream().allocator()->memory();
   needs.allocator = trainer.stream().allocator()->stats();
   for (const MicrobatchSize& size : microbatches) needs.flops.push_back(trainer.model().flops(size));
-  for (const HostBatch& batch : local.batches) needs.batch_bytes += bytes_of(batch);
+  for (const HostBatch& batch : local.batches) needs.batch_bytes.push_back(bytes_of(batch));
   needs.params = trainer.store().numel(), needs.trainable = trainer.store().numel(true);
   needs.buckets = static_cast<int64_t>(trainer.sync().buckets().size());
   for (const Bucket& b : trainer.sync().buckets())
     needs.largest_bucket_bytes = std::max(needs.largest_bucket_bytes, b.bytes());
   trainer.sync().with_full_values([&] { needs.whole_values_bytes = trainer.stream().allocator()->stats().live_bytes; });
   return needs;
+}
+
+namespace {
+
+// A sequence in which every run of n symbols occurs: after n zeros always the largest symbol that makes a new one.
+// Source: Martin 1934, A problem in arrangements (de Bruijn sequences).
+std::vector<size_t> every_run(size_t symbols, size_t n) {
+  std::vector<size_t> s(n, 0);
+  std::set<std::vector<size_t>> seen{s};
+  for (size_t next = symbols; next-- > 0;) {
+    std::vector<size_t> run(s.end() - static_cast<std::ptrdiff_t>(n) + 1, s.end());
+    run.push_back(next);
+    if (seen.insert(run).second) s.push_back(next), next = symbols;
+  }
+  return s;
+}
+
+// Every sequence of n symbols.
+std::vector<std::vector<size_t>> all_sequences(size_t symbols, size_t n) {
+  std::vector<std::vector<size_t>> all{{}};
+  for (size_t i = 0; i < n; ++i) {
+    std::vector<std::vector<size_t>> longer;
+    for (const auto& s : all)
+      for (size_t k = 0; k < symbols; ++k) longer.push_back(s), longer.back().push_back(k);
+    all = std::move(longer);
+  }
+  return all;
+}
+
+// The larger of each number.
+void take_larger(StepNeeds& into, const StepNeeds& other) {
+  for (size_t k = 0; k < static_cast<size_t>(kMemoryKinds); ++k) {
+    into.memory.peak[k] = std::max(into.memory.peak[k], other.memory.peak[k]);
+  }
+  for (size_t p = 0; p < into.memory.phases.size(); ++p)
+    if (other.memory.phases[p].bytes > into.memory.phases[p].bytes) into.memory.phases[p] = other.memory.phases[p];
+  into.allocator.held_peak_bytes = std::max(into.allocator.held_peak_bytes, other.allocator.held_peak_bytes);
+}
+
+}  // namespace
+
+std::vector<std::vector<size_t>> orders_of_kinds(size_t kinds, int64_t local, bool rounds) {
+  constexpr int64_t kFewMicrobatches = 32;
+  if (rounds && kinds > 1) {
+    int64_t all = local;  // microbatches of all orders
+    for (int64_t i = 0; i < local && all <= kFewMicrobatches; ++i) all *= static_cast<int64_t>(kinds);
+    if (all <= kFewMicrobatches) return all_sequences(kinds, static_cast<size_t>(local));
+    if (kinds <= kMostKinds) return {every_run(kinds, kinds <= 3 && local > 2 ? 3 : 2)};
+  }
+  // One kind in rounds: the second meets the reduction of the first, the third what comes before and after.
+  const int64_t each = std::min<int64_t>(rounds ? 4 : 2, local);
+  std::vector<size_t> order;
+  for (size_t k = 0; k < kinds; ++k) order.insert(order.end(), static_cast<size_t>(each), k);
+  return {order};
+}
+
+StepNeeds plan_steps(const config::RunConfig& config, int64_t vocab, std::span<const StepShape::Kind> kinds,
+                     int64_t local, int data_ranks) {
+  const auto in_rounds = [](const auto& of) { return of.sharding >= Sharding::kGradients; };
+  const BucketOptions options = make_bucket_options(config);
+  const bool rounds = in_rounds(options) || std::any_of(options.rules.begin(), options.rules.end(), in_rounds);
+  std::optional<StepNeeds> needs;
+  for (const std::vector<size_t>& order : orders_of_kinds(kinds.size(), local, rounds)) {
+    std::vector<MicrobatchSize> sizes;
+    for (const size_t k : order) sizes.push_back(kinds[k].size);
+    const StepNeeds these = plan_step(config, vocab, sizes, data_ranks);
+    if (needs) {
+      take_larger(*needs, these);
+    } else {
+      needs = these;
+      needs->flops.assign(kinds.size(), 0);
+      needs->batch_bytes.assign(kinds.size(), 0);
+    }
+    for (size_t i = 0; i < order.size(); ++i) {
+      needs->flops[order[i]] = these.flops[i];
+      needs->batch_bytes[order[i]] = these.batch_bytes[i];
+    }
+  }
+  return *needs;
 }
 
 }  // namespace tpo

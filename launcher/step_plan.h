@@ -41,16 +41,30 @@ std::vector<std::string> order_of_use(config::RunConfig config, int64_t vocab);
 struct StepNeeds {
   MemoryUse memory;            // with a moment for each phase of the trainer
   AllocatorStats allocator;    // held_peak_bytes: what the allocator takes from the system
-  std::vector<int64_t> flops;  // by microbatch, executed in matrix products and attention
-  int64_t batch_bytes = 0;     // of all microbatches, in host memory, while the loader has them
+  std::vector<int64_t> flops;  // of the model, by microbatch (plan_steps: by kind), in matrix products and attention
+  std::vector<int64_t> batch_bytes;  // likewise, in host memory, while the loader has it
   int64_t params = 0, trainable = 0;
   int64_t buckets = 0, largest_bucket_bytes = 0;  // of gradients, as ranks exchange them
   // Of all kinds while every value is whole, as evaluation during training has it, without what it computes.
   int64_t whole_values_bytes = 0;
 };
-// Runs construction and one step of rank 0, in simulated groups: data_ranks times the tensor axis of the configuration,
-// whose device and data axis are not looked at. Throws ConfigError.
+// Runs construction and one step in simulated groups, data_ranks times the tensor axis of the configuration, whose
+// device and data axis are not looked at. The rank is the last one of the tensor axis, whose parts are largest where
+// sizes do not divide, on the first place of the data axis. Throws ConfigError.
 StepNeeds plan_step(config::RunConfig config, int64_t vocab, std::span<const MicrobatchSize> microbatches,
                     int data_ranks = 1);
+
+// Orders of `local` microbatches of so many kinds, as indices of kinds, that together need what any order does. Without
+// rounds (Bucket::in_rounds) the first microbatch writes gradients and later ones add, whatever their order: two of
+// each kind. With rounds a reduction reaches into the next microbatch and a gather comes up to prefetch_buckets ahead,
+// so that neighbours matter: every order, if they are few; else one that has every three kinds in a row (of more than
+// three kinds, every two) and can be longer than `local`, up to kMostKinds of them, beyond which a kind meets itself
+// and one other.
+constexpr size_t kMostKinds = 8;
+std::vector<std::vector<size_t>> orders_of_kinds(size_t kinds, int64_t local, bool rounds);
+
+// The largest of each number over these orders.
+StepNeeds plan_steps(const config::RunConfig& config, int64_t vocab, std::span<const StepShape::Kind> kinds,
+                     int64_t local, int data_ranks = 1);
 
 }  // namespace tpo

@@ -24,7 +24,7 @@ const CommandHelp kHelp{
     "tpo_dist plan --config examples/quickstart.textproto --set train.samples_per_microbatch=16",
     {{"config", "configuration file (text format of RunConfig)", "", Flag::Kind::kText},
      {"set", "override, path.to.field=value; may be repeated", "", Flag::Kind::kList},
-     {"ranks", "data-parallel ranks the step is shared by; 0: layout.data, or 1", "0", Flag::Kind::kText},
+     {"ranks", "ranks of the run, as mpirun -n; 0: layout.data, or 1, times layout.tensor", "0", Flag::Kind::kText},
      {"shape", "where shapes come from: auto, data or limits", "auto", Flag::Kind::kText},
      {"media", "pictures or clips of a sample, for shape limits", "1", Flag::Kind::kText},
      {"vocab", "pieces of the tokenizer; 0: of data.tokenizer, or of the preset where that is absent", "0",
@@ -33,11 +33,11 @@ const CommandHelp kHelp{
 
 struct Question {
   config::RunConfig config;
-  int64_t ranks = 1, vocab = 0;
+  MeshShape mesh;
+  int64_t vocab = 0;
   std::string vocab_source;
   StepShape shape;
-  std::vector<MicrobatchSize> microbatches;  // what runs
-  int64_t local = 0;                         // microbatches of the rank that has most
+  int64_t local = 0;  // microbatches of the rank that has most
 };
 
 constexpr const char* kModes[] = {"none", "selective", "full"};
@@ -82,14 +82,13 @@ void find_shape(const Args& args, Question& q) {
 Question ask(const Args& args) {
   Question q;
   q.config = load_config(args.required("config"), args.list("set"));
-  q.ranks = args.integer("ranks", 0, 1 << 20);
-  if (q.ranks == 0) q.ranks = std::max(1, q.config.layout().data());
+  auto ranks = static_cast<int>(args.integer("ranks", 0, 1 << 20));
+  if (ranks == 0) ranks = std::max(1, q.config.layout().data()) * q.config.layout().tensor();
+  q.mesh = make_mesh_shape(q.config, ranks);
+  check_mesh(q.mesh, ranks);
   find_shape(args, q);
   const int64_t per_step = q.config.train().microbatches_per_step();
-  q.local = (per_step + q.ranks - 1) / q.ranks;
-  // Two of each: the first writes gradients, later ones add. More would repeat the second.
-  for (const StepShape::Kind& kind : q.shape.kinds)
-    for (int64_t i = 0; i < std::min<int64_t>(2, q.local); ++i) q.microbatches.push_back(kind.size);
+  q.local = (per_step + q.mesh.data - 1) / q.mesh.data;
   return q;
 }
 
@@ -100,19 +99,18 @@ std::string decimal(double value) {
 }
 std::string mib(int64_t bytes) { return decimal(static_cast<double>(bytes) / 1048576); }
 
-// Operations of a step, all ranks: at most, since every microbatch is taken for one of the largest of its dataset. How
-// many a dataset gives is the mean over steps.
+// Operations of a step, of the model: at most, since every microbatch is taken for one of the largest of its dataset.
+// How many a dataset gives is the mean over steps.
 double step_flops(const Question& q, const StepNeeds& n) {
   double mean = 0;
-  for (size_t k = 0; k < q.shape.kinds.size(); ++k)
-    mean += q.shape.kinds[k].share * static_cast<double>(n.flops[k * n.flops.size() / q.shape.kinds.size()]);
+  for (size_t k = 0; k < q.shape.kinds.size(); ++k) mean += q.shape.kinds[k].share * static_cast<double>(n.flops[k]);
   return mean * q.config.train().microbatches_per_step();
 }
 
 // Host memory of microbatches that the loader may have ready, beside the allocator's.
 int64_t queue_bytes(const Question& q, const StepNeeds& n) {
-  const auto run = static_cast<int64_t>(q.microbatches.size());
-  return n.batch_bytes * q.local / run * (q.config.data().prefetch_steps() + 1);
+  const int64_t kinds = std::accumulate(n.batch_bytes.begin(), n.batch_bytes.end(), int64_t{0});
+  return kinds * q.local / static_cast<int64_t>(n.batch_bytes.size()) * (q.config.data().prefetch_steps() + 1);
 }
 
 template <class F>
@@ -132,8 +130,9 @@ void print_head(const Question& q, const StepNeeds& n) {
                 std::accumulate(m.sequences.begin(), m.sequences.end(), int64_t{0}), " tokens, ", m.media, " media of ",
                 m.frames, " frame(s), ", m.regions, " boxes asked for, ", m.box_inputs, " given\n");
   }
-  text += cat("step: ", q.config.train().microbatches_per_step(), " microbatches over ", q.ranks, " rank(s), at most ",
-              q.local, " one after the other on each; ", q.config.run().precision(), "\n");
+  text += cat("step: ", q.config.train().microbatches_per_step(), " microbatches over ", q.mesh.data * q.mesh.tensor,
+              " rank(s), data ", q.mesh.data, " x tensor ", q.mesh.tensor, ", at most ", q.local,
+              " one after the other on each; ", q.config.run().precision(), "\n");
   std::printf("%s\n", text.c_str());
 }
 
@@ -158,10 +157,10 @@ void print_plan(const Question& q, const std::vector<StepNeeds>& plans) {
   print_row("GFLOP, at most", plans, [&](const StepNeeds& n) { return decimal(step_flops(q, n) * 1e-9); });
   std::printf(
       "\n  * as configured. Gradients are the buckets that ranks exchange; activations include values in flight;\n"
-      "  held is the peak rounded up to what the allocator takes; GFLOP are those that all ranks execute in a mean\n"
-      "  step if every microbatch is as large as shown. Evaluation during training holds all weights on every rank,\n"
-      "  however they are sharded, and what is there between steps. In no line: what attention keeps for each thread, "
-      "up to\n"
+      "  held is the peak rounded up to what the allocator takes; GFLOP are those of the model, counted once, in a\n"
+      "  mean step if every microbatch is as large as shown. Evaluation during training holds all weights on every\n"
+      "  rank, however they are sharded, and what is there between steps. In no line: what attention keeps for each\n"
+      "  thread, up to\n"
       "  4 bytes x 6 x head width x (longest segment + 64), and 24 KiB; and buffers of the matrix library.\n");
 }
 
@@ -176,7 +175,8 @@ std::string json(const Question& q, const std::vector<StepNeeds>& plans) {
   JsonLine out, modes;
   out.integer("parameters", plans[0].params).integer("trainable", plans[0].trainable).integer("vocab", q.vocab);
   out.integer("gradient_buckets", plans[0].buckets).integer("largest_bucket_bytes", plans[0].largest_bucket_bytes);
-  out.text("shape", q.shape.source).integer("ranks", q.ranks).integer("microbatches_of_a_rank", q.local);
+  out.text("shape", q.shape.source).integer("ranks", q.mesh.data * q.mesh.tensor);
+  out.integer("data", q.mesh.data).integer("tensor", q.mesh.tensor).integer("microbatches_of_a_rank", q.local);
   out.integer("loader_queue_bytes", queue_bytes(q, plans[0])).text("recompute", q.config.model().recompute());
   for (size_t i = 0; i < plans.size(); ++i) {
     const StepNeeds& n = plans[i];
@@ -209,7 +209,7 @@ int run_plan(std::span<const std::string> words) {
   for (const char* mode : kModes) {
     config::RunConfig config = q.config;
     config.mutable_model()->set_recompute(mode);
-    plans.push_back(plan_step(config, q.vocab, q.microbatches, static_cast<int>(q.ranks)));
+    plans.push_back(plan_steps(config, q.vocab, q.shape.kinds, q.local, q.mesh.data));
   }
   print_plan(q, plans);
   if (const std::string file = args.text("json"); !file.empty()) write_text(file, json(q, plans));

@@ -348,6 +348,11 @@ def plan_with_and_without_data(b):
     out, limits = plan("--set", "data.tokenizer=/nonexistent.model", "--ranks", "4")
     assert "limits of the configuration" in out and "vocabulary 1024 (preset nano; there is no /nonexistent.model)" in out, out
     assert limits["microbatches_of_a_rank"] == 1
+    out, cut = plan("--ranks", "4", "--set", "layout.tensor=2")
+    assert "over 4 rank(s), data 2 x tensor 2, at most 2 one after the other" in out, out
+    assert [cut[k] for k in ("ranks", "data", "tensor", "microbatches_of_a_rank")] == [4, 2, 2, 2], cut
+    b.fails(["plan", "--config", b.config, "--ranks", "3", "--set", "layout.tensor=2"], 2, "tensor 2", "start 2 ranks")
+    b.fails(["plan", "--config", b.config, "--ranks", "4", "--set", "layout.data=2"], 2, "start 2 ranks")
     out, data = plan()
     assert "from its length index" in out and "tokenizer.model)" in out, out
     assert "GFLOP, at most" in out and "6 x head width" in out, out

@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "launcher/trainer.h"
 #include "parallel/comm/threads.h"
 #include "tests/launcher/tiny_run.h"
@@ -31,19 +33,28 @@ LocalStep first_step(const config::RunConfig& c, const TrainingData& data) {
   return Loader(*data.mixer, data.loader_sets(), options).next();
 }
 
-// The first rank of every layout, on rank threads, where shared buffers are ordinary memory as in simulated groups.
+// The last rank of the tensor axis under every layout, on rank threads, where shared buffers are ordinary memory as in
+// simulated groups; no other rank needs more.
 TEST(step_plan, every_byte_of_a_rank_is_foreseen_under_any_layout) {
   struct Layout {
     int data, tensor;
     std::vector<std::string> sets;
   };
+  // Parts that differ: 2, 2 and 3 of 7 heads, 21 or 22 of 65 hidden columns.
+  const std::vector<std::string> uneven = {"model.vision.heads=7", "model.vision.width=56", "model.language.heads=5",
+                                           "model.language.kv_heads=5", "model.language.mlp_hidden=65"};
   const std::vector<Layout> layouts = {{2, 1, {"layout.zero=1"}},
                                        {2, 1, {"layout.zero=2"}},
                                        {2, 1, {"layout.zero=3"}},
                                        {4, 1, {"layout.zero=3", "layout.shard_ranks=2", "layout.prefetch_buckets=0"}},
                                        {2, 1, {"layout.zero=3", "train.freeze.0=language.*", "train.train.0=*lora_?"}},
                                        {1, 2, {}},
-                                       {2, 2, {"layout.zero=3", "layout.sequence_parallel=true"}}};
+                                       {2, 2, {"layout.zero=3", "layout.sequence_parallel=true"}},
+                                       {1, 3, uneven},
+                                       {2,
+                                        3,
+                                        {"layout.zero=3", "model.vision.heads=4", "model.language.heads=3",
+                                         "model.language.kv_heads=1", "model.language.mlp_hidden=67"}}};
   for (const Layout& layout : layouts) {
     std::vector<std::string> sets = {"layout.bucket_bytes=16384", "train.microbatches_per_step=4",
                                      cat("layout.tensor=", layout.tensor)};
@@ -54,24 +65,92 @@ TEST(step_plan, every_byte_of_a_rank_is_foreseen_under_any_layout) {
     const LocalStep whole = first_step(c, data);
     // Every rank runs the same microbatches: the plan's assumption.
     std::vector<MicrobatchSize> sizes;
+    int64_t largest = 0, smallest = 0, foreseen = 0;
     for (int i = 0; i < 2; ++i) sizes.push_back(size_of(whole.batches[0], whole.plan.microbatches[0].counts));
     run_ranks(layout.data * layout.tensor, [&](ProcessGroup& world) {
       Trainer trainer(c, data, world);
       LocalStep local = make_local_step(sizes, trainer.model(), layout.data);
       local.batches = {whole.batches[0], whole.batches[0]};
       trainer.step(local);
-      const MemoryUse used = trainer.stream().allocator()->memory();
+      const MemoryUse real = trainer.stream().allocator()->memory();
+      const int64_t peak = world.all_reduce_value(real.at_peak().bytes, ReduceOp::kMax);
+      const int64_t least = -world.all_reduce_value(-real.at_peak().bytes, ReduceOp::kMax);
       const auto live = [&] { return trainer.stream().allocator()->stats().live_bytes; };
       const int64_t between_steps = live();
-      int64_t whole = 0;
-      trainer.sync().with_full_values([&] { whole = live(); });
-      if (world.rank() == 0) {
+      int64_t all_values = 0;
+      trainer.sync().with_full_values([&] { all_values = live(); });
+      if (world.rank() == layout.tensor - 1) {
         const StepNeeds plan = plan_step(c, data.vocab, sizes, layout.data);
-        expect_equal(plan.memory, used);
-        EXPECT_EQ(plan.whole_values_bytes, whole);
-        EXPECT_EQ(whole > between_steps, c.layout().zero() == 3);
+        expect_equal(plan.memory, real);
+        EXPECT_EQ(plan.whole_values_bytes, all_values);
+        EXPECT_EQ(all_values > between_steps, c.layout().zero() == 3);
+        largest = peak, smallest = least, foreseen = plan.memory.at_peak().bytes;
       }
       world.barrier("compared").wait_host();
+    });
+    EXPECT_EQ(foreseen, largest);
+    EXPECT_EQ(smallest < largest, layout.tensor == 3) << smallest;
+  }
+}
+
+TEST(step_plan, orders_of_kinds_have_every_neighbourhood) {
+  using Orders = std::vector<std::vector<size_t>>;
+  EXPECT_EQ(orders_of_kinds(2, 5, false), (Orders{{0, 0, 1, 1}}));
+  EXPECT_EQ(orders_of_kinds(3, 1, false), (Orders{{0, 1, 2}}));
+  EXPECT_EQ(orders_of_kinds(1, 3, true), (Orders{{0, 0, 0}}));
+  EXPECT_EQ(orders_of_kinds(1, 100, true), (Orders{{0, 0, 0, 0}}));
+  EXPECT_EQ(orders_of_kinds(2, 2, true), (Orders{{0, 0}, {0, 1}, {1, 0}, {1, 1}}));
+  EXPECT_EQ(orders_of_kinds(9, 4, true)[0].size(), 36u);
+  for (const size_t kinds : {2, 3, 5}) {
+    const Orders orders = orders_of_kinds(kinds, 6, true);
+    ASSERT_EQ(orders.size(), 1u);
+    const size_t n = kinds <= 3 ? 3 : 2;
+    std::set<std::vector<size_t>> runs;
+    for (size_t i = 0; i + n <= orders[0].size(); ++i) runs.insert({&orders[0][i], &orders[0][i] + n});
+    EXPECT_EQ(runs.size(), n == 3 ? kinds * kinds * kinds : kinds * kinds);
+    EXPECT_EQ(orders[0].size(), runs.size() + n - 1) << "no longer than it must be";
+  }
+}
+
+// Gathers come ahead of the microbatch that needs them and reductions end in the one after: what a step needs depends
+// on the order of its microbatches, and a plan on none.
+TEST(step_plan, no_order_of_microbatches_needs_more_than_the_plan_says) {
+  for (const std::string sets : {"layout.zero=1", "layout.zero=2", "layout.zero=3"}) {
+    for (const std::string ahead : {"layout.prefetch_buckets=0", "layout.prefetch_buckets=2"}) {
+      SCOPED_TRACE(cat(sets, ' ', ahead));
+      const auto c = TinyRun::get().config({sets, ahead, "layout.bucket_bytes=16384"});
+      StepShape::Kind all = shape_of_limits(c, 1).kinds[0], text = all;
+      text.size.media = text.size.regions = text.size.box_inputs = 0;
+      const std::vector<StepShape::Kind> kinds{all, text};
+      for (const size_t local : {2, 3, 5}) {
+        const StepNeeds plan = plan_steps(c, 400, kinds, static_cast<int64_t>(local), 2);
+        int64_t most = 0;
+        for (size_t order = 0; order < size_t{1} << local; ++order) {
+          std::vector<MicrobatchSize> sizes;
+          for (size_t i = 0; i < local; ++i) sizes.push_back(kinds[order >> i & 1].size);
+          most = std::max(most, plan_step(c, 400, sizes, 2).memory.at_peak().bytes);
+        }
+        EXPECT_EQ(most, plan.memory.at_peak().bytes) << local;
+      }
+    }
+  }
+}
+
+// As a user plans: one kind, and a step of six microbatches for real.
+TEST(step_plan, a_real_step_of_many_microbatches_needs_what_the_plan_of_few_says) {
+  for (const std::string zero : {"layout.zero=1", "layout.zero=2", "layout.zero=3"}) {
+    SCOPED_TRACE(zero);
+    const auto c = TinyRun::get().config({zero, "layout.bucket_bytes=16384"});
+    const TrainingData data = make_training_data(c);
+    const LocalStep whole = first_step(c, data);
+    const StepShape::Kind kind{"real", size_of(whole.batches[0], whole.plan.microbatches[0].counts)};
+    const StepNeeds plan = plan_steps(c, data.vocab, {&kind, 1}, 6, 2);
+    run_ranks(2, [&](ProcessGroup& world) {
+      Trainer trainer(c, data, world);
+      LocalStep local = make_local_step(std::vector(6, kind.size), trainer.model(), 2);
+      local.batches.assign(6, whole.batches[0]);
+      trainer.step(local);
+      if (world.rank() == 0) expect_equal(plan.memory, trainer.stream().allocator()->memory());
     });
   }
 }
