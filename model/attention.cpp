@@ -50,7 +50,7 @@ Param& VisionAttention::bias(const ParamScope& s, const char* name) const {
 }
 
 Tensor VisionAttention::operator()(const Tensor& x_NC, int64_t rows, const Tensor& cu) const {
-  const Tensor qkv_N3C = qkv_(tp_.enter(x_NC, rows));
+  const Tensor qkv_N3C = qkv_(tp_.enter(x_NC, rows, qkv_.weight().name));
   const Shape row{1, heads_.size()};
   const Tensor q_bias = q_bias_->use().view(row), v_bias = v_bias_->use().view(row);
   const Tensor bias_3C = concat_rows({q_bias, Tensor::zeros(row), v_bias}).view({3 * heads_.size()});
@@ -90,7 +90,7 @@ CausalAttention::CausalAttention(const ParamScope& s, const CausalAttentionConfi
 }
 
 Tensor CausalAttention::operator()(const Tensor& x_NC, const SequenceContext& context) const {
-  const Tensor whole_NC = tp_.enter(x_NC, context.rows());
+  const Tensor whole_NC = tp_.enter(x_NC, context.rows(), q_.base().weight().name);
   const Tensor q = q_(whole_NC, context.dropout), k = k_(whole_NC, context.dropout), v = v_(whole_NC, context.dropout);
   const AttentionRope turn{context.positions, context.positions, theta_};
   return o_(attention(q, k, v, context.cu, context.cu, local_, turn), context.dropout);
@@ -100,7 +100,7 @@ Tensor CausalAttention::step(const Tensor& x_nC, const Tensor& positions, KvCach
   const int64_t begin = cache.length, end = begin + positions.numel();
   check_shape(end <= cache.capacity, "[kv_cache] ", end, " rows do not fit a cache of ", cache.capacity);
   const NoGradScope no_grad;
-  const Tensor whole_nC = tp_.enter(x_nC, positions.numel());
+  const Tensor whole_nC = tp_.enter(x_nC, positions.numel(), q_.base().weight().name);
   const Tensor q = q_(whole_nC, {});
   const Tensor k = rope(k_(whole_nC, {}), positions, local_.kv_heads, theta_);
   const Tensor v = v_(whole_nC, {});

@@ -63,7 +63,7 @@ TokenEmbedding::TokenEmbedding(const ParamScope& scope, int64_t base, int64_t ad
 
 Tensor TokenEmbedding::operator()(const Tensor& ids) const {
   if (tp_.size() == 1) return embedding(weight_->use(), ids);
-  return reduce_from(embedding_part(weight_->use(), ids, rows_.begin, weight_->full[0]), *tp_.group);
+  return reduce_from(embedding_part(weight_->use(), ids, rows_.begin, weight_->full[0]), *tp_.group, {}, weight_->name);
 }
 
 }  // namespace tpo

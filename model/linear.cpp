@@ -57,7 +57,7 @@ Tensor Linear::product(const Tensor& x, Activation activation) const {
 
 Tensor Linear::finish(const Tensor& y) const {
   if (split_ != Split::kRow || !cut_over_ranks()) return y;
-  return tp_.leave(y, bias_ ? bias_->use() : Tensor());
+  return tp_.leave(y, bias_ ? bias_->use() : Tensor(), weight().name);
 }
 
 Tensor Linear::operator()(const Tensor& x, Activation activation) const { return finish(product(x, activation)); }

@@ -10,7 +10,7 @@ GeluMlp::GeluMlp(const ParamScope& s, int64_t width, int64_t hidden, const Tenso
       fc2_(s / "fc2", hidden, width, Split::kRow, tp, Bias::kYes, Init::xavier(hidden, width)) {}
 
 Tensor GeluMlp::operator()(const Tensor& x_NC, int64_t rows) const {
-  return fc2_(fc1_(tp_.enter(x_NC, rows), Activation::kGelu));
+  return fc2_(fc1_(tp_.enter(x_NC, rows, fc1_.weight().name), Activation::kGelu));
 }
 
 SwigluMlp::SwigluMlp(const ParamScope& s, int64_t width, int64_t hidden, const TensorParallel& tp, const Init& init,
@@ -21,7 +21,7 @@ SwigluMlp::SwigluMlp(const ParamScope& s, int64_t width, int64_t hidden, const T
       down_(s / "down", hidden, width, Split::kRow, tp, Bias::kNo, init, down) {}
 
 Tensor SwigluMlp::operator()(const Tensor& x_NC, int64_t rows, const DropoutContext& dropout) const {
-  const Tensor whole_NC = tp_.enter(x_NC, rows);
+  const Tensor whole_NC = tp_.enter(x_NC, rows, gate_.base().weight().name);
   const Tensor gate_NH = gate_(whole_NC, dropout);
   const Tensor up_NH = up_(whole_NC, dropout);
   return down_(swiglu(gate_NH, up_NH), dropout);

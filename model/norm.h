@@ -15,7 +15,8 @@ class RmsNorm {
   NormedSum after_sum(const Tensor& x, const Tensor& branch) const {
     return add_rms_norm(x, branch, weight_.use(), eps_);
   }
-  bool trains() const { return weight_.param().trainable; }
+  bool trains() const { return weight().trainable; }
+  Param& weight() const { return weight_.param(); }
 
  private:
   SummedParam weight_;
@@ -34,7 +35,8 @@ class LayerNorm {
     const Tensor gain = weight_.use();
     return add_layer_norm(x, branch, gain, bias_.use(), eps_);
   }
-  bool trains() const { return weight_.param().trainable || bias_.param().trainable; }
+  bool trains() const { return weight().trainable || bias_.param().trainable; }
+  Param& weight() const { return weight_.param(); }
 
  private:
   SummedParam weight_, bias_;

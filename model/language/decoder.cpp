@@ -58,22 +58,24 @@ Tensor Decoder::embed(const Tensor& ids) const {
 
 Tensor Decoder::operator()(const Tensor& x_NC, const SequenceContext& context) const {
   const ProfileScope region("decoder");
-  Tensor x = tp_.begin_stream(x_NC);
+  Tensor x = tp_.begin_stream(x_NC, embed_.weight().name);
   for (const DecoderBlock& block : blocks_) x = block(x, context, config_.recompute);
-  return tp_.end_stream(norm_(x), context.rows());
+  return tp_.end_stream(norm_(x), context.rows(), norm_.weight().name);
 }
 
 Tensor Decoder::loss(const Tensor& hidden_NC, const Tensor& targets, float scale, const DropoutContext& dropout) const {
   const ProfileScope region("language loss");
-  const Tensor h_NC = copy_to(hidden_NC, *tp_.group);
+  const std::string& head = lm_head_.base().weight().name;
+  const Tensor h_NC = copy_to(hidden_NC, *tp_.group, head);
   const Tensor xa = lm_head_.low_rank(h_NC, dropout);
   const Tensor w = lm_head_.base().use_weight(), b = xa.defined() ? lm_head_.use_b() : Tensor();
   if (tp_.size() == 1) return vocab_cross_entropy(h_NC, w, targets, scale, xa, b);
-  return vocab_cross_entropy_part(h_NC, w, targets, scale, vocab_part(config_.rows(), *tp_.group), xa, b);
+  return vocab_cross_entropy_part(h_NC, w, targets, scale, vocab_part(config_.rows(), *tp_.group, head), xa, b);
 }
 
 Tensor Decoder::logits(const Tensor& hidden_nC) const {
-  return join_columns(lm_head_(copy_to(hidden_nC, *tp_.group), {}), config_.rows(), *tp_.group);
+  const std::string& head = lm_head_.base().weight().name;
+  return join_columns(lm_head_(copy_to(hidden_nC, *tp_.group, head), {}), config_.rows(), *tp_.group, head);
 }
 
 KvCache Decoder::make_cache(int64_t capacity) const {
@@ -92,10 +94,10 @@ Tensor Decoder::step(const Tensor& x_nC, KvCache& cache) const {
   std::vector<int32_t> places(static_cast<size_t>(x_nC.dim(0)));
   std::iota(places.begin(), places.end(), static_cast<int32_t>(cache.length));
   const Tensor positions = Tensor::from(places, {x_nC.dim(0)});
-  Tensor x = tp_.begin_stream(x_nC);
+  Tensor x = tp_.begin_stream(x_nC, embed_.weight().name);
   for (size_t i = 0; i < blocks_.size(); ++i) x = blocks_[i].step(x, positions, cache, static_cast<int>(i));
   cache.length += x_nC.dim(0);
-  return tp_.end_stream(norm_(x), x_nC.dim(0));
+  return tp_.end_stream(norm_(x), x_nC.dim(0), norm_.weight().name);
 }
 
 void Decoder::merge_lora() {

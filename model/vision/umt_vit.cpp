@@ -98,9 +98,9 @@ Tensor UmtVit::operator()(const Tensor& images) const {
   std::vector<int32_t> ends;
   for (int64_t i = 0; i <= I; ++i) ends.push_back(static_cast<int32_t>(i * P));
   const Tensor cu = Tensor::from(ends, {I + 1});
-  x = tp_.begin_stream(x);
+  x = tp_.begin_stream(x, patch_embed_.weight().name);
   for (const VisionBlock& block : blocks_) x = block(x, cu, c.recompute, I * P);
-  return tp_.end_stream(norm_(x), I * P);
+  return tp_.end_stream(norm_(x), I * P, norm_.weight().name);
 }
 
 }  // namespace tpo

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "core/error.h"
 #include "core/kernels/basic.h"
 #include "core/kernels/gemm.h"
 #include "core/kernels/layout.h"
@@ -16,12 +17,15 @@ namespace {
 
 // ---- collectives on the current stream
 
-void sum_in_place(const Tensor& x, ProcessGroup& tp, const char* what) {
+// What a collective is called: "language.layers.0.attn.q.weight: copy_to backward".
+std::string called(std::string_view name, const char* op) { return name.empty() ? op : cat(name, ": ", op); }
+
+void sum_in_place(const Tensor& x, ProcessGroup& tp, std::string_view what) {
   tp.all_reduce(x, ReduceOp::kSum, what).wait(Stream::current());
 }
 
 // Rows [0, rows) of the shards of all ranks, in order.
-Tensor gather_shards(const Tensor& shard, int64_t rows, ProcessGroup& tp, const char* what) {
+Tensor gather_shards(const Tensor& shard, int64_t rows, ProcessGroup& tp, std::string_view what) {
   const Tensor all = Tensor::empty({tp.size() * shard.dim(0), shard.dim(1)}, shard.dtype());
   tp.all_gather(shard, all, what).wait(Stream::current());
   return all.rows(0, rows);
@@ -43,7 +47,7 @@ Tensor own_rows(const Tensor& x, ProcessGroup& tp) {
 }
 
 // This rank's rows of the sum of x over ranks.
-Tensor sum_own_rows(const Tensor& x, ProcessGroup& tp, const char* what) {
+Tensor sum_own_rows(const Tensor& x, ProcessGroup& tp, std::string_view what) {
   const int64_t N = x.dim(0), C = x.dim(1), R = shard_rows(N, tp);
   Tensor whole = x.detach();
   if (R * tp.size() != N) {
@@ -89,26 +93,26 @@ void bias_gradient(const Tensor& dy, GradSink& dx) {
 
 int64_t shard_rows(int64_t rows, const ProcessGroup& tp) { return (rows + tp.size() - 1) / tp.size(); }
 
-Tensor copy_to(const Tensor& x, ProcessGroup& tp) {
+Tensor copy_to(const Tensor& x, ProcessGroup& tp, std::string_view name) {
   check_float("copy_to", x, "x");
   if (tp.size() == 1) return x;
   Tensor y = x.detach();
-  record("copy_to", {x}, {&y}, [&tp](std::span<const Tensor> dy, GradSink& dx) {
+  record("copy_to", {x}, {&y}, [&tp, name](std::span<const Tensor> dy, GradSink& dx) {
     const Tensor g = reuse(dy[0]);
     if (g.raw() != dy[0].raw()) launch(CopyBytes{g.raw(), dy[0].raw(), g.nbytes()});
-    sum_in_place(g, tp, "copy_to backward");
+    sum_in_place(g, tp, called(name, "copy_to backward"));
     dx.add(0, g);
   });
   return y;
 }
 
-Tensor reduce_from(const Tensor& x, ProcessGroup& tp, const Tensor& bias) {
+Tensor reduce_from(const Tensor& x, ProcessGroup& tp, const Tensor& bias, std::string_view name) {
   check_bias("reduce_from", x, bias);
   if (tp.size() == 1 && !bias.defined()) return x;
   Tensor y = take_kept();
   if (!y.defined()) {
     y = x.detach();
-    if (tp.size() > 1) sum_in_place(y, tp, "reduce_from");
+    if (tp.size() > 1) sum_in_place(y, tp, called(name, "reduce_from"));
     add_in_place(y, bias);
     keep_instead(x, y);
   }
@@ -119,52 +123,52 @@ Tensor reduce_from(const Tensor& x, ProcessGroup& tp, const Tensor& bias) {
   return y;
 }
 
-Tensor gather_from(const Tensor& shard, int64_t rows, ProcessGroup& tp) {
+Tensor gather_from(const Tensor& shard, int64_t rows, ProcessGroup& tp, std::string_view name) {
   check_shard("gather_from", shard, rows, tp);
   if (tp.size() == 1) return shard;
-  Tensor y = gather_shards(shard, rows, tp, "gather_from");
-  record("gather_from", {shard}, {&y}, [&tp](std::span<const Tensor> dy, GradSink& dx) {
-    dx.add(0, sum_own_rows(dy[0], tp, "gather_from backward"));
+  Tensor y = gather_shards(shard, rows, tp, called(name, "gather_from"));
+  record("gather_from", {shard}, {&y}, [&tp, name](std::span<const Tensor> dy, GradSink& dx) {
+    dx.add(0, sum_own_rows(dy[0], tp, called(name, "gather_from backward")));
   });
   return y;
 }
 
-Tensor reduce_scatter_to(const Tensor& x, ProcessGroup& tp, const Tensor& bias) {
+Tensor reduce_scatter_to(const Tensor& x, ProcessGroup& tp, const Tensor& bias, std::string_view name) {
   check_bias("reduce_scatter_to", x, bias);
-  if (tp.size() == 1) return reduce_from(x, tp, bias);
+  if (tp.size() == 1) return reduce_from(x, tp, bias, name);
   Tensor y = take_kept();
   if (!y.defined()) {
-    y = sum_own_rows(x, tp, "reduce_scatter_to");
+    y = sum_own_rows(x, tp, called(name, "reduce_scatter_to"));
     add_in_place(y, bias);
     keep_instead(x, y);
   }
-  record("reduce_scatter_to", {x, bias}, {&y}, [&tp, N = x.dim(0)](std::span<const Tensor> dy, GradSink& dx) {
+  record("reduce_scatter_to", {x, bias}, {&y}, [&tp, name, N = x.dim(0)](std::span<const Tensor> dy, GradSink& dx) {
     bias_gradient(dy[0], dx);
-    if (dx.wants(0)) dx.add(0, gather_shards(dy[0], N, tp, "reduce_scatter_to backward"));
+    if (dx.wants(0)) dx.add(0, gather_shards(dy[0], N, tp, called(name, "reduce_scatter_to backward")));
   });
   return y;
 }
 
-Tensor split_to(const Tensor& x, ProcessGroup& tp) {
+Tensor split_to(const Tensor& x, ProcessGroup& tp, std::string_view name) {
   check_matrix("split_to", x);
   if (tp.size() == 1) return x;
   Tensor y = own_rows(x, tp);
-  record("split_to", {x}, {&y}, [&tp, N = x.dim(0)](std::span<const Tensor> dy, GradSink& dx) {
-    dx.add(0, gather_shards(dy[0], N, tp, "split_to backward"));
+  record("split_to", {x}, {&y}, [&tp, name, N = x.dim(0)](std::span<const Tensor> dy, GradSink& dx) {
+    dx.add(0, gather_shards(dy[0], N, tp, called(name, "split_to backward")));
   });
   return y;
 }
 
-Tensor join_from(const Tensor& shard, int64_t rows, ProcessGroup& tp) {
+Tensor join_from(const Tensor& shard, int64_t rows, ProcessGroup& tp, std::string_view name) {
   check_shard("join_from", shard, rows, tp);
   if (tp.size() == 1) return shard;
-  Tensor y = gather_shards(shard, rows, tp, "join_from");
+  Tensor y = gather_shards(shard, rows, tp, called(name, "join_from"));
   record("join_from", {shard}, {&y},
          [&tp](std::span<const Tensor> dy, GradSink& dx) { dx.add(0, own_rows(dy[0], tp)); });
   return y;
 }
 
-Tensor join_columns(const Tensor& x, int64_t columns, ProcessGroup& tp) {
+Tensor join_columns(const Tensor& x, int64_t columns, ProcessGroup& tp, std::string_view name) {
   check_matrix("join_columns", x);
   const int n = tp.size();
   const Range mine = balanced_part(columns, tp.rank(), n);
@@ -175,7 +179,7 @@ Tensor join_columns(const Tensor& x, int64_t columns, ProcessGroup& tp) {
   const int64_t row = columns * width;
   const Tensor padded = Tensor::zeros({N * widest}, DType::kU8), all = Tensor::empty({n * N * widest}, DType::kU8);
   launch(CopyColumns{raw(x), raw(padded), N, mine.size() * width, mine.size() * width, widest});
-  tp.all_gather(padded, all, "join_columns").wait(Stream::current());
+  tp.all_gather(padded, all, called(name, "join_columns")).wait(Stream::current());
   Tensor y = Tensor::empty({N, columns}, x.dtype());
   for (int r = 0; r < n; ++r) {
     const Range part = balanced_part(columns, r, n);

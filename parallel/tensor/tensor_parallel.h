@@ -16,17 +16,21 @@ struct TensorParallel {
   int rank() const { return group->rank(); }
 
   // The stream as a cut branch wants it, whole; `rows` is N. Once a branch: its input gradients are added before they
-  // are summed over ranks.
-  Tensor enter(const Tensor& x, int64_t rows) const {
-    return sequence ? gather_from(x, rows, *group) : copy_to(x, *group);
+  // are summed over ranks. `name` as in tensor_ops.h.
+  Tensor enter(const Tensor& x, int64_t rows, std::string_view name = {}) const {
+    return sequence ? gather_from(x, rows, *group, name) : copy_to(x, *group, name);
   }
   // A partial result as the stream wants it, summed. Written over y as reduce_from does.
-  Tensor leave(const Tensor& y, const Tensor& bias = {}) const {
-    return sequence ? reduce_scatter_to(y, *group, bias) : reduce_from(y, *group, bias);
+  Tensor leave(const Tensor& y, const Tensor& bias = {}, std::string_view name = {}) const {
+    return sequence ? reduce_scatter_to(y, *group, bias, name) : reduce_from(y, *group, bias, name);
   }
   // Begin and end of the stream, between values that are whole on every rank.
-  Tensor begin_stream(const Tensor& x) const { return sequence ? split_to(x, *group) : x; }
-  Tensor end_stream(const Tensor& x, int64_t rows) const { return sequence ? join_from(x, rows, *group) : x; }
+  Tensor begin_stream(const Tensor& x, std::string_view name = {}) const {
+    return sequence ? split_to(x, *group, name) : x;
+  }
+  Tensor end_stream(const Tensor& x, int64_t rows, std::string_view name = {}) const {
+    return sequence ? join_from(x, rows, *group, name) : x;
+  }
   // Over whom gradients are summed of what is applied to the stream: norms, biases after a sum. Null: nobody.
   ProcessGroup* stream_group() const { return sequence ? group : nullptr; }
 

@@ -2,7 +2,9 @@
 // is whole on the axis has the same bits on all its ranks.
 #include <gtest/gtest.h>
 
+#include "launcher/step_plan.h"
 #include "launcher/trainer.h"
+#include "parallel/comm/sim.h"
 #include "parallel/comm/threads.h"
 #include "tests/launcher/tiny_run.h"
 
@@ -54,6 +56,34 @@ TEST(tensor_axis, uneven_parts_under_zero_3_never_wait_in_a_circle) {
       Trainer trainer(c, data, world);
       for (int step = 0; step < 3; ++step) trainer.step();
     }));
+  }
+}
+
+// By name: which weight the activations come from or go to. An error or the guard then says where in the model it is.
+TEST(tensor_axis, every_collective_of_a_step_names_a_tensor) {
+  for (const char* sequence : {"false", "true"}) {
+    auto c = uneven({"layout.tensor=2", "layout.zero=3", cat("layout.sequence_parallel=", sequence), "run.device=meta",
+                     "layout.data=1"});
+    const auto issued = std::make_shared<IssuedOps>();
+    const auto world = make_simulated(1, 2, issued);
+    TrainingData data;
+    data.vocab = 400;
+    Trainer trainer(c, data, *world);
+    const LocalStep local = make_local_step(std::vector{shape_of_limits(c, 1).kinds[0].size}, trainer.model());
+    issued->list(true);
+    trainer.step(local);
+    int activations = 0;
+    for (const std::string& line : issued->lines()) {
+      if (line.find("in group world.tensor,") == std::string::npos || line.find("'gradient norm'") != std::string::npos)
+        continue;
+      const size_t begin = line.find('\'') + 1;
+      const std::string what = line.substr(begin, line.find('\'', begin) - begin);
+      const size_t colon = what.find(": ");
+      activations += colon != std::string::npos;
+      EXPECT_NE(trainer.store().find(what.substr(0, colon)), nullptr) << line;
+    }
+    // Each of a vision block and two layers has two branches, with one collective at either end each way.
+    EXPECT_GE(activations, 12);
   }
 }
 
