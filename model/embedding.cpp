@@ -7,22 +7,17 @@ namespace tpo {
 
 namespace {
 
-// Column sums of rows [0, n), in double, in the order of rows.
-std::vector<double> column_sums(const Tensor& t, int64_t n) {
-  const int64_t C = t.dim(1);
+// Column sums of the first n rows of each rank's part, in double, in the order of rows: a rank goes on where the one
+// before it ended.
+std::vector<double> column_sums(const Tensor& part, int64_t n, ProcessGroup& tp, const std::string& what) {
+  const int64_t C = part.dim(1);
   std::vector<double> sums(static_cast<size_t>(C));
-  const float* p = t.data<float>();
-  for (int64_t r = 0; r < n; ++r)
-    for (int64_t c = 0; c < C; ++c) sums[static_cast<size_t>(c)] += p[r * C + c];
-  return sums;
-}
-
-// Added over ranks, in their order.
-std::vector<double> over_ranks(const std::vector<double>& mine, ProcessGroup& tp) {
-  std::vector<double> sums(mine.size()), other(mine.size());
-  for (const auto& bytes : tp.all_gather_bytes(std::as_bytes(std::span(mine)), "mean of a table")) {
-    std::memcpy(other.data(), bytes.data(), bytes.size());
-    for (size_t c = 0; c < sums.size(); ++c) sums[c] += other[c];
+  for (int rank = 0; rank < tp.size(); ++rank) {
+    const float* p = part.data<float>();
+    for (int64_t r = 0; rank == tp.rank() && r < n; ++r)
+      for (int64_t c = 0; c < C; ++c) sums[static_cast<size_t>(c)] += p[r * C + c];
+    const auto bytes = tp.broadcast_bytes(std::as_bytes(std::span(sums)), rank, what);
+    std::memcpy(sums.data(), bytes.data(), bytes.size());
   }
   return sums;
 }
@@ -42,7 +37,7 @@ void init_added_rows(Param& table, int64_t base, AddedRows mode, const Range& ro
   const int64_t first = std::clamp<int64_t>(base - rows.begin, 0, rows.size()), C = table.full[1];  // local
   (void)table.value.raw();  // taken here, on meta too
   if (table.value.device() != Device::kMeta) {
-    const std::vector<double> sums = over_ranks(column_sums(table.value, first), tp);
+    const std::vector<double> sums = column_sums(table.value, first, tp, table.name);
     for (int64_t r = first; r < rows.size(); ++r)
       for (int64_t c = 0; c < C; ++c)
         table.value.data<float>()[r * C + c] =

@@ -9,9 +9,8 @@ namespace tpo {
 
 // Sets rows [base, end) of a table to the mean of rows [0, base), and, if they are to stay so, tells the optimizer
 // (Param::frozen_rows_begin, in rows of the part). Source: what the public model does when it grows its vocabulary.
-// `rows`: those of the whole table that the value is. Collective if tp has several ranks: sums of the parts are formed
-// in double and added in double in the order of ranks, so that the mean agrees with that of one rank to half an ulp of
-// fp32, and has the same bits on all ranks.
+// `rows`: those of the whole table that the value is. Collective if tp has several ranks: they add in double one after
+// the other, in the order of rows, so that the mean has the bits of that of one rank.
 // Requires: base >= 1. Does nothing to values on meta.
 enum class AddedRows { kFrozen, kTrained };
 void init_added_rows(Param& table, int64_t base, AddedRows mode, const Range& rows, ProcessGroup& tp);

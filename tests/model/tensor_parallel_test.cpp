@@ -237,7 +237,7 @@ TEST(TensorParallelLayers, initial_values_are_those_of_one_rank) {
       ASSERT_EQ(store.params().size(), whole.store.params().size());
       for (const auto& p : store.params()) {
         const Param& other = *whole.store.find(p->name);
-        // The mean of old rows too: both are rounded from sums in double.
+        // The mean of old rows too, which is added in the same order.
         EXPECT_TRUE(p->value.to_vector<float>() == elements_of(other.value.to_vector<float>(), *p)) << p->name;
         if (other.frozen_rows_begin < 0) continue;
         const Rect part = p->rects()[0];
@@ -245,6 +245,19 @@ TEST(TensorParallelLayers, initial_values_are_those_of_one_rank) {
         EXPECT_EQ(p->frozen_rows_begin, frozen == 0 ? -1 : part.rows - std::min(frozen, part.rows)) << p->name;
       }
     });
+}
+
+// Row by row the sum is 0 and then 1; with sums of parts added at the end the 1 would be lost.
+TEST(TensorParallelLayers, the_mean_of_a_table_is_added_in_the_order_of_rows) {
+  const std::vector<float> rows = {0x1p60f, -0x1p60f, 1, 0};  // 3 and one that is added to them
+  run_ranks(2, [&](ProcessGroup& world) {
+    ParamStore store(7);
+    const Range mine = world.rank() == 0 ? Range{0, 1} : Range{1, 4};
+    Param& table = store.create("table", {4, 1}, {mine.size(), 1}, Cut{{mine}, nullptr}.rows_of({4, 1}), kInit, 0);
+    std::copy(rows.begin() + mine.begin, rows.begin() + mine.end, table.value.data<float>());
+    init_added_rows(table, 3, AddedRows::kTrained, mine, world);
+    EXPECT_EQ(table.value.to_vector<float>().back(), world.rank() == 0 ? 0x1p60f : 1.0f / 3);
+  });
 }
 
 // ---- the whole model
