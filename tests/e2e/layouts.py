@@ -62,7 +62,7 @@ def eight_layouts(b):
 
 
 def two_hosts(b):
-    """Two hosts of two ranks train together: data parallel across, tensor parallel and sharded within."""
+    """Two hosts of two ranks train together: data parallel across, tensor parallel and sharded within; tensor parallel across."""
     config = quickstart_config(b, 5)
     def words(run, sets):
         return ["train", "--config", config] + [w for s in [f"run.folder={b.folder}/{run}"] + sets for w in ("--set", s)]
@@ -70,7 +70,8 @@ def two_hosts(b):
     for k, (name, sets) in enumerate({
             "zero 3 within, copies across": ["layout.zero=3", "layout.shard_ranks=2"],
             "zero 1 across": ["layout.zero=1"],
-            "tensor within, data across": ["layout.tensor=2", "layout.sequence_parallel=true"]}.items()):
+            "tensor within, data across": ["layout.tensor=2", "layout.sequence_parallel=true"],
+            "tensor across": ["layout.tensor=4", "layout.sequence_parallel=true"]}.items()):
         r = subprocess.run([b.source + "/scripts/hosts.sh", "2,2", "mpirun", b.exe] + words(f"hosts{k}", sets), env=b.env,
                            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, timeout=110)
         if r.returncode == 77:

@@ -2,6 +2,7 @@
 // one rank, and a checkpoint of each continues in five others. Rank threads, the real trainer, real data on disk.
 #include <gtest/gtest.h>
 
+#include <bit>
 #include <cmath>
 #include <filesystem>
 #include <map>
@@ -81,6 +82,12 @@ std::vector<Layout> all_layouts() {
       {8, "dp 4, tp 2, zero 3, heads whole, selective recompute", with({tp + "2", z + "3", selective}, heads_whole)},
       {8, "dp 2, tp 4, zero 3, sequence", {tp + "4", z + "3", sp}},
       {8, "dp 2, tp 4, sequence, LoRA on a frozen base", {tp + "4", sp}, lora},
+      {4, "tp 4, sequence, one key-value head", {tp + "4", sp}, {"model.language.kv_heads=1"}},
+      {6, "dp 2, tp 3, zero 3, nothing ahead", {tp + "3", z + "3", "layout.prefetch_buckets=0"}},
+      {6,
+       "dp 2, tp 3, zero 3, nothing ahead, full recompute, one key-value head",
+       {tp + "3", z + "3", "layout.prefetch_buckets=0", full},
+       {"model.language.kv_heads=1"}},
   };
 }
 
@@ -98,7 +105,8 @@ config::RunConfig config_of(const Layout& layout, std::vector<std::string> more 
   return TinyRun::get().config(sets);
 }
 
-// The logical state of a run, put together from the parts that its ranks hold.
+// The logical state of a run, put together from the parts that its ranks hold. What several hold, replicas along the
+// data axis or what is whole on the tensor axis, has the same bits on all of them.
 using State = std::map<std::string, std::vector<float>>;
 
 void collect(Trainer& trainer, State& into, std::mutex& mutex) {
@@ -107,10 +115,14 @@ void collect(Trainer& trainer, State& into, std::mutex& mutex) {
     auto& full = into.try_emplace(e.name, static_cast<size_t>(e.param->full.numel()), NAN).first->second;
     const float* value = e.value.data<float>();
     const int64_t width = whole_of(e.param->full).cols;
+    int64_t differ = 0;
     for (int64_t i = 0; i < e.value.numel(); ++i) {
       const int64_t at = e.begin + i, row = e.rect.row + at / e.rect.cols, col = e.rect.col + at % e.rect.cols;
-      full[static_cast<size_t>(row * width + col)] = value[i];
+      float& known = full[static_cast<size_t>(row * width + col)];
+      differ += !std::isnan(known) && std::bit_cast<uint32_t>(known) != std::bit_cast<uint32_t>(value[i]);
+      known = value[i];
     }
+    EXPECT_EQ(differ, 0) << "elements of " << e.name << " have other bits on another rank";
   });
 }
 
