@@ -31,7 +31,7 @@ struct CheckpointDifference {
 };
 
 // Compares tensors and counters; not configuration, fingerprint, time or the number of ranks. Reads every byte twice:
-// all checksums first, then both in turns. Memory: 10 MiB and the manifests, however large a tensor or a piece is.
+// all checksums first, then both in turns. Memory: 9 MiB and the manifests, however large a tensor or a piece is.
 // Throws DataError for the first fault of either, IoError.
 CheckpointDifference diff(const std::string& folder_a, const std::string& folder_b);
 

@@ -1,10 +1,13 @@
 // load() and verify(): manifest, fit, checksums, and only then the copy.
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <set>
+#include <span>
 #include <string_view>
 
 #include "checkpoint/checkpointer.h"
+#include "checkpoint/checksum.h"
 #include "checkpoint/held.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/shards.h"
@@ -15,7 +18,6 @@ namespace tpo {
 namespace {
 
 using checkpoint::Manifest;
-using checkpoint::Piece;
 using checkpoint::TensorEntry;
 
 constexpr size_t kListed = 20;  // differences of one kind that a message lists
@@ -65,7 +67,7 @@ std::vector<std::string> sift(const std::vector<Difference>& found, const std::v
 // What is to be copied, and what was allowed to differ.
 struct Fit {
   LoadReport report;
-  std::vector<std::pair<const TensorEntry*, HeldTensor>> copies;
+  std::map<std::string, HeldTensor> copies;
 };
 
 // Throws ConfigError with every difference that is not allowed.
@@ -89,7 +91,7 @@ Fit compare(const Manifest& m, const std::string& folder, const TrainState& stat
     if (it == wanted.end()) {
       unexpected.push_back({e.name(), e.name()});
     } else if (shape_of(e) == it->second.full && dtype_of(e) == it->second.dtype) {
-      fit.copies.emplace_back(&e, it->second);
+      fit.copies.insert(*it);
     } else {
       reshaped.push_back({e.name(), cat(e.name(), " ", e.dtype(), shape_of(e), " there, ", it->second.dtype,
                                         it->second.full, " here")});
@@ -113,22 +115,60 @@ Fit compare(const Manifest& m, const std::string& folder, const TrainState& stat
   return fit;
 }
 
-// Any piece into any parts: what both have, row by row. Pieces that have nothing for this rank are not read.
-void copy_all(Shards& shards, const Fit& fit, const std::string& folder) {
+// Pieces with the checksums of their blocks, one behind the other.
+struct Checked {
+  std::vector<PieceRef> pieces;
+  std::vector<uint64_t> blocks;
+};
+
+// Each piece is read and checked by one rank, which takes as many bytes as any other; a fault that one finds is thrown
+// on all, and all get the checksums of all blocks.
+Checked check_all(Shards& shards, const Manifest& manifest, const Fit& fit, ProcessGroup& world) {
+  Checked out;
+  out.pieces = in_file_order(manifest, [&](const TensorEntry& t) { return fit.copies.count(t.name()) != 0; });
+  int64_t total = 0, before = 0;
+  for (const PieceRef& ref : out.pieces) total += ref.piece->bytes();
+  const auto found = together(world, [&] {
+    std::vector<uint64_t> mine;
+    for (const PieceRef& ref : out.pieces) {
+      const auto share = static_cast<double>(before) / static_cast<double>(total) * world.size();
+      before += ref.piece->bytes();
+      if (static_cast<int>(share) != world.rank()) continue;
+      const std::vector<uint64_t> blocks = shards.check_piece(ref);
+      mine.insert(mine.end(), blocks.begin(), blocks.end());
+    }
+    return std::string(reinterpret_cast<const char*>(mine.data()), mine.size() * sizeof(uint64_t));
+  });
+  for (const std::string& part : found) {
+    const size_t at = out.blocks.size();
+    out.blocks.resize(at + part.size() / sizeof(uint64_t));
+    std::memcpy(out.blocks.data() + at, part.data(), part.size());
+  }
+  return out;
+}
+
+// Any piece into any parts: what both have, row by row. Blocks that have nothing for this rank are not read.
+void copy_all(Shards& shards, const Checked& checked, const Fit& fit, const std::string& folder) {
   try {
-    for (const auto& [entry, held] : fit.copies) {
-      const Shape full = shape_of(*entry);
-      const int64_t size = static_cast<int64_t>(size_of(held.dtype));
-      for (const Piece& p : entry->pieces()) {
-        std::vector<const HeldTensor::Block*> targets;
-        for (const HeldTensor::Block& b : held.blocks) {
-          if (overlap(part_of(p, full), b.part)) targets.push_back(&b);
-        }
-        if (targets.empty()) continue;
-        shards.read(*entry, p, [&](const Part& stretch, const std::byte* bytes) {
-          for (const HeldTensor::Block* b : targets) copy_common(stretch, bytes, b->part, b->value.raw(), size);
-        });
+    size_t at = 0;
+    for (const PieceRef& ref : checked.pieces) {
+      const auto count = static_cast<size_t>(Shards::blocks_of(*ref.piece));
+      const auto sums = std::span(checked.blocks).subspan(at, count);
+      at += count;
+      const HeldTensor& held = fit.copies.at(ref.tensor->name());
+      const Part part = part_of(*ref.piece, held.full);
+      std::vector<const HeldTensor::Block*> targets;
+      for (const HeldTensor::Block& b : held.blocks) {
+        if (overlap(part, b.part)) targets.push_back(&b);
       }
+      if (targets.empty()) continue;
+      const auto wanted = [&](const Part& block) {
+        return std::any_of(targets.begin(), targets.end(), [&](const auto* b) { return overlap(block, b->part); });
+      };
+      shards.read_blocks(ref, sums, wanted, [&](const Part& block, const std::byte* bytes) {
+        const auto size = static_cast<int64_t>(size_of(held.dtype));
+        for (const HeldTensor::Block* b : targets) copy_common(block, bytes, b->part, b->value.raw(), size);
+      });
     }
   } catch (const Error& e) {
     throw IoError(cat("checkpoint ", folder,
@@ -138,29 +178,37 @@ void copy_all(Shards& shards, const Fit& fit, const std::string& folder) {
   }
 }
 
+// Rank 0 reads and checks; the others get the result, which is far quicker to take in than the text.
+Manifest read_on_first(const std::string& folder, ProcessGroup& world) {
+  Manifest manifest;
+  const auto all = together(world, [&] {
+    if (world.rank() != 0) return std::string();
+    manifest = read_checkpoint_manifest(folder);
+    check_shard_files(manifest, folder);
+    return world.size() == 1 ? std::string() : manifest.SerializeAsString();
+  });
+  if (world.rank() != 0) TPO_ASSERT(manifest.ParseFromString(all[0]));
+  return manifest;
+}
+
 }  // namespace
 
 LoadReport load(const std::string& folder, TrainState& state, ProcessGroup& world, const LoadOptions& options) {
-  Manifest manifest;
+  const Manifest manifest = read_on_first(folder, world);
   Fit fit;
-  together(world, [&] {
-    manifest = read_checkpoint_manifest(folder);
-    check_shard_files(manifest, folder);
+  const auto names = together(world, [&] {
     fit = compare(manifest, folder, state, options);
-    return std::string();
+    std::string list;
+    for (const auto& [name, held] : fit.copies) list += name + "/";
+    return hex64(checksum_of(list));
   });
+  for (size_t r = 0; r < names.size(); ++r) {
+    check<ConfigError>(names[r] == names[0], "[checkpoint] ranks 0 and ", r, " load different tensors");
+  }
   Shards shards(manifest, folder);
-  together(world, [&] {  // the ranks share the pieces out; a fault that one finds is thrown on all
-    int64_t number = 0;
-    for (const auto& [entry, held] : fit.copies) {
-      for (const Piece& p : entry->pieces()) {
-        if (number++ % world.size() == world.rank()) shards.read(*entry, p, {});
-      }
-    }
-    return std::string();
-  });
+  const Checked checked = check_all(shards, manifest, fit, world);
   together(world, [&] {
-    copy_all(shards, fit, folder);
+    copy_all(shards, checked, fit, folder);
     return std::string();
   });
   const bool take_all = state.counters.empty();
@@ -185,9 +233,7 @@ std::vector<std::string> verify(const std::string& folder) {
   if (!attempt([&] { manifest = read_checkpoint_manifest(folder), check_shard_files(manifest, folder); }))
     return faults;
   Shards shards(manifest, folder);
-  for (const TensorEntry& t : manifest.tensors()) {
-    for (const Piece& p : t.pieces()) attempt([&] { shards.read(t, p, {}); });
-  }
+  for (const PieceRef& ref : in_file_order(manifest)) attempt([&] { shards.check_piece(ref); });
   return faults;
 }
 

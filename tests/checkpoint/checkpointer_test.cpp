@@ -1,8 +1,11 @@
 // Round trips, world sizes, fit, listing and pruning.
 #include "checkpoint/checkpointer.h"
 
+#include <sys/resource.h>
+
 #include <set>
 
+#include "checkpoint/diff.h"
 #include "checkpoint/hdf5_layout.h"
 #include "tests/checkpoint/checkpoint_support.h"
 
@@ -73,6 +76,78 @@ TEST(Checkpointer, sharded_state_loads_into_other_shards) {
   };
   EXPECT_NE(message_of<ConfigError>([&] { run_ranks(2, gap); }).find("no rank holds element (4, 2) of tensor w"),
             std::string::npos);
+}
+
+// Bytes that this process has read, or -1 where the system does not say.
+int64_t bytes_read() {
+  std::ifstream in("/proc/self/io");
+  std::string key;
+  int64_t value = -1;
+  return in >> key >> value ? value : -1;
+}
+
+// Every byte is read once to be checked, and by a rank that wants it in blocks of 256 KiB: the other ranks' are not.
+TEST(Checkpointer, a_rank_reads_what_it_wants_and_its_share_of_the_check) {
+  if (bytes_read() < 0) GTEST_SKIP() << "no /proc/self/io";
+  TempFolder dir;
+  constexpr int64_t kRows = 1024, kTensors = 4;
+  const Tensor w = ramp({kRows, 1024}, 3);  // 4 MiB
+  TrainState s;
+  for (int i = 0; i < kTensors; ++i) s.tensors.push_back({cat("w", i), w, w.shape(), 0});
+  const auto single = make_single();
+  const std::string folder = save(dir.path(), 1, s, *single);
+  for (int ranks : {1, 2, 8}) {
+    const int64_t before = bytes_read();
+    run_ranks(ranks, [&](ProcessGroup& world) {
+      const int64_t rows = kRows / ranks;
+      const Tensor part = w.rows(rows * world.rank(), rows * (world.rank() + 1));
+      TrainState got;
+      for (int i = 0; i < kTensors; ++i)
+        got.tensors.push_back({cat("w", i), Tensor::zeros(part.shape()), w.shape(), rows * 1024 * world.rank()});
+      load(folder, got, world);
+      for (const StateTensor& t : got.tensors) EXPECT_EQ(t.value.to_vector<float>(), part.to_vector<float>());
+    });
+    const double times = static_cast<double>(bytes_read() - before) / static_cast<double>(kTensors * w.nbytes());
+    EXPECT_GE(times, 2) << ranks;
+    EXPECT_LE(times, 2.1) << ranks << " ranks";  // 0.1: the manifest, and what the test itself reads
+  }
+}
+
+TEST(Checkpointer, more_shards_than_files_may_be_open) {
+  TempFolder dir;
+  constexpr int kRanks = 64;
+  const Tensor w = ramp({kRanks * 4}, 1);
+  run_ranks(kRanks, [&](ProcessGroup& world) {
+    const int64_t at = 4 * world.rank();
+    save(dir.path(), 1, TrainState{{part_of_tensor("w", w, whole_of(w.shape()), at, 4)}, {}, "", ""}, world);
+  });
+  const std::string folder = dir.path() + "/step_00000001";
+  rlimit before{};
+  ASSERT_EQ(::getrlimit(RLIMIT_NOFILE, &before), 0);
+  const auto open = std::distance(fs::directory_iterator("/proc/self/fd"), fs::directory_iterator());
+  const rlimit few{static_cast<rlim_t>(open) + 20, before.rlim_max};  // two readers of 8 files, and some to spare
+  ASSERT_EQ(::setrlimit(RLIMIT_NOFILE, &few), 0);
+  TrainState got{{{"w", Tensor::zeros(w.shape()), w.shape(), 0}}, {}, "", ""};
+  EXPECT_NO_THROW(load_one(folder, got));
+  EXPECT_EQ(verify(folder), std::vector<std::string>{});
+  EXPECT_NO_THROW(EXPECT_TRUE(diff(folder, folder).none()));
+  ::setrlimit(RLIMIT_NOFILE, &before);
+  EXPECT_EQ(got.tensors[0].value.to_vector<float>(), w.to_vector<float>());
+}
+
+TEST(Checkpointer, ranks_that_load_different_tensors_are_refused) {
+  TempFolder dir;
+  save_ranks(1, dir.path(), 1, 3);
+  const std::string text = message_of<ConfigError>([&] {
+    run_ranks(2, [&](ProcessGroup& world) {
+      TrainState s = make_state(1);
+      if (world.rank() == 1) s.tensors.pop_back();
+      LoadOptions allow;
+      allow.allow_unexpected = {"*"};
+      load(dir.path() + "/step_00000001", s, world, allow);
+    });
+  });
+  EXPECT_NE(text.find("ranks 0 and 1 load different tensors"), std::string::npos) << text;
 }
 
 TEST(Checkpointer, ranks_with_different_states_are_refused) {
