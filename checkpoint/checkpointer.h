@@ -36,15 +36,19 @@ struct TrainState {
 
 struct SaveOptions {
   int keep_last = 0;  // complete checkpoints to keep, this one included; 0 keeps all
+  // Called on rank 0 with one sentence for what failed after the checkpoint was complete: the pointer `latest`, or
+  // deletions. Without it nobody learns.
+  std::function<void(const std::string&)> warn = {};
   // Called on every rank with the name of each point passed (see writer.cpp); for tests that kill or fail a save.
-  std::function<void(std::string_view)> at_point;
+  std::function<void(std::string_view)> at_point = {};
 };
 
 // Writes dir/step_%08d and points dir/latest at it; creates dir. Replaces a checkpoint of the same step atomically.
 // Returns the folder. A kill at any moment leaves the former checkpoints loadable.
 // Throws IoError naming path and bytes (full disk included), ConfigError if the ranks' states do not fit together, if
 // two parts of one rank overlap, or naming the tensor and the first (row, column) that no rank holds; DeviceError for a
-// tensor outside host memory. Then no folder of this step was made or changed.
+// tensor outside host memory. Then no folder of this step was made or changed. What cannot be done once the new
+// checkpoint has its name is no failure of the save but a warning, and the next save tries again to delete.
 std::string save(const std::string& dir, int64_t step, const TrainState& state, ProcessGroup& world,
                  const SaveOptions& options = {});
 

@@ -9,11 +9,14 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdlib>
+#include <filesystem>
 #include <new>
 #include <system_error>
 
 #include "checkpoint/checksum.h"
 #include "core/error.h"
+
+namespace fs = std::filesystem;
 
 namespace tpo {
 namespace {
@@ -155,6 +158,29 @@ std::string read_file(const std::string& path, int64_t max_bytes) {
   return text;
 }
 
+void make_folders(const std::string& path) {
+  std::error_code error;
+  fs::path missing = fs::path(path).lexically_normal();
+  if (!missing.has_filename()) missing = missing.parent_path();  // "a/b/"
+  std::vector<fs::path> created;
+  for (; !missing.empty() && !fs::exists(missing, error); missing = missing.parent_path()) created.push_back(missing);
+  fs::create_directories(path, error);
+  check<IoError>(!error, "cannot create folder ", path, ": ", error.message());
+  for (const fs::path& p : created) sync_folder(p.has_parent_path() ? p.parent_path().string() : ".");
+}
+
+std::vector<std::string> names_in(const std::string& folder) {
+  std::vector<std::string> names;
+  std::error_code error;
+  fs::directory_iterator it(folder, error);
+  for (; !error && it != fs::directory_iterator(); it.increment(error)) names.push_back(it->path().filename().string());
+  // A path that leads to no folder; anything else (no permission, say) must not look like an empty one.
+  const bool none = error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory ||
+                    error == std::errc::too_many_symbolic_link_levels;
+  check<IoError>(!error || none, "cannot list folder ", folder, ": ", error.message());
+  return names;
+}
+
 void sync_folder(const std::string& path) {
   const int fd = ::open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (fd < 0) throw IoError(io_message("cannot open folder", path));
@@ -167,16 +193,11 @@ void rename_path(const std::string& from, const std::string& to) {
   if (::rename(from.c_str(), to.c_str()) != 0) throw IoError(io_message(cat("cannot rename ", from, " to"), to));
 }
 
-void exchange_paths(const std::string& a, const std::string& b) {
-  if (::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0) return;
-  // NFS and some other file systems cannot exchange. Then three renames: for a moment neither stands under `b`; a crash
-  // in that moment leaves the old one, whole, as b.old.
+bool exchange_paths(const std::string& a, const std::string& b) {
+  if (::renameat2(AT_FDCWD, a.c_str(), AT_FDCWD, b.c_str(), RENAME_EXCHANGE) == 0) return true;
   check<IoError>(errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP,
                  io_message(cat("cannot exchange ", a, " with"), b));
-  const std::string aside = b + ".old";
-  rename_path(b, aside);
-  rename_path(a, b);
-  rename_path(aside, a);
+  return false;
 }
 
 int64_t free_bytes(const std::string& folder) {

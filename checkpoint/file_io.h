@@ -8,6 +8,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 namespace tpo {
 
@@ -68,12 +69,16 @@ class PieceWriter {
 void write_file(const std::string& path, std::string_view text);
 // Throws IoError; DataError if it is longer than max_bytes.
 std::string read_file(const std::string& path, int64_t max_bytes);
+// Creates a folder and those above it, and makes their names durable.
+void make_folders(const std::string& path);
+// The names in a folder, in no order; none if there is no such folder.
+std::vector<std::string> names_in(const std::string& folder);
 // Makes the names in a folder durable.
 void sync_folder(const std::string& path);
 // Atomic in the file system; `to` must not be a folder with content.
 void rename_path(const std::string& from, const std::string& to);
-// Swaps two existing paths atomically.
-void exchange_paths(const std::string& a, const std::string& b);
+// Swaps two existing paths atomically; false where the file system cannot (NFS and some others).
+bool exchange_paths(const std::string& a, const std::string& b);
 int64_t free_bytes(const std::string& folder);
 // "<what> <path>: <the system's reason for errno>"
 std::string io_message(const std::string& what, const std::string& path);

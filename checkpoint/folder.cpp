@@ -2,6 +2,7 @@
 #include "checkpoint/folder.h"
 
 #include <algorithm>
+#include <cstring>
 #include <filesystem>
 #include <string_view>
 
@@ -17,16 +18,26 @@ namespace {
 
 constexpr std::string_view kStep = "step_";
 
-bool is_step_name(const std::string& name) {
-  return name.size() > kStep.size() && name.starts_with(kStep) && name.size() <= kStep.size() + 18 &&
-         name.find_first_not_of("0123456789", kStep.size()) == std::string::npos;
+bool is_complete(const std::string& folder) {
+  std::error_code none;
+  return fs::is_regular_file(folder + "/" + kManifestName, none);
 }
 
-bool is_complete(const std::string& folder) { return fs::is_regular_file(folder + "/" + kManifestName); }
-
-int64_t step_of(const std::string& folder) {
-  return std::stoll(fs::path(folder).filename().string().substr(kStep.size()));
+// The complete checkpoint that stands under this name, or was set aside by a save that was killed before its successor
+// took the name; empty if neither.
+std::string complete_under(const std::string& folder) {
+  for (const std::string& path : {folder, folder + kAsideSuffix}) {
+    if (is_complete(path)) return path;
+  }
+  return "";
 }
+
+// Without the suffix of what was set aside.
+std::string proper_path(const std::string& folder) {
+  return folder.ends_with(kAsideSuffix) ? folder.substr(0, folder.size() - std::strlen(kAsideSuffix)) : folder;
+}
+
+std::string name_of(const std::string& folder) { return fs::path(folder).filename().string(); }
 
 }  // namespace
 
@@ -35,11 +46,28 @@ std::string step_name(int64_t step) {
   return std::string(kStep) + std::string(digits.size() < 8 ? 8 - digits.size() : 0, '0') + digits;
 }
 
-void remove_leftovers(const std::string& dir) {
-  for (const fs::directory_entry& e : fs::directory_iterator(dir)) {
-    const std::string name = e.path().filename().string();
-    if (name.starts_with(kTempPrefix) || name.starts_with(kTrashPrefix)) remove_tree(e.path().string());
+std::optional<int64_t> step_of_name(std::string_view name) {
+  if (!name.starts_with(kStep)) return std::nullopt;
+  name.remove_prefix(kStep.size());
+  if (name.ends_with(kAsideSuffix)) name.remove_suffix(std::strlen(kAsideSuffix));
+  if (name.empty() || name.size() > 18 || name.find_first_not_of("0123456789") != std::string_view::npos)
+    return std::nullopt;
+  return std::stoll(std::string(name));
+}
+
+std::vector<std::string> remove_leftovers(const std::string& dir) {
+  std::vector<std::string> stay;
+  for (const std::string& name : names_in(dir)) {
+    const std::string path = dir + "/" + name;
+    const bool replaced = step_of_name(name) && path.ends_with(kAsideSuffix) && is_complete(proper_path(path));
+    if (!name.starts_with(kTempPrefix) && !name.starts_with(kTrashPrefix) && !replaced) continue;
+    try {
+      remove_tree(path);
+    } catch (const IoError& e) {
+      stay.push_back(e.what());
+    }
   }
+  return stay;
 }
 
 void remove_tree(const std::string& path) {
@@ -50,23 +78,25 @@ void remove_tree(const std::string& path) {
 
 std::vector<std::string> list_checkpoints(const std::string& dir) {
   std::vector<std::string> found;
-  if (!fs::is_directory(dir)) return found;
-  for (const fs::directory_entry& e : fs::directory_iterator(dir)) {
-    if (is_step_name(e.path().filename().string()) && is_complete(e.path().string()))
-      found.push_back(e.path().string());
+  for (const std::string& name : names_in(dir)) {
+    const std::string path = dir + "/" + name;
+    if (step_of_name(name) && complete_under(proper_path(path)) == path) found.push_back(path);
   }
-  std::sort(found.begin(), found.end(),
-            [](const std::string& a, const std::string& b) { return step_of(a) < step_of(b); });
+  std::sort(found.begin(), found.end(), [](const std::string& a, const std::string& b) {
+    return step_of_name(name_of(a)) < step_of_name(name_of(b));
+  });
   return found;
 }
 
 std::string latest(const std::string& dir) {
   const std::string pointer = dir + "/" + kLatestName;
-  if (fs::is_regular_file(pointer)) {
+  std::error_code none;
+  if (fs::is_regular_file(pointer, none)) {
     std::string name = read_file(pointer, 4096);
     while (!name.empty() && name.back() == '\n') name.pop_back();
-    const std::string folder = dir + "/" + name;
-    if (is_step_name(name) && is_complete(folder)) return folder;
+    if (step_of_name(name)) {
+      if (const std::string folder = complete_under(dir + "/" + name); !folder.empty()) return folder;
+    }
   }
   const std::vector<std::string> all = list_checkpoints(dir);
   return all.empty() ? "" : all.back();
@@ -92,7 +122,7 @@ std::vector<std::string> prune(const std::string& dir, int keep_last) {
   const std::string newest = latest(dir);
   std::vector<std::pair<int64_t, std::string>> others;  // a damaged manifest counts as oldest
   for (const std::string& folder : list_checkpoints(dir)) {
-    if (fs::path(folder).filename() == fs::path(newest).filename()) continue;
+    if (name_of(folder) == name_of(newest)) continue;
     int64_t created = 0;
     try {
       created = read_checkpoint_manifest(folder).created_unix_ns();
@@ -104,8 +134,9 @@ std::vector<std::string> prune(const std::string& dir, int keep_last) {
   std::vector<std::string> gone;
   for (size_t i = 0; i + static_cast<size_t>(keep_last) < others.size() + 1; ++i) {
     const std::string& folder = others[i].second;
-    const std::string trash = dir + "/" + kTrashPrefix + fs::path(folder).filename().string();
+    const std::string trash = dir + "/" + kTrashPrefix + name_of(folder);
     remove_tree(trash);
+    if (folder == proper_path(folder)) remove_tree(folder + kAsideSuffix);  // would come to light as a checkpoint
     rename_path(folder, trash);  // a kill while deleting must not leave half a checkpoint under its name
     remove_tree(trash);
     gone.push_back(folder);

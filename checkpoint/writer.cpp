@@ -1,6 +1,7 @@
 // save(): agree on who writes what, write shards, commit. The order of steps and what a kill at each leaves: FORMAT.md.
 // Points reported to SaveOptions::at_point, in order: prepared (rank 0), laid_out, half_written, shard_written (ranks
-// that write anything), manifest_written, renamed, latest_written, pruned (rank 0).
+// that write anything), manifest_written, set_aside (replacing where paths cannot be exchanged), renamed,
+// latest_written, pruned (rank 0).
 #include <algorithm>
 #include <chrono>
 #include <filesystem>
@@ -31,6 +32,7 @@ class Saver {
       : dir_(dir),
         final_(dir + "/" + step_name(step)),
         temp_(dir + "/" + kTempPrefix + step_name(step)),
+        pointer_(dir + "/" + kTempPrefix + kLatestName),
         step_(step),
         state_(state),
         world_(world),
@@ -43,10 +45,10 @@ class Saver {
       const std::vector<std::string> shards = together(world_, [&] { return write_shard().SerializeAsString(); });
       together(world_, [&] { return on_first([&] { commit(shards); }); });
     } catch (const Error&) {
-      if (world_.rank() == 0) remove_tree(temp_);  // a full disk gets its space back
+      if (world_.rank() == 0) clean();
       throw;
     }
-    together(world_, [&] { return on_first([&] { tidy(); }); });
+    together(world_, [&] { return on_first([&] { finish(); }); });
     return final_;
   }
 
@@ -65,10 +67,12 @@ class Saver {
   void prepare();
   Manifest write_shard();
   void commit(const std::vector<std::string>& shards);
-  void tidy();
+  void place();
+  void finish();
+  void clean();
   void fill(const PieceTask& task, int64_t at, std::span<std::byte> to) const;
 
-  const std::string dir_, final_, temp_;
+  const std::string dir_, final_, temp_, pointer_;
   const int64_t step_;
   const TrainState& state_;
   ProcessGroup& world_;
@@ -138,15 +142,15 @@ void Saver::plan(const std::vector<std::string>& held_by_rank) {
 }
 
 void Saver::prepare() {
-  std::error_code error;
-  std::filesystem::create_directories(dir_, error);
-  check<IoError>(!error, "cannot create folder ", dir_, ": ", error.message());
-  remove_leftovers(dir_);
+  make_folders(dir_);
+  remove_leftovers(dir_);  // what stays is in nobody's way, but for this:
+  remove_tree(temp_);
   int64_t bytes = 0;
   for (const PieceTask& t : tasks_) bytes += t.part.count * tensors_[t.tensor].element_bytes;
   const int64_t free = free_bytes(dir_);
   check<IoError>(free >= bytes, "cannot save checkpoint ", final_, ": it needs ", bytes, " bytes, the disk has ", free,
                  " free");
+  std::error_code error;
   std::filesystem::create_directory(temp_, error);
   check<IoError>(!error, "cannot create folder ", temp_, ": ", error.message());
   point("prepared");
@@ -225,27 +229,53 @@ void Saver::commit(const std::vector<std::string>& shards) {
   manifest.set_created_unix_ns(
       std::chrono::duration_cast<std::chrono::nanoseconds>(std::chrono::system_clock::now().time_since_epoch())
           .count());
-  const std::string pointer = dir_ + "/" + kTempPrefix + kLatestName;
-  write_file(pointer, step_name(step_) + "\n");  // before the commit: whatever may run out of space comes first
+  write_file(pointer_, step_name(step_) + "\n");  // before the commit: whatever may run out of space comes first
   write_file(cat(temp_, "/", kManifestName), manifest_text(manifest));
   sync_folder(temp_);
   point("manifest_written");
-  if (std::filesystem::exists(final_)) {
-    exchange_paths(temp_, final_);
-  } else {
-    rename_path(temp_, final_);
-  }
-  sync_folder(dir_);
-  point("renamed");
-  rename_path(pointer, dir_ + "/" + kLatestName);
-  sync_folder(dir_);
-  point("latest_written");
+  place();
 }
 
-void Saver::tidy() {
-  remove_leftovers(dir_);
-  if (options_.keep_last > 0) prune(dir_, options_.keep_last);
+// Gives the finished folder its name: the commit. What it replaces is then under the temporary name, or set aside.
+void Saver::place() {
+  std::error_code ignored;
+  if (!std::filesystem::exists(final_, ignored)) return rename_path(temp_, final_);
+  if (exchange_paths(temp_, final_)) return;
+  const std::string aside = final_ + kAsideSuffix;
+  remove_tree(aside);
+  rename_path(final_, aside);
+  try {
+    point("set_aside");
+    rename_path(temp_, final_);
+  } catch (const std::exception&) {
+    std::filesystem::rename(aside, final_, ignored);
+    throw;
+  }
+}
+
+// After the commit: whatever fails here, the checkpoint is complete. Older ones go only once it is the latest.
+void Saver::finish() {
+  const auto warn = [&](const std::string& text) {
+    if (options_.warn) options_.warn(cat("checkpoint ", final_, " is complete, but ", text));
+  };
+  try {
+    sync_folder(dir_);
+    point("renamed");
+    rename_path(pointer_, dir_ + "/" + kLatestName);
+    sync_folder(dir_);
+    point("latest_written");
+    for (const std::string& text : remove_leftovers(dir_)) warn(text);
+    if (options_.keep_last > 0) prune(dir_, options_.keep_last);
+  } catch (const std::exception& e) {
+    warn(e.what());
+  }
   point("pruned");
+}
+
+// After an error before the commit: a full disk gets its space back. The error that is thrown stays that of the save.
+void Saver::clean() {
+  std::error_code ignored;
+  for (const std::string& path : {temp_, pointer_}) std::filesystem::remove_all(path, ignored);
 }
 
 }  // namespace

@@ -1,5 +1,7 @@
 #include "launcher/trainer.h"
 
+#include <glog/logging.h>
+
 #include <array>
 #include <chrono>
 #include <cmath>
@@ -378,6 +380,7 @@ std::string Trainer::save() {
   for (const auto& [group, steps] : sync_->group_steps()) s.counters["group." + group] = steps;
   SaveOptions options;
   options.keep_last = config_.checkpoint().keep();
+  options.warn = [](const std::string& text) { LOG(WARNING) << text; };
   std::string folder = tpo::save(config_.run().folder() + "/checkpoints", steps_done_, s, world_, options);
   if (ring) ring->checkpoint(false);
   return folder;

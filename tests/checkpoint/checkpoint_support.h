@@ -132,7 +132,7 @@ inline std::vector<std::string> leftovers(const std::string& dir) {
   std::vector<std::string> found;
   for (const auto& e : std::filesystem::directory_iterator(dir)) {
     const std::string name = e.path().filename().string();
-    if (name[0] == '.') found.push_back(name);
+    if (name[0] == '.' || name.ends_with(".old")) found.push_back(name);
   }
   return found;
 }

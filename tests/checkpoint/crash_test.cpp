@@ -2,6 +2,8 @@
 #include <signal.h>
 #include <sys/mount.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -12,6 +14,18 @@
 #include <thread>
 
 #include "tests/checkpoint/checkpoint_support.h"
+
+namespace {
+std::atomic<bool> cannot_exchange{false};
+}  // namespace
+
+// Stands before the C library's, so that a test can have a file system that cannot exchange two paths, as NFS cannot.
+extern "C" int renameat2(int from_dir, const char* from, int to_dir, const char* to, unsigned flags) noexcept {
+  if (flags == 0 || !cannot_exchange)
+    return static_cast<int>(::syscall(SYS_renameat2, from_dir, from, to_dir, to, flags));
+  errno = EINVAL;
+  return -1;
+}
 
 namespace tpo {
 namespace {
@@ -74,15 +88,87 @@ TEST(Crash, kill_at_every_point_leaves_old_or_new) {
 }
 
 TEST(Crash, kill_while_replacing_the_same_step) {
-  for (const char* point : kPoints) {
+  for (bool exchange : {true, false}) {
+    std::vector<std::string> points(std::begin(kPoints), std::end(kPoints));
+    if (!exchange) points.emplace_back("set_aside");
+    cannot_exchange = !exchange;
+    for (const std::string& point : points) {
+      SCOPED_TRACE(cat(point, exchange ? "" : ", no exchange"));
+      TempFolder dir;
+      save_ranks(1, dir.path(), 10, 1);
+      const int status = in_child([&] { save_ranks(2, dir.path(), 10, 2, kill_at(point)); });
+      ASSERT_TRUE(WIFSIGNALED(status));
+      EXPECT_EQ(list_checkpoints(dir.path()).size(), 1u);
+      // What was set aside is kept or gone, but never in the way of the next save of that step.
+      for (float seed : {3.0f, 4.0f}) save_ranks(1, dir.path(), point == "set_aside" && seed == 3 ? 20 : 10, seed);
+      EXPECT_EQ(list_checkpoints(dir.path()).front(), dir.path() + "/step_00000010");
+      expect_intact(dir.path(), {4});
+    }
+  }
+  cannot_exchange = false;
+}
+
+TEST(Crash, error_while_replacing_without_exchange_leaves_the_old) {
+  cannot_exchange = true;
+  TempFolder dir;
+  save_ranks(1, dir.path(), 10, 1);
+  SaveOptions o;
+  o.at_point = [](std::string_view name) {
+    if (name == "set_aside") throw IoError("the cable is out");
+  };
+  EXPECT_NE(message_of<IoError>([&] { save_ranks(2, dir.path(), 10, 2, o); }).find("the cable"), std::string::npos);
+  EXPECT_TRUE(leftovers(dir.path()).empty());
+  expect_intact(dir.path(), {1});
+  cannot_exchange = false;
+}
+
+TEST(Crash, error_after_the_commit_is_a_warning) {
+  for (const char* point : {"renamed", "latest_written"}) {
     SCOPED_TRACE(point);
     TempFolder dir;
-    save_ranks(1, dir.path(), 10, 1);
-    const int status = in_child([&] { save_ranks(2, dir.path(), 10, 2, kill_at(point)); });
-    ASSERT_TRUE(WIFSIGNALED(status));
-    EXPECT_EQ(list_checkpoints(dir.path()).size(), 1u);
+    for (int step : {5, 10}) save_ranks(1, dir.path(), step, 1);
+    std::vector<std::string> warnings;  // of rank 0 alone
+    SaveOptions o;
+    o.keep_last = 1;
+    o.warn = [&](const std::string& text) { warnings.push_back(text); };
+    o.at_point = [&](std::string_view name) {
+      if (name == point) throw IoError("the cable is out");
+    };
+    save_ranks(2, dir.path(), 20, 2, o);
+    const std::string folder = dir.path() + "/step_00000020";
+    EXPECT_EQ(warnings, std::vector<std::string>{"checkpoint " + folder + " is complete, but the cable is out"});
+    EXPECT_EQ(latest(dir.path()), std::string(point) == "renamed" ? dir.path() + "/step_00000010" : folder);
+    EXPECT_EQ(list_checkpoints(dir.path()).size(), 3u) << "nothing goes before the new one is the latest";
     expect_intact(dir.path(), {1, 2});
   }
+}
+
+// A file system mounted inside an old checkpoint, or, without privileges, a folder in it that may not be written.
+TEST(Crash, an_old_checkpoint_that_cannot_be_deleted_stops_no_save) {
+  TempFolder dir;
+  save_ranks(1, dir.path(), 1, 1);
+  const std::string held = dir.path() + "/step_00000001/held";
+  fs::create_directory(held);
+  const bool mounted = ::mount("tpo_test", held.c_str(), "tmpfs", 0, "size=64k") == 0;
+  spit(held + "/file", "x");
+  ::chmod(held.c_str(), 0500);
+  if (!mounted && ::geteuid() == 0) GTEST_SKIP() << "root may delete everything here";
+  for (int step : {2, 3}) {
+    std::vector<std::string> warnings;
+    SaveOptions o;
+    o.keep_last = 1;
+    o.warn = [&](const std::string& text) { warnings.push_back(text); };
+    save_ranks(2, dir.path(), step, static_cast<float>(step), o);
+    ASSERT_EQ(warnings.size(), 1u) << step;
+    EXPECT_NE(warnings[0].find("is complete, but cannot delete " + dir.path() + "/.trash_step_00000001"),
+              std::string::npos)
+        << warnings[0];
+    EXPECT_EQ(list_checkpoints(dir.path()), std::vector<std::string>{latest(dir.path())});
+  }
+  const std::string trash = dir.path() + "/.trash_step_00000001/held";
+  ::chmod(trash.c_str(), 0700);
+  EXPECT_EQ(mounted ? ::umount(trash.c_str()) : 0, 0);
+  expect_intact(dir.path(), {3});
 }
 
 TEST(Crash, kill_at_random_moments) {
@@ -221,7 +307,7 @@ TEST_F(FullDisk, runs_full_while_saving) {
     EXPECT_NE(text.find("/.tmp_"), std::string::npos) << text;
     remove_fillers();
     EXPECT_EQ(list_checkpoints(ckpt).size(), 1u);
-    EXPECT_TRUE(leftovers(ckpt).empty() || leftovers(ckpt) == std::vector<std::string>{".tmp_latest"});
+    EXPECT_TRUE(leftovers(ckpt).empty());
     expect_intact(ckpt, {1});
   }
 }
