@@ -34,19 +34,26 @@ struct Side {
   std::map<std::string, int64_t> counters;
 };
 
+std::string number(double v) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", v);
+  return text;
+}
+
 template <class T>
-double distance(T a, T b) {
+auto distance(T a, T b) {
   if constexpr (std::is_integral_v<T>) {  // the difference of two int64_t does not fit one
-    return static_cast<double>(a > b ? static_cast<uint64_t>(a) - static_cast<uint64_t>(b)
-                                     : static_cast<uint64_t>(b) - static_cast<uint64_t>(a));
+    return a > b ? static_cast<uint64_t>(a) - static_cast<uint64_t>(b)
+                 : static_cast<uint64_t>(b) - static_cast<uint64_t>(a);
   } else {
     return std::fabs(static_cast<double>(static_cast<float>(a)) - static_cast<double>(static_cast<float>(b)));
   }
 }
+// Exact: nine digits tell any two floats apart.
 template <class T>
-double value_of(T v) {
-  if constexpr (std::is_integral_v<T>) return static_cast<double>(v);
-  return static_cast<double>(static_cast<float>(v));
+std::string text_of_value(T v) {
+  if constexpr (std::is_integral_v<T>) return std::to_string(v);
+  return number(static_cast<double>(static_cast<float>(v)));
 }
 
 // Elements [first, first + n) of the tensor, of which some differ.
@@ -55,9 +62,14 @@ void count(const void* bytes_a, const void* bytes_b, int64_t first, int64_t n, T
   const T *a = static_cast<const T*>(bytes_a), *b = static_cast<const T*>(bytes_b);
   for (int64_t i = 0; i < n; ++i) {
     if (std::memcmp(a + i, b + i, sizeof(T)) == 0) continue;
-    if (d.elements++ == 0) d.first = first + i, d.first_a = value_of(a[i]), d.first_b = value_of(b[i]);
-    const double far = distance(a[i], b[i]);
-    if (!std::isnan(d.largest) && !(far <= d.largest)) d.largest = far;
+    if (d.elements++ == 0) d.first = first + i, d.first_a = text_of_value(a[i]), d.first_b = text_of_value(b[i]);
+    if constexpr (std::is_integral_v<T>) {
+      d.largest_whole = std::max(d.largest_whole, distance(a[i], b[i]));
+      d.largest = static_cast<double>(d.largest_whole);
+    } else {
+      const double far = distance(a[i], b[i]);
+      if (!std::isnan(d.largest) && !(far <= d.largest)) d.largest = far;
+    }
   }
 }
 
@@ -104,12 +116,6 @@ std::vector<std::string> only_in(const std::map<std::string, V>& a, const std::m
   return out;
 }
 
-std::string number(double v) {
-  char text[32];
-  std::snprintf(text, sizeof text, "%.9g", v);
-  return text;
-}
-
 Shape index_of(int64_t element, const Shape& full) {
   std::vector<int64_t> reversed;
   for (int i = full.rank() - 1; i >= 0; --i) reversed.push_back(element % full[i]), element /= full[i];
@@ -152,9 +158,10 @@ std::vector<std::string> lines_of(const CheckpointDifference& difference) {
   for (const std::string& text : difference.reshaped) lines.push_back("other shape or type: " + text);
   for (const std::string& text : difference.counters) lines.push_back("counter " + text);
   for (const TensorDifference& d : difference.tensors) {
-    lines.push_back(cat(d.name, " ", d.dtype, d.full, ": ", d.elements, " of ", d.full.numel(),
-                        " elements differ, the first at ", index_of(d.first, d.full), ": ", number(d.first_a), " and ",
-                        number(d.first_b), "; largest difference ", number(d.largest)));
+    lines.push_back(
+        cat(d.name, " ", d.dtype, d.full, ": ", d.elements, " of ", d.full.numel(), " elements differ, the first at ",
+            index_of(d.first, d.full), ": ", d.first_a, " and ", d.first_b, "; largest difference ",
+            (d.dtype == DType::kF32 || d.dtype == DType::kBF16 ? number(d.largest) : std::to_string(d.largest_whole))));
   }
   return lines;
 }

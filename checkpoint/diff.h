@@ -13,10 +13,11 @@ struct TensorDifference {
   std::string name;
   DType dtype = DType::kF32;
   Shape full;
-  int64_t elements = 0;             // that differ in a bit
-  int64_t first = 0;                // row-major number of the first one in the full tensor
-  double first_a = 0, first_b = 0;  // its values
-  double largest = 0;               // |a - b|; NaN if a NaN is in an element that differs, 0 for 0 and -0
+  int64_t elements = 0;          // that differ in a bit
+  int64_t first = 0;             // row-major number of the first one in the full tensor
+  std::string first_a, first_b;  // its values, exact
+  double largest = 0;            // |a - b|; NaN if a NaN is in an element that differs, 0 for 0 and -0
+  uint64_t largest_whole = 0;    // the same, exact, of an integer type
 };
 
 struct CheckpointDifference {
