@@ -20,7 +20,7 @@ namespace tpo {
 // StateTensors of the same name without common elements; parts of different ranks may be equal or overlap, and all
 // together they cover the tensor. Every rank names every tensor: one that holds nothing of it has a part of 0 elements.
 struct StateTensor {
-  std::string name;  // printable ASCII without '/'
+  std::string name;  // printable ASCII without '/' and '@'
   Tensor value;      // in host memory, of any shape; the handle is shared, load() writes through it
   Shape full;
   int64_t begin = 0;  // within rect
@@ -90,7 +90,7 @@ std::vector<std::string> list_checkpoints(const std::string& dir);
 std::string latest(const std::string& dir);
 // Reads the manifest only. Throws DataError or IoError.
 CheckpointInfo describe(const std::string& folder);
-// Reads everything and returns one sentence per fault; empty if the checkpoint is sound.
+// Reads everything, opens each shard with HDF5, and returns one sentence per fault; empty if the checkpoint is sound.
 std::vector<std::string> verify(const std::string& folder);
 // Deletes the oldest by creation time until `keep_last` (>= 1) are left. Never deletes latest(dir). Returns what went.
 std::vector<std::string> prune(const std::string& dir, int keep_last);

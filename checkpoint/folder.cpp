@@ -120,12 +120,12 @@ CheckpointInfo describe(const std::string& folder) {
 std::vector<std::string> prune(const std::string& dir, int keep_last) {
   check<ConfigError>(keep_last >= 1, "[checkpoint] keep_last ", keep_last, "; at least 1 is legal");
   const std::string newest = latest(dir);
-  std::vector<std::pair<int64_t, std::string>> others;  // a damaged manifest counts as oldest
+  std::vector<std::pair<int64_t, std::string>> others;  // a manifest without a time counts as oldest
   for (const std::string& folder : list_checkpoints(dir)) {
     if (name_of(folder) == name_of(newest)) continue;
     int64_t created = 0;
     try {
-      created = read_checkpoint_manifest(folder).created_unix_ns();
+      created = created_unix_ns(folder);
     } catch (const Error&) {
     }
     others.emplace_back(created, folder);

@@ -146,4 +146,24 @@ std::vector<int64_t> create_shard(const std::string& path, std::span<const Datas
   return offsets;
 }
 
+std::vector<std::string> faults_of_shard(const std::string& path, std::span<const PlacedDataset> wanted) {
+  Quiet quiet;
+  const Handle file(H5Fopen(path.c_str(), H5F_ACC_RDONLY, H5P_DEFAULT), H5Fclose);
+  if (file < 0) return {cat("checkpoint shard ", path, " is no HDF5 file: ", innermost_reason())};
+  std::vector<std::string> faults;
+  for (const PlacedDataset& w : wanted) {
+    const Handle set(H5Dopen2(file, w.name.c_str(), H5P_DEFAULT), H5Dclose);
+    if (set < 0) {
+      faults.push_back(cat("checkpoint shard ", path, " has no dataset ", w.name, ": ", innermost_reason()));
+      continue;
+    }
+    const auto offset = static_cast<int64_t>(H5Dget_offset(set)),
+               bytes = static_cast<int64_t>(H5Dget_storage_size(set));
+    if (offset == w.offset && bytes == w.bytes) continue;
+    faults.push_back(cat("checkpoint shard ", path, " has dataset ", w.name, " of ", bytes, " bytes at ", offset,
+                         "; the manifest says ", w.bytes, " at ", w.offset));
+  }
+  return faults;
+}
+
 }  // namespace tpo

@@ -20,8 +20,16 @@ struct DatasetLayout {
 int64_t shard_bytes(std::span<const DatasetLayout> datasets);
 
 // Creates the file with allocated but unwritten datasets and closes it. Result: per dataset the byte offset of its
-// data, a multiple of 4,096; all of numel * element size bytes from there belong to it alone. Requires: numel > 0 for
-// each. Throws IoError with the path, the bytes and HDF5's innermost reason.
+// data, a multiple of 4,096 if they have that many bytes; all of numel * element size bytes from there belong to it
+// alone. Requires: numel > 0 for each. Throws IoError with the path, the bytes and HDF5's innermost reason.
 std::vector<int64_t> create_shard(const std::string& path, std::span<const DatasetLayout> datasets);
+
+struct PlacedDataset {
+  std::string name;
+  int64_t offset = 0, bytes = 0;
+};
+
+// Opens the file with HDF5. Returns one sentence if it cannot, or else for each dataset that is missing or elsewhere.
+std::vector<std::string> faults_of_shard(const std::string& path, std::span<const PlacedDataset> wanted);
 
 }  // namespace tpo

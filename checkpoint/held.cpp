@@ -8,9 +8,9 @@ namespace tpo {
 namespace {
 
 void check_tensor(const StateTensor& t) {
-  const auto legal = [](char c) { return c > ' ' && c <= '~' && c != '/'; };
+  const auto legal = [](char c) { return c > ' ' && c <= '~' && c != '/' && c != '@'; };
   check<ConfigError>(!t.name.empty() && std::all_of(t.name.begin(), t.name.end(), legal) && t.name != ".",
-                     "[checkpoint] tensor name \"", t.name, "\" must be printable ASCII without / and spaces");
+                     "[checkpoint] tensor name \"", t.name, "\" must be printable ASCII without /, @ and spaces");
   check<ConfigError>(t.value.defined(), "[checkpoint] tensor ", t.name, " is undefined");
   check<DeviceError>(t.value.device() == Device::kCpu, "[checkpoint] tensor ", t.name, " is on ", t.value.device(),
                      "; only host memory can be saved or loaded");

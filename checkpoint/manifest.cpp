@@ -3,11 +3,15 @@
 #include <google/protobuf/io/tokenizer.h>
 #include <google/protobuf/text_format.h>
 
+#include <algorithm>
+#include <charconv>
 #include <filesystem>
-#include <limits>
+#include <set>
+#include <span>
 
 #include "checkpoint/checksum.h"
 #include "checkpoint/file_io.h"
+#include "checkpoint/folder.h"
 #include "core/error.h"
 
 namespace tpo {
@@ -34,22 +38,31 @@ class FirstError : public google::protobuf::io::ErrorCollector {
   std::string text_;
 };
 
-std::string parse(const std::string& body, bool unknown_fields, Manifest* out) {
+std::string parse(const std::string& body, Manifest* out) {
   TextFormat::Parser parser;
   FirstError error;
   parser.RecordErrorsTo(&error);
-  parser.AllowUnknownField(unknown_fields);
   if (parser.ParseFromString(body, out)) return "";
   return error.text().empty() ? "not protobuf text" : error.text();
 }
 
-// A later version may have fields that this build does not know; its number must still be found.
-void check_version(const std::string& body, const std::string& path) {
-  Manifest m;
-  if (!parse(body, true, &m).empty() || m.version() == 0) return;
-  check<DataError>(m.version() >= kOldestCheckpointVersion && m.version() <= kCheckpointVersion, path,
-                   " has format version ", m.version(), "; this build reads versions ", kOldestCheckpointVersion,
-                   " to ", kCheckpointVersion);
+// The number of a field among those with which a body begins, one a line; 0 if it is not there.
+int64_t leading_number(std::string_view body, std::string_view field) {
+  while (!body.empty()) {
+    const size_t colon = std::min(body.find(": "), body.size());
+    int64_t value = 0;
+    const auto [end, error] =
+        std::from_chars(body.data() + std::min(colon + 2, body.size()), body.data() + body.size(), value);
+    if (error != std::errc()) return 0;
+    if (body.substr(0, colon) == field) return value;
+    body.remove_prefix(std::min(body.find('\n'), body.size() - 1) + 1);
+  }
+  return 0;
+}
+
+void check_version(int64_t version, const std::string& path) {
+  check<DataError>(version >= kOldestCheckpointVersion && version <= kCheckpointVersion, path, " has format version ",
+                   version, "; this build reads versions ", kOldestCheckpointVersion, " to ", kCheckpointVersion);
 }
 
 bool plain_name(const std::string& name) {
@@ -110,14 +123,22 @@ void check_pieces(const Manifest& m, const TensorEntry& t, const std::string& pa
 }
 
 void check_rules(const Manifest& m, const std::string& path) {
-  check<DataError>(m.step() >= 0 && m.world() >= 1, path, ": step ", m.step(), " and world ", m.world(),
-                   "; at least 0 and 1 are legal");
+  check<DataError>(m.step() >= 0, path, ": step ", m.step(), "; at least 0 is legal");
+  check<DataError>(m.world() >= 1, path, ": world ", m.world(), "; at least 1 is legal");
+  std::set<std::string> names;
   for (const checkpoint::File& f : m.files()) {
-    check<DataError>(plain_name(f.name()) && f.bytes() >= 0, path, ": bad shard file name or length: ", f.name());
+    check<DataError>(plain_name(f.name()) && f.name() != kManifestName && f.bytes() >= 0, path,
+                     ": bad shard file name or length: ", f.name());
+    check<DataError>(names.insert(f.name()).second, path, ": two shard files are named ", f.name());
+  }
+  names.clear();
+  for (const checkpoint::Counter& c : m.counters()) {
+    check<DataError>(names.insert(c.name()).second, path, ": two counters are named ", c.name());
   }
   std::string previous;
   for (const TensorEntry& t : m.tensors()) {
-    check<DataError>(plain_name(t.name()) && t.name() > previous, path, ": tensor name ", t.name(), " after ", previous,
+    const bool legal = plain_name(t.name()) && t.name().find('@') == std::string::npos;  // @ begins a piece's name
+    check<DataError>(legal && t.name() > previous, path, ": tensor name ", t.name(), " after ", previous,
                      " is illegal or out of order");
     previous = t.name();
     dtype_of(t);
@@ -156,42 +177,62 @@ Piece piece_of(const Part& part, const Shape& full) {
   return p;
 }
 
-std::string manifest_text(const Manifest& manifest) {
+std::string manifest_text(const Manifest& manifest, int64_t most) {
   TextFormat::Printer printer;
   std::string body;
   printer.SetUseShortRepeatedPrimitives(true);
-  TPO_ASSERT(printer.PrintToString(manifest, &body));
+  const bool printed = printer.PrintToString(manifest, &body);  // which ends at 2 GiB, too
+  const auto length = static_cast<int64_t>(kLead.size() + 16 + kTrail.size() + body.size());
+  check<ConfigError>(printed && length <= most, "[checkpoint] the manifest of ", manifest.tensors_size(),
+                     " tensors in ", manifest.files_size(), " files is longer than ", most,
+                     " bytes; cut the tensors over fewer ranks");
   return cat(kLead, hex64(checksum_of(body)), kTrail, body);
 }
 
-Manifest parse_manifest(const std::string& text, const std::string& path) {
+Manifest parse_manifest(std::string text, const std::string& path) {
   const size_t head = kLead.size() + 16 + kTrail.size();
   check<DataError>(
       text.size() >= head && text.starts_with(kLead) && text.substr(head - kTrail.size()).starts_with(kTrail), path,
       " is not a checkpoint manifest: its first line must begin with \"", kLead, "\"");
-  const std::string body = text.substr(head), stated = text.substr(kLead.size(), 16);
-  check_version(body, path);
-  const std::string found = hex64(checksum_of(body));
+  const std::string stated = text.substr(kLead.size(), 16);
+  text.erase(0, head);
+  // A later version may have fields that this build does not know; its number is the first, and found without them.
+  if (const int64_t version = leading_number(text, "version"); version != 0) check_version(version, path);
+  const std::string found = hex64(checksum_of(text));
   check<DataError>(found == stated, path, " is damaged or was edited: its text has checksum ", found,
                    ", the first line says ", stated);
   Manifest m;
-  const std::string complaint = parse(body, false, &m);
+  const std::string complaint = parse(text, &m);
   check<DataError>(complaint.empty(), path, " cannot be parsed: ", complaint);
   check<DataError>(m.version() != 0, path, " has no format version");
+  check_version(m.version(), path);
   check_rules(m, path);
   return m;
 }
 
 Manifest read_checkpoint_manifest(const std::string& folder) {
   const std::string path = cat(folder, "/", kManifestName);
-  check<IoError>(std::filesystem::is_directory(folder), folder, " is not a checkpoint folder: no such folder");
-  return parse_manifest(read_file(path, std::numeric_limits<int32_t>::max()), path);
+  std::error_code none;
+  check<IoError>(std::filesystem::is_directory(folder, none), folder, " is not a checkpoint folder: no such folder");
+  Manifest m = parse_manifest(read_file(path, kMaxManifestBytes), path);
+  const auto named = step_of_name(std::filesystem::path(path).parent_path().filename().string());
+  check<DataError>(!named || *named == m.step(), path, " is of step ", m.step(), "; its folder's name is of another");
+  return m;
+}
+
+int64_t created_unix_ns(const std::string& folder) {
+  const File file(cat(folder, "/", kManifestName), File::Mode::kRead);
+  std::string head(static_cast<size_t>(std::min<int64_t>(4096, file.size())), '\0');
+  file.read(std::as_writable_bytes(std::span(head.data(), head.size())), 0);
+  const size_t line = std::min(head.find('\n'), head.size() - 1);
+  return head.empty() ? 0 : leading_number(std::string_view(head).substr(line + 1), "created_unix_ns");
 }
 
 void check_shard_files(const Manifest& manifest, const std::string& folder) {
   for (const checkpoint::File& f : manifest.files()) {
     const std::string path = cat(folder, "/", f.name());
-    check<DataError>(std::filesystem::is_regular_file(path), "checkpoint shard ", path, " is missing");
+    std::error_code none;
+    check<DataError>(std::filesystem::is_regular_file(path, none), "checkpoint shard ", path, " is missing");
     const int64_t found = File(path, File::Mode::kRead).size();
     check<DataError>(found == f.bytes(), "checkpoint shard ", path, " has ", found, " bytes; the manifest says ",
                      f.bytes());

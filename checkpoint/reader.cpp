@@ -8,6 +8,7 @@
 
 #include "checkpoint/checkpointer.h"
 #include "checkpoint/checksum.h"
+#include "checkpoint/hdf5_layout.h"
 #include "checkpoint/held.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/shards.h"
@@ -233,7 +234,16 @@ std::vector<std::string> verify(const std::string& folder) {
   if (!attempt([&] { manifest = read_checkpoint_manifest(folder), check_shard_files(manifest, folder); }))
     return faults;
   Shards shards(manifest, folder);
-  for (const PieceRef& ref : in_file_order(manifest)) attempt([&] { shards.check_piece(ref); });
+  std::vector<std::vector<PlacedDataset>> placed(static_cast<size_t>(manifest.files_size()));
+  for (const PieceRef& ref : in_file_order(manifest)) {
+    attempt([&] { shards.check_piece(ref); });
+    const checkpoint::Piece& p = *ref.piece;
+    placed[static_cast<size_t>(p.file())].push_back({p.dataset(), p.offset(), p.bytes()});
+  }
+  for (size_t i = 0; i < placed.size(); ++i) {
+    for (std::string& fault : faults_of_shard(cat(folder, "/", manifest.files(static_cast<int>(i)).name()), placed[i]))
+      faults.push_back(std::move(fault));
+  }
   return faults;
 }
 

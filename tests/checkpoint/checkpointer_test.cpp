@@ -216,14 +216,17 @@ TEST(Checkpointer, bad_states_are_refused_before_anything_is_written) {
   const auto single = make_single();
   TempFolder dir;
   const std::string at = dir.path() + "/ckpt";
-  TrainState twice = make_state(1), slash = make_state(1), undefined = make_state(1), meta = make_state(1);
+  TrainState twice = make_state(1), slash = make_state(1), at_sign = make_state(1), undefined = make_state(1),
+             meta = make_state(1);
   twice.tensors[1].name = "trunk.w";
   slash.tensors[1].name = "a/b";
+  at_sign.tensors[1].name = "trunk.w@0";
   undefined.tensors[1].value = Tensor();
   const auto stream = Stream::make_meta();
   meta.tensors[1].value = Tensor::empty({129}, DType::kF32, *stream);
   EXPECT_THROW(save(at, 1, twice, *single), ConfigError);
   EXPECT_THROW(save(at, 1, slash, *single), ConfigError);
+  EXPECT_THROW(save(at, 1, at_sign, *single), ConfigError);
   EXPECT_THROW(save(at, 1, undefined, *single), ConfigError);
   EXPECT_THROW(save(at, 1, meta, *single), DeviceError);
   EXPECT_THROW(save(at, -1, make_state(1), *single), ConfigError);

@@ -18,8 +18,9 @@ class Damage : public testing::Test {
     shard_ = folder_ + "/shard_00001.h5";
   }
 
-  // Loading on one and on two ranks throws DataError with `part`; verify() reports it; no state changes.
-  void expect_refused(const std::string& part) {
+  // Loading on one and on two ranks throws DataError with `part`; verify() reports it, as the first of so many faults;
+  // no state changes.
+  void expect_refused(const std::string& part, size_t how_many = 1) {
     for (int ranks : {1, 2}) {
       run_ranks(ranks, [&](ProcessGroup& world) {
         TrainState s = make_state(9);
@@ -29,7 +30,7 @@ class Damage : public testing::Test {
       });
     }
     const std::vector<std::string> faults = verify(folder_);
-    ASSERT_EQ(faults.size(), 1u);
+    ASSERT_EQ(faults.size(), how_many);
     EXPECT_NE(faults[0].find(part), std::string::npos) << faults[0];
   }
   // Rewrites the manifest's text and makes its checksum right again.
@@ -107,7 +108,12 @@ TEST_F(Damage, manifests_that_lie) {
     const char *from, *to, *part;
   } cases[] = {
       {"version: 2\n", "", "has no format version"},
-      {"world: 2", "world: 0", "world 0"},
+      {"world: 2", "world: 0", ": world 0; at least 1"},
+      {"step: 1", "step: -7", ": step -7; at least 0"},
+      {"shard_00001", "shard_00000", "two shard files are named shard_00000.h5"},
+      {"shard_00001.h5", "manifest.textproto", "bad shard file name or length: manifest.textproto"},
+      {"name: \"epoch\"", "name: \"optim.steps.trunk\"", "two counters are named optim.steps.trunk"},
+      {"name: \"bytes\"", "name: \"bytes@0\"", "tensor name bytes@0 after  is illegal"},
       {"shard_00001", "../shard_00001", "bad shard file name"},
       {"dtype: \"f32\"", "dtype: \"f64\"", "element type f64"},
       {"shape: \\[37, 129\\]", "shape: [37, 130]", "has 4773 of 4810 elements"},
@@ -186,7 +192,54 @@ TEST_F(DamagedCut, a_flipped_byte_is_named_by_rectangle) {
 
 TEST_F(Damage, wrong_offset_is_caught_by_the_checksum) {
   edit_manifest("offset: [0-9]+", "offset: 0");
-  expect_refused("is damaged");
+  expect_refused("is damaged", 2);
+  EXPECT_NE(verify(folder_)[1].find("at 0"), std::string::npos);
+}
+
+// Every byte that the manifest speaks of is sound, but h5py would find nothing, or something else.
+TEST_F(Damage, verify_opens_the_shards_as_hdf5) {
+  const std::string sound = slurp(shard_);
+  flip_byte(shard_, 0);
+  ASSERT_EQ(verify(folder_).size(), 1u);
+  EXPECT_NE(verify(folder_)[0].find("shard_00001.h5 is no HDF5 file: "), std::string::npos) << verify(folder_)[0];
+  spit(shard_, sound);
+  edit_manifest("dataset: \"bytes\"", "dataset: \"other\"");
+  ASSERT_EQ(verify(folder_).size(), 1u);
+  EXPECT_NE(verify(folder_)[0].find(" has no dataset other: "), std::string::npos) << verify(folder_)[0];
+}
+
+TEST_F(Damage, a_folder_that_was_renamed_to_another_step) {
+  const std::string sound = folder_;
+  folder_ = dir_.path() + "/step_00000099";
+  fs::rename(sound, folder_);
+  expect_refused("is of step 1; its folder's name is of another");
+  folder_ = dir_.path() + "/best";
+  fs::rename(dir_.path() + "/step_00000099", folder_);
+  EXPECT_TRUE(verify(folder_).empty()) << "a name that speaks of no step";
+}
+
+TEST_F(Damage, version_that_is_not_the_first_field) {
+  edit_manifest("version: 2\n", "");
+  edit_manifest("counters \\{", "version: 7 counters {");
+  expect_refused("has format version 7; this build reads versions 1 to 2");
+}
+
+TEST_F(Damage, a_manifest_that_would_be_too_long_is_not_written) {
+  const checkpoint::Manifest m = read_checkpoint_manifest(folder_);
+  const auto length = static_cast<int64_t>(fs::file_size(manifest_));
+  EXPECT_EQ(manifest_text(m, length), slurp(manifest_));
+  EXPECT_NE(message_of<ConfigError>([&] { manifest_text(m, length - 1); }).find(cat("longer than ", length - 1)),
+            std::string::npos);
+}
+
+// Pruning asks every checkpoint for its time, after every save.
+TEST_F(Damage, the_time_of_a_checkpoint_is_in_its_first_lines) {
+  EXPECT_EQ(created_unix_ns(folder_), read_checkpoint_manifest(folder_).created_unix_ns());
+  for (const char* text :
+       {"", "\n", "garbage", "line\nversion: 2\nmodel: \"x\"\ncreated_unix_ns: 5\n", "line\nversion"}) {
+    spit(manifest_, text);
+    EXPECT_EQ(created_unix_ns(folder_), 0) << text;
+  }
 }
 
 TEST_F(Damage, folder_without_manifest) {
