@@ -49,12 +49,12 @@ class DatasetFolder {
   std::vector<std::string> verify(const std::function<void(int64_t, int64_t)>& progress = {}) const;
 
  private:
-  std::string folder_;
-  data::DatasetManifest manifest_;
-  uint64_t manifest_hash_ = 0;
   // Shard of sample i and its record there.
   std::pair<const ShardReader*, int64_t> find(int64_t i) const;
 
+  std::string folder_;
+  data::DatasetManifest manifest_;
+  uint64_t manifest_hash_ = 0;
   std::vector<ShardReader> shards_;
   std::vector<int64_t> starts_;  // first record of each shard, then the total
 };

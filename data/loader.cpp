@@ -107,6 +107,17 @@ struct Loader::Impl {
     }
   }
 
+  // Says that the reading of a record is over, by an error too: nobody must take this thread for one that stands still.
+  struct ReadEnd {
+    const LoaderOptions& options;
+    int thread;
+    const std::string& dataset;
+    int64_t record;
+    ~ReadEnd() {
+      if (options.on_read) options.on_read(thread, dataset, record, false);
+    }
+  };
+
   HostBatch make(const StepPlan& plan, int microbatch, int thread) const {
     const MicrobatchPlan& mb = plan.microbatches[static_cast<size_t>(microbatch)];
     const LoaderDataset& set = datasets[static_cast<size_t>(mb.dataset)];
@@ -114,10 +125,13 @@ struct Loader::Impl {
     for (int64_t s = mb.first_slot; s < mb.first_slot + mb.slots; ++s) {
       const int64_t record = plan.slots[static_cast<size_t>(s)].sample;
       items.push_back(with_context(where(plan, mb, record), [&] {
-        if (options.on_read) options.on_read(thread, set.folder->name(), record, true);
-        CollateItem item{set.folder->read(record), {}, s};
-        item.text = set.templates->encode(item.raw.sample);
-        if (options.on_read) options.on_read(thread, set.folder->name(), record, false);
+        CollateItem item{{}, {}, s};
+        {
+          const ReadEnd end{options, thread, set.folder->name(), record};
+          if (options.on_read) options.on_read(thread, set.folder->name(), record, true);
+          item.raw = set.folder->read(record);
+          item.text = set.templates->encode(item.raw.sample);
+        }
         check_against_index(item, mb, record);
         return item;
       }));

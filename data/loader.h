@@ -24,7 +24,8 @@ struct LoaderOptions {
   int64_t start_step = 0;  // the first next() returns this step
   int64_t end_step = -1;   // no step from here on is prefetched; -1: none
   CollateOptions collate;
-  // If set: called by loader thread number `thread` when it begins and when it ends reading a record.
+  // If set: called by loader thread number `thread` when it begins and when it ends reading a record, by an error too;
+  // the latter call must not throw.
   std::function<void(int thread, const std::string& dataset, int64_t record, bool begin)> on_read;
 };
 

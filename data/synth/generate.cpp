@@ -22,7 +22,7 @@ struct Pair {
 
 // The box of one object with a phrase for it, appended to the sample.
 Pair expression(const WorldConfig& world, const Scene& scene, int object, Draws& draws, data::Sample& sample) {
-  const PixelBox r = scene.objects[object].box(0);
+  const SceneBox r = scene.objects[object].box(0);
   data::Box& box = *sample.add_boxes();
   box.set_x1(static_cast<float>(r.x1));
   box.set_y1(static_cast<float>(r.y1));

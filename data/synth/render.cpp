@@ -88,7 +88,7 @@ int top_object(const Scene& scene, double x, double y, double time_s) {
 // Whether any object's box meets the pixel; elsewhere the ground is all there is.
 bool touched(const Scene& scene, double x1, double y1, double x2, double y2, double time_s) {
   return std::any_of(scene.objects.begin(), scene.objects.end(), [&](const SceneObject& o) {
-    const PixelBox r = o.box(time_s);
+    const SceneBox r = o.box(time_s);
     return r.x1 <= x2 && r.x2 >= x1 && r.y1 <= y2 && r.y2 >= y1;
   });
 }

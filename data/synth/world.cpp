@@ -55,7 +55,7 @@ void WorldConfig::validate() const {
                      " shapes x ", sizes, " sizes are too few kinds for ", max_objects, " different objects");
 }
 
-PixelBox SceneObject::box(double time_s) const {
+SceneBox SceneObject::box(double time_s) const {
   const double cx = x + vx * time_s, cy = y + vy * time_s, h = side / 2;
   return {cx - h, cy - h, cx + h, cy + h};
 }
@@ -124,7 +124,7 @@ SceneObject draw_attributes(const WorldConfig& config, const std::vector<SceneOb
   return o;
 }
 
-bool apart(const PixelBox& a, const PixelBox& b, double gap) {
+bool apart(const SceneBox& a, const SceneBox& b, double gap) {
   return a.x2 + gap <= b.x1 || b.x2 + gap <= a.x1 || a.y2 + gap <= b.y1 || b.y2 + gap <= a.y1;
 }
 

@@ -47,7 +47,7 @@ const std::vector<std::string>& shape_names();
 const std::vector<std::string>& size_names();
 
 // Fractions of the picture, origin top left.
-struct PixelBox {
+struct SceneBox {
   double x1, y1, x2, y2;
 };
 
@@ -57,7 +57,7 @@ struct SceneObject {
   double x = 0, y = 0;                // centre at time 0
   double side = 0;                    // of the box
   double vx = 0, vy = 0;              // sides of the picture per second; 0 in pictures
-  PixelBox box(double time_s) const;  // tight around the shape
+  SceneBox box(double time_s) const;  // tight around the shape
   // Whether the shape covers the point (fractions of the picture).
   bool covers(double px, double py, double time_s) const;
   bool same_attributes(const SceneObject& o) const { return colour == o.colour && shape == o.shape && size == o.size; }

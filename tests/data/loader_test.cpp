@@ -1,6 +1,7 @@
 #include "data/loader.h"
 
 #include <algorithm>
+#include <atomic>
 #include <fstream>
 
 #include "data/length_index.h"
@@ -115,12 +116,17 @@ TEST_F(LoaderTest, a_damaged_record_comes_out_of_its_step_and_names_the_record) 
   while (!holds(bad)) ++bad;
   for (int threads : {1, 3}) {
     options_.threads = threads, options_.prefetch_steps = 3;
-    Loader loader(m, sets(), options_);
-    for (int64_t s = 0; s < bad; ++s) EXPECT_EQ(loader.next().plan.step, s);
-    const std::string message = message_of<DataError>([&] { loader.next(); });
-    EXPECT_HAS(message, cat("step ", bad));
-    EXPECT_HAS(message, "record 7");
-    EXPECT_EQ(message_of<DataError>([&] { loader.next(); }), message);
+    std::atomic<int> reading{0};
+    options_.on_read = [&](int, const std::string&, int64_t, bool begin) { reading += begin ? 1 : -1; };
+    {
+      Loader loader(m, sets(), options_);
+      for (int64_t s = 0; s < bad; ++s) EXPECT_EQ(loader.next().plan.step, s);
+      const std::string message = message_of<DataError>([&] { loader.next(); });
+      EXPECT_HAS(message, cat("step ", bad));
+      EXPECT_HAS(message, "record 7");
+      EXPECT_EQ(message_of<DataError>([&] { loader.next(); }), message);
+    }
+    EXPECT_EQ(reading, 0) << "an error ends the reading too";
   }
 }
 

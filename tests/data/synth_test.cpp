@@ -83,7 +83,7 @@ TEST(World, boxes_lie_inside_the_picture_and_apart) {
   for (int64_t i = 0; i < 500; ++i) {
     const Scene scene = scene_number(config, i);
     for (size_t a = 0; a < scene.objects.size(); ++a) {
-      const PixelBox r = scene.objects[a].box(0);
+      const SceneBox r = scene.objects[a].box(0);
       ASSERT_TRUE(r.x1 >= 0 && r.y1 >= 0 && r.x2 <= 1 && r.y2 <= 1);
       const double side = (r.x2 - r.x1) * 64;
       ASSERT_TRUE(scene.objects[a].size == 0
@@ -91,7 +91,7 @@ TEST(World, boxes_lie_inside_the_picture_and_apart) {
                       : side >= 64 * config.large_low - 0.01 && side <= 64 * config.large_high + 0.01)
           << side;
       for (size_t b = 0; b < a; ++b) {
-        const PixelBox q = scene.objects[b].box(0);
+        const SceneBox q = scene.objects[b].box(0);
         ASSERT_TRUE(r.x2 <= q.x1 || q.x2 <= r.x1 || r.y2 <= q.y1 || q.y2 <= r.y1);
       }
     }
@@ -129,7 +129,7 @@ TEST(World, the_box_is_tight_around_the_painted_pixels) {
         x1 = std::min(x1, x), y1 = std::min(y1, y), x2 = std::max(x2, x + 1), y2 = std::max(y2, y + 1);
       }
     }
-    const PixelBox r = scene.objects[0].box(0);
+    const SceneBox r = scene.objects[0].box(0);
     // A pixel of rounding on each side; the apex of a triangle or diamond may miss all sample points of its pixel row.
     EXPECT_NEAR(x1, r.x1 * n, 1.3) << i;
     EXPECT_NEAR(y1, r.y1 * n, 1.3) << i;
