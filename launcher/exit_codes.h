@@ -11,6 +11,7 @@ enum ExitCode : int {
   kExitFixData = 3,     // a dataset, checkpoint or picture is damaged, missing or of another kind
   kExitNotFinite = 4,   // NaN or infinity in loss or gradient; the last checkpoint is intact
   kExitBadMachine = 5,  // file system, communication or device failed: try another machine
+  kExitDifferent = 6,   // ckpt diff: both checkpoints are sound, and they differ
   kExitStopped = 75,    // SIGTERM or SIGUSR1: saved and stopped; start again to continue
 };
 

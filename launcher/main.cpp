@@ -3,6 +3,7 @@
 #include <glog/logging.h>
 #include <sys/resource.h>
 
+#include <csignal>
 #include <cstdio>
 #include <iostream>
 #include <string>
@@ -30,7 +31,9 @@ constexpr const char* kUsage =
     "  bench    comm | overlap: these ranks' collectives beside MPI's own; what hides behind compute\n"
     "  doctor   what these machines and this MPI can do, with remedies\n"
     "exit codes: 0 done; 2 fix flags or configuration; 3 fix data or checkpoint; 4 loss or gradient not finite;\n"
-    "            5 bad machine (files, communication, memory); 75 stopped by SIGTERM after saving, start again; 1 bug\n"
+    "            5 bad machine (files, communication, memory); 6 ckpt diff found differences; 75 stopped by SIGTERM "
+    "after\n"
+    "            saving, start again; 1 bug\n"
     "example: mpirun -n 2 tpo_dist train --config examples/quickstart.textproto\n";
 
 int dispatch(const std::string& command, std::span<const std::string> args, tpo::ProcessGroup& world) {
@@ -50,7 +53,7 @@ int dispatch(const std::string& command, std::span<const std::string> args, tpo:
                                   "; legal: train, eval, predict, plan, data, ckpt, report, bench, doctor"));
 }
 
-// Every shard is one open file; the usual soft limit of 1,024 is no limit of the machine.
+// Every shard of a dataset is one open file; the usual soft limit of 1,024 is no limit of the machine.
 void raise_open_files() {
   rlimit limit{};
   if (getrlimit(RLIMIT_NOFILE, &limit) != 0) return;
@@ -87,6 +90,7 @@ int main(int argc, char** argv) {
     return tpo::kExitBadMachine;
   }
   raise_open_files();
+  std::signal(SIGXFSZ, SIG_IGN);  // a file beyond the limit of ulimit -f is an error of the write, as a full disk is
   FLAGS_logtostderr = true;
   std::vector<std::string> words(argv + 1, argv + argc);
   try {

@@ -389,9 +389,11 @@ std::string Trainer::save() {
 std::string Trainer::resume(const std::string& checkpoint) {
   activity().phase = "resume";
   TrainState s = state(true);
+  s.counters = {{"step", 0}, {"mixture", 0}};  // every one of them must be there, or the load throws
+  for (const auto& [group, steps] : sync_->group_steps()) s.counters["group." + group] = steps;
   const LoadReport report = load(checkpoint, s, world_);
-  check<DataError>(s.counters.count("step") != 0, checkpoint,
-                   ": holds no step count, so it is not a training checkpoint");
+  check<DataError>(s.counters["step"] == report.step, checkpoint, ": its counter step is ", s.counters["step"],
+                   ", but it is the checkpoint of step ", report.step);
   std::map<std::string, int64_t> groups;
   for (const auto& [name, value] : s.counters)
     if (name.starts_with("group.")) groups[name.substr(6)] = value;

@@ -12,7 +12,8 @@ namespace tpo {
 std::string resolve_checkpoint(const std::string& path) {
   for (const std::string& dir : {path + "/checkpoints", path})
     if (const std::string newest = latest(dir); !newest.empty()) return newest;
-  check<DataError>(std::filesystem::exists(path + "/" + kManifestName), path,
+  std::error_code none;
+  check<DataError>(std::filesystem::exists(path + "/" + kManifestName, none), path,
                    " is neither a checkpoint nor a run folder with checkpoints; tpo_dist ckpt ls FOLDER lists them");
   return path;
 }

@@ -20,7 +20,8 @@ const CommandHelp kList{
     "tpo_dist ckpt ls runs/quickstart",
     {}};
 const CommandHelp kVerify{"ckpt verify",
-                          "Reads a whole checkpoint and compares every checksum.",
+                          "Reads a whole checkpoint, compares every checksum and opens every shard with HDF5. A run "
+                          "folder stands for its latest\ncheckpoint.",
                           "<checkpoint folder>",
                           "tpo_dist ckpt verify runs/quickstart/checkpoints/step_00000100",
                           {}};
@@ -30,7 +31,7 @@ const CommandHelp kDiff{
     "Compares the tensors and counters of two checkpoints bit for bit, whatever layouts wrote them: what only one "
     "has,\n"
     "then per tensor the first element that differs and the largest difference. A run folder stands for its latest\n"
-    "checkpoint. Exit status: 0 equal, 1 different, others as always.",
+    "checkpoint. Exit status: 0 equal, 6 different, others as always.",
     "<checkpoint folder a> <checkpoint folder b>",
     "tpo_dist ckpt diff runs/one_rank runs/eight_ranks/checkpoints/step_00000100",
     {}};
@@ -46,25 +47,34 @@ std::string time_text(int64_t unix_ns) {
 
 int list(const Args& args) {
   std::string dir = args.words(1)[0];
-  if (std::filesystem::is_directory(dir + "/checkpoints")) dir += "/checkpoints";
-  check<DataError>(std::filesystem::is_directory(dir), dir, " is not a folder");
+  std::error_code none;
+  if (std::filesystem::is_directory(dir + "/checkpoints", none)) dir += "/checkpoints";
+  check<DataError>(std::filesystem::is_directory(dir, none), dir, " is not a folder");
   const auto folders = list_checkpoints(dir);
   const std::string newest = latest(dir);
+  ExitCode code = kExitDone;
   for (const auto& folder : folders) {
-    const CheckpointInfo i = describe(folder);
-    std::cout << folder << "  step " << i.step << "  " << i.bytes / 1048576.0 << " MiB  " << i.tensors
-              << " tensors  written by " << i.world << (i.world == 1 ? " rank  " : " ranks  ")
-              << time_text(i.created_unix_ns) << (folder == newest ? "  (latest)" : "") << "\n";
+    std::cout << folder << (folder == newest ? "  (latest)" : "");
+    try {
+      const CheckpointInfo i = describe(folder);
+      std::cout << "  step " << i.step << "  " << i.bytes / 1048576.0 << " MiB  " << i.tensors
+                << " tensors  written by " << i.world << (i.world == 1 ? " rank  " : " ranks  ")
+                << time_text(i.created_unix_ns) << "\n";
+    } catch (const Error& e) {
+      std::cout << "  damaged: " << e.what() << "\n";
+      code = kExitFixData;
+    }
   }
   if (folders.empty()) std::cout << dir << ": no checkpoints\n";
-  return kExitDone;
+  return code;
 }
 
 int verify_all(const Args& args) {
-  const std::string folder = args.words(1)[0];
+  const std::string folder = resolve_checkpoint(args.words(1)[0]);
   const auto faults = verify(folder);
   for (const auto& f : faults) std::cout << f << "\n";
-  std::cout << folder << ": " << (faults.empty() ? "sound" : cat(faults.size(), " faults")) << "\n";
+  std::cout << folder << ": "
+            << (faults.empty() ? "sound" : cat(faults.size(), faults.size() == 1 ? " fault" : " faults")) << "\n";
   return faults.empty() ? kExitDone : kExitFixData;
 }
 
@@ -75,8 +85,7 @@ int compare(const Args& args) {
   for (const std::string& line : lines_of(d)) std::cout << line << "\n";
   std::cout << (d.none() ? "equal" : "different") << ": " << d.compared - static_cast<int64_t>(d.tensors.size())
             << " tensors have the same bits\n";
-  constexpr int kDifferent = 1;  // as diff(1)
-  return d.none() ? static_cast<int>(kExitDone) : kDifferent;
+  return d.none() ? kExitDone : kExitDifferent;
 }
 
 struct Verb {

@@ -179,7 +179,7 @@ class Run {
     check<ConfigError>(newest.empty() || config_.checkpoint().resume() == "auto", "run.folder ", folder,
                        " holds checkpoints and checkpoint.resume is never; choose another folder or resume: \"auto\"");
     if (!newest.empty()) {
-      const std::string warning = trainer_.resume(newest);
+      const std::string warning = resume(checkpoints, newest);
       if (world_.rank() == 0) {
         if (!warning.empty()) LOG(WARNING) << warning;
         std::cout << "continuing from " << newest << std::endl;
@@ -203,6 +203,29 @@ class Run {
       std::cout << "tpo_dist: " << world_.size() << " ranks x " << config_.run().threads() << " threads, "
                 << trainer_.store().numel() << " parameters (" << trainer_.store().numel(true) << " train), " << samples
                 << " samples in " << data_.folders.size() << " datasets, run folder " << folder << std::endl;
+    }
+  }
+
+  // Continues, or says what can be done instead.
+  std::string resume(const std::string& checkpoints, const std::string& newest) {
+    try {
+      return trainer_.resume(newest);
+    } catch (const ConfigError& e) {
+      throw ConfigError(cat(e.what(),
+                            "; a run that continues has to fit, whatever is allowed: to take the weights only, ",
+                            "choose another run.folder and name this checkpoint in checkpoint.init_from, for which ",
+                            "allow_missing and its like hold"));
+    } catch (const DataError& e) {
+      std::string before;  // the newest of the others whose manifest is sound
+      for (const std::string& folder : list_checkpoints(checkpoints)) {
+        try {
+          if (folder != newest) before = describe(folder).folder;
+        } catch (const Error&) {
+        }
+      }
+      throw DataError(cat(e.what(), before.empty()
+                                        ? "; no other checkpoint of this run can be read: start in another run.folder"
+                                        : cat("; to continue from ", before, ", move ", newest, " out of its folder")));
     }
   }
 

@@ -243,15 +243,24 @@ def bad_input_is_one_clear_error(b):
     assert not os.path.exists(b.folder + "/x/checkpoints"), "an error must come before anything is made"
     b.ok(b.train("first", ["train.steps=2"]))
     b.fails(b.train("first", ["train.steps=4", "checkpoint.resume=never"]), 2, "checkpoint.resume")
-    b.fails(b.train("first", ["train.steps=4", "model.language.layers=3"]), 2, "layers: 3")
+    b.fails(b.train("first", ["train.steps=4", "model.language.layers=3"]), 2, "layers: 3", "checkpoint.init_from")
     shard = glob.glob(b.folder + "/first/checkpoints/step_00000002/*.h5")[0]
     with open(shard, "r+b") as f:
         f.seek(os.path.getsize(shard) // 2)
         byte = f.read(1)
         f.seek(-1, 1)
         f.write(bytes([byte[0] ^ 1]))
-    b.fails(b.train("first", ["train.steps=4"]), 3, "step_00000002")
+    b.fails(b.train("first", ["train.steps=4"]), 3, "step_00000002", "no other checkpoint of this run can be read")
     assert b.run(["ckpt", "verify", b.folder + "/first/checkpoints/step_00000002"]).returncode == 3
+    b.ok(b.train("second", ["train.steps=4", "checkpoint.every=2"]))
+    newest = b.folder + "/second/checkpoints/step_00000004"
+    os.remove(glob.glob(newest + "/*.h5")[0])
+    b.fails(b.train("second", ["train.steps=6"]), 3, "is missing", "step_00000002, move " + newest)
+    os.rename(newest, b.folder + "/damaged")
+    assert "continuing from " + newest.replace("4", "2") in b.ok(b.train("second", ["train.steps=6"]))
+    r = subprocess.run(["bash", "-c", 'ulimit -f 100; exec "$@"', "bash"] + b.command(b.train("small", ["train.steps=2"])),
+                       env=ENV, stderr=subprocess.PIPE, text=True)
+    assert r.returncode == 5 and "File too large" in r.stderr, (r.returncode, r.stderr)
 
 
 FLAGS = {
