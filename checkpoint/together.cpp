@@ -71,4 +71,24 @@ std::vector<std::string> together(ProcessGroup& world, const std::function<std::
   return all;
 }
 
+std::vector<std::string> together_to_first(ProcessGroup& world, const std::function<std::string()>& body) {
+  std::string mine;
+  std::vector<std::string> all = together(world, [&] { return mine = body(), std::to_string(mine.size()); });
+  for (int r = 0; r < world.size(); ++r) {
+    const int64_t bytes = std::stoll(all[static_cast<size_t>(r)]);
+    all[static_cast<size_t>(r)].clear();
+    if (r == 0 || bytes == 0 || (world.rank() != 0 && world.rank() != r)) continue;
+    const Tensor t = Tensor::empty({bytes}, DType::kU8);
+    if (world.rank() == r) {
+      std::memcpy(t.raw(), mine.data(), mine.size());
+      world.send(t, 0, 0, "checkpoint").wait_host();
+    } else {
+      world.recv(t, r, 0, "checkpoint").wait_host();
+      all[static_cast<size_t>(r)].assign(static_cast<const char*>(t.raw()), static_cast<size_t>(bytes));
+    }
+  }
+  if (world.rank() == 0) all[0] = mine;
+  return all;
+}
+
 }  // namespace tpo

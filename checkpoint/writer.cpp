@@ -42,7 +42,7 @@ class Saver {
     plan(together(world_, [&] { return hold().SerializeAsString(); }));
     together(world_, [&] { return on_first([&] { prepare(); }); });
     try {
-      const std::vector<std::string> shards = together(world_, [&] { return write_shard().SerializeAsString(); });
+      const auto shards = together_to_first(world_, [&] { return write_shard().SerializeAsString(); });
       together(world_, [&] { return on_first([&] { commit(shards); }); });
     } catch (const Error&) {
       if (world_.rank() == 0) clean();
