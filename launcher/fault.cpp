@@ -68,7 +68,8 @@ bool drill(CommRequest& r) {
   }
   if (r.collective() && r.size > 1) {
     f.next[r.group] = r.seq + 1;
-    if (f.out.is_open()) f.out << r.group << "\t" << r.seq << "\t" << name_of(r.op) << "\t" << r.what << std::endl;
+    if (f.out.is_open())
+      f.out << r.group << "\t" << r.seq << "\t" << name_of(r.op) << "\t" << r.what << "\t" << r.count << std::endl;
   }
   return false;
 }

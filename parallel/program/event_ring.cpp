@@ -13,6 +13,7 @@
 
 #include "core/error.h"
 #include "core/rng.h"
+#include "parallel/program/habit.h"
 
 namespace tpo {
 namespace {
@@ -122,7 +123,8 @@ std::vector<int> ranks_of(std::span<const RankRun> runs) {
 
 uint64_t operation_hash(std::string_view group, CommOp op, DType dtype, int64_t count, std::string_view what) {
   const uint64_t kind = static_cast<uint64_t>(op) << 8 | static_cast<uint64_t>(dtype);
-  return mix64(hash_name(group) ^ mix64(kind ^ mix64(static_cast<uint64_t>(count) ^ hash_name(what))));
+  const uint64_t size = static_cast<uint64_t>(count);
+  return mix64(hash_name(group) ^ mix64(kind ^ hash_name(what))) >> 32 << 32 | ((size ^ size >> 32) & 0xffffffffu);
 }
 
 EventRing* EventRing::of_process() { return g_ring.load(std::memory_order_acquire); }
@@ -198,6 +200,11 @@ void EventRing::free_if_over(RingGroup& g) {
 
 void EventRing::issued(const CommRequest& r) {
   Event e = event_of(EventKind::kIssued, r);
+  if (r.collective()) {
+    const uint64_t order = layout_->header.next_order.fetch_add(1, kRelaxed);
+    layout_->history[order % kRingHistory].store(habit_word(r.watched, r.hash), kRelaxed);
+    e.order = static_cast<uint32_t>(order + 1);
+  }
   append(e);
   layout_->header.beat_main_ns.store(e.time_ns, kRelaxed);
   RingGroup& g = *group(r.watched);

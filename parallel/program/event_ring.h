@@ -4,8 +4,9 @@
 // reading and a copy of 160 bytes, below 100 ns (bench/guard_bench). A reader recognises a record that is being
 // written, or that two writers tore, by its checksum; it never waits and never disturbs the writers.
 //
-// File: Header | kRingGroups groups | kRingSamples lists of sample ids | kRingEvents events. All of a record's words
-// are relaxed atomics, zero bytes are a valid empty ring, and pages that nobody touched take no memory.
+// File: Header | kRingGroups groups | kRingSamples lists of sample ids | kRingHistory collectives, a word each |
+// kRingEvents events. All of a record's words are relaxed atomics, zero bytes are a valid empty ring, and pages that
+// nobody touched take no memory.
 #include <array>
 #include <atomic>
 #include <cstddef>
@@ -21,7 +22,7 @@
 
 namespace tpo {
 
-constexpr uint64_t kRingMagic = 0x32676e6972707474ull;  // changes with the layout
+constexpr uint64_t kRingMagic = 0x33676e6972707474ull;  // changes with the layout
 constexpr uint64_t kRingEvents = 1024;
 constexpr int kRingGroups = 64;        // groups beyond are not watched
 constexpr uint64_t kRingPending = 64;  // operations in flight that a group remembers: those next to be completed
@@ -29,6 +30,7 @@ constexpr int kRingMessages = 8;       // sends and receives in flight per group
 constexpr int kRingRuns = 24;          // (first, stride, count) of a group's world ranks
 constexpr int kRingReaders = 8;        // loader threads
 constexpr uint64_t kRingSamples = 32;
+constexpr uint64_t kRingHistory = 8192;  // collectives, for habits: 64 KiB
 
 enum class EventKind : uint8_t {
   kNone,
@@ -55,7 +57,7 @@ struct Event {
   int64_t time_ns = 0;  // steady clock
   uint64_t seq = 0;     // collective: number in its group
   int64_t count = 0;    // elements
-  uint64_t hash = 0;    // of group, operation, size and name
+  uint64_t hash = 0;    // operation_hash
   int64_t step = -1;
   EventKind kind = EventKind::kNone;
   CommOp op = CommOp::kBarrier;
@@ -63,7 +65,7 @@ struct Event {
   uint8_t group = 255;  // slot; 255: none
   int32_t peer = -1;    // rank in the group: root, or partner of a message
   int32_t tag = 0;
-  int32_t spare = 0;
+  uint32_t order = 0;  // of an issued collective among all of this rank, from 1, modulo 2^32
   char text[88] = {};  // tensor or bucket, phase, dataset, cut
   bool collective() const { return op != CommOp::kSend && op != CommOp::kRecv; }
 };
@@ -125,7 +127,7 @@ struct RingHeader {
   std::atomic<int64_t> end_ns, terminated_ns;  // terminated: SIGTERM came
   std::atomic<int64_t> loader_since_ns;        // the main thread waits for a batch; 0: it does not
   std::atomic<int64_t> beat_main_ns, beat_engine_ns, beat_loader_ns;
-  std::atomic<uint64_t> next_event, next_samples;
+  std::atomic<uint64_t> next_event, next_samples, next_order;
   std::atomic<double> stall_seconds, slow_phase_seconds;
   std::atomic<int32_t> has_run;  // run_folder is valid
   EventRecord phase;
@@ -138,6 +140,7 @@ struct RingLayout {
   RingHeader header;
   RingGroup groups[kRingGroups];
   Sealed<kSampleWords> samples[kRingSamples];
+  std::atomic<uint64_t> history[kRingHistory];  // habit_word of the collective with this order, modulo
   EventRecord events[kRingEvents];
 };
 
@@ -194,7 +197,7 @@ struct ProcessState {
 };
 ProcessState process_state(int64_t pid);
 
-// hash of (group, op, size, name): what ranks must agree on.
+// What ranks must agree on: a hash of group, operation, element type and name in the upper half, the size in the lower.
 uint64_t operation_hash(std::string_view group, CommOp op, DType dtype, int64_t count, std::string_view what);
 
 }  // namespace tpo

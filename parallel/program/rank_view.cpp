@@ -18,6 +18,8 @@ namespace {
 
 static_assert(std::is_trivially_copyable_v<RankFacts> && std::is_trivially_copyable_v<GroupView>);
 
+constexpr double kSoon_s = 0.1;  // operations that get done in this time are not looked at
+
 double age(int64_t since_ns) { return static_cast<double>(steady_ns() - since_ns) * 1e-9; }
 
 OpView op_view(const EventRecord& record) {
@@ -123,22 +125,25 @@ RankView RingReader::view() const {
     const RingGroup& g = layout_->groups[slot];
     if (g.id.load(std::memory_order_acquire) == 0) continue;
     GroupView& view = v.groups.emplace_back(group_view(g));
-    if (view.waiting() && (view.oldest.age_s > 0.5 || f.end == RankEnd::kError))
-      view.habit = habit(slot, view.completed);
+    if (view.oldest.age_s > kSoon_s || f.end == RankEnd::kError) view.fit = fit(view.oldest.e);
   }
   f.group_count = static_cast<int32_t>(v.groups.size());
   return v;
 }
 
-// What came after the collective before `seq` the last time that one was issued: a step does what the step before did.
-Event RingReader::habit(int slot, uint64_t seq) const {
-  std::vector<Event> issued;
-  for (const Event& e : events())
-    if (e.kind == EventKind::kIssued && e.group == slot && e.collective() && e.seq < seq) issued.push_back(e);
-  if (issued.empty() || issued.back().seq + 1 != seq) return {};
-  for (size_t i = issued.size() - 1; i-- > 0;)
-    if (issued[i].hash == issued.back().hash && issued[i + 1].seq == issued[i].seq + 1) return issued[i + 1];
-  return {};
+Fit RingReader::fit(const Event& issued) const {
+  if (issued.order == 0) return {};
+  const auto& next = layout_->header.next_order;
+  const uint64_t all = next.load(std::memory_order_acquire);
+  const uint64_t end = all - (static_cast<uint32_t>(all) - issued.order);
+  std::vector<uint64_t> words;
+  for (uint64_t i = end - std::min(end, kRingHistory); i < end; ++i)
+    words.push_back(layout_->history[i % kRingHistory].load(std::memory_order_acquire));
+  // The rank writes on: what lies before the history of now may be of now.
+  const uint64_t now = next.load(std::memory_order_acquire), first = end - words.size();
+  const uint64_t lost = now > kRingHistory + first ? now - kRingHistory - first : 0;
+  if (lost >= words.size()) return {};
+  return fit_of(std::span(words).subspan(lost));
 }
 
 std::vector<Event> RingReader::events() const {

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "parallel/program/event_ring.h"
+#include "parallel/program/habit.h"
 
 namespace tpo {
 
@@ -30,7 +31,7 @@ struct GroupView {
   RankRun runs[kRingRuns];
   OpView oldest;  // the collective number `completed`, if issued and remembered
   OpView wait;    // what a thread waits for
-  Event habit;    // what followed the collective before `oldest` an earlier time; index 0: unknown
+  Fit fit;        // of `oldest`, once that is 0.1 s old or the rank has failed
   OpView messages[kRingMessages];
   bool waiting() const { return wait.e.index != 0; }
   std::vector<int> members() const { return ranks_of({runs, static_cast<size_t>(run_count)}); }
@@ -83,7 +84,7 @@ class RingReader {
 
  private:
   explicit RingReader(const RingLayout* layout) : layout_(layout) {}
-  Event habit(int slot, uint64_t seq) const;
+  Fit fit(const Event& issued) const;
   const RingLayout* layout_;
 };
 

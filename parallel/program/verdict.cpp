@@ -133,25 +133,23 @@ class Analysis {
   // From a victim along its blockers to the ranks that do not wait.
   void follow(int victim, const Wait& w) {
     Trail trail{{victim}, {}};
-    if (w.blockers.empty()) return add(Cause::kTransport, victim, w, victim, victim);
-    if (w.mismatch) return add(Cause::kMismatch, odd_one(w), w, victim, victim);
+    if (w.mismatch) return add_mismatch(w, victim, victim);
+    if (w.blockers.empty()) add(Cause::kTransport, victim, w, victim, victim);
     for (const int b : w.blockers) walk(victim, victim, w, b, trail);
   }
 
   void walk(int victim, int rank, const Wait& w, int blocker, Trail& trail) {
     const RankView* v = view(blocker);
-    if (!v) return add(Cause::kUnknown, blocker, w, rank, victim);
-    const auto cause = standing(*v);
-    if (cause) return add(*cause, blocker, w, rank, victim);
     const auto theirs = waits_.find(blocker);
-    if (theirs == waits_.end()) return add(busy(v->facts), blocker, w, rank, victim);
-    if (const RankView* r = view(rank); v->facts.step > r->facts.step && !w.arrived)
-      return add(Cause::kLeftOut, blocker, w, rank, victim);
-    if (trail.done.count(blocker) != 0) return;
+    std::optional<Cause> cause = v ? standing(*v) : Cause::kUnknown;
+    if (!cause && theirs == waits_.end()) cause = busy(v->facts);
+    if (const RankView* r = view(rank); !cause && v->facts.step > r->facts.step && !w.arrived) cause = Cause::kLeftOut;
+    if (cause) add(*cause, blocker, w, rank, victim);
+    if (cause || trail.done.count(blocker) != 0) return;
     if (!trail.path.insert(blocker).second) return cycle(victim, trail.path);
     for (const Wait& next : theirs->second) {
       if (next.mismatch) {
-        add(Cause::kMismatch, odd_one(next), next, blocker, victim);
+        add_mismatch(next, blocker, victim);
       } else if (next.blockers.empty()) {
         add(Cause::kTransport, blocker, next, blocker, victim);
       }
@@ -161,21 +159,27 @@ class Analysis {
     trail.done.insert(blocker);
   }
 
-  // Ranks that wait for each other: if one of them is waited for by more than any other, it is late; else the cycle is
-  // told by those who wait for its lowest rank.
+  // Ranks that wait for each other: if one of them is waited for by more than any other, or what it waits in does not
+  // follow from what it did, it is late; else the cycle is told by those who wait for its lowest rank.
   void cycle(int victim, const std::set<int>& path) {
     std::map<int, int> wanted;
+    int most = 0;
     for (const auto& [rank, waits] : waits_)
       for (const Wait& w : waits)
-        for (const int b : w.blockers) ++wanted[b];
-    int late = *path.begin();
+        for (const int b : w.blockers)
+          if (path.count(b) != 0) most = std::max(most, ++wanted[b]);
+    std::vector<int> late;
     for (const int r : path)
-      if (wanted[r] > wanted[late]) late = r;
-    const auto equals = std::count_if(path.begin(), path.end(), [&](int r) { return wanted[r] == wanted[late]; });
+      if (wanted[r] == most) late.push_back(r);
+    const auto group = [&](int r) -> const GroupView& { return *waits_.at(r).front().group; };
+    for (const int r : std::vector<int>(late)) {
+      const auto worse = [&](int other) { return other == r || fits_worse(group(r), group(other)); };
+      if (std::all_of(late.begin(), late.end(), worse)) late = {r};
+    }
     for (const auto& [rank, waits] : waits_)
       for (const Wait& w : waits)
-        if (std::find(w.blockers.begin(), w.blockers.end(), late) != w.blockers.end())
-          add(equals == 1 ? Cause::kLeftOut : Cause::kDeadlock, late, w, rank, victim);
+        if (std::find(w.blockers.begin(), w.blockers.end(), late[0]) != w.blockers.end())
+          add(late.size() == 1 ? Cause::kLeftOut : Cause::kDeadlock, late[0], w, rank, victim);
   }
 
   static std::optional<Cause> standing(const RankView& v) {
@@ -194,30 +198,45 @@ class Analysis {
     return f.loader_s >= 0 ? Cause::kLoader : f.slow_phase ? Cause::kSlowPhase : Cause::kComputes;
   }
 
-  // Whose operation differs from the others'; of two, the one that does not do what it did in the step before.
-  int odd_one(const Wait& w) const {
+  static bool fits_worse(const GroupView& a, const GroupView& b) {
+    const bool same_kind = a.id == b.id && a.oldest.e.hash >> 32 == b.oldest.e.hash >> 32;
+    return compare_fits(a.fit, b.fit, same_kind) < 0;
+  }
+
+  // Whose operation is wrong, of those that are in operation number w.group->completed: one, or all that may be.
+  std::vector<int> odd_ones(int victim, const Wait& w) const {
+    if (!w.op.collective()) return {std::min(victim, w.blockers[0]), std::max(victim, w.blockers[0])};
     std::map<uint64_t, std::vector<int>> by_hash;
+    std::map<uint64_t, const GroupView*> fits;  // of one member each: they have the same history
+    size_t fewest = SIZE_MAX;
     for (const int m : w.group->members()) {
       const RankView* v = view(m);
       const GroupView* g = v ? v->group(w.group->id) : nullptr;
       if (!g || g->completed != w.group->completed || g->oldest.e.index == 0) continue;
       by_hash[g->oldest.e.hash].push_back(m);
+      const GroupView*& known = fits[g->oldest.e.hash];
+      if (!known || fits_worse(*g, *known)) known = g;
     }
-    size_t fewest = SIZE_MAX, most = 0;
-    int odd = w.blockers.front();
+    for (const auto& [hash, members] : by_hash) fewest = std::min(fewest, members.size());
+    std::erase_if(by_hash, [&](const auto& entry) { return entry.second.size() > fewest; });
     for (const auto& [hash, members] : by_hash) {
-      most = std::max(most, members.size());
-      if (members.size() < fewest) fewest = members.size(), odd = members.front();
+      const bool worst = std::all_of(by_hash.begin(), by_hash.end(), [&, h = hash](const auto& other) {
+        return other.first == h || fits_worse(*fits.at(h), *fits.at(other.first));
+      });
+      if (worst) return members;
     }
-    if (fewest < most) return odd;
-    for (const auto& [hash, members] : by_hash) {
-      const GroupView& g = *view(members.front())->group(w.group->id);
-      if (g.habit.index != 0 && g.habit.hash != hash) return members.front();
-    }
-    return odd;
+    std::vector<int> all;
+    for (const auto& [hash, members] : by_hash) all.insert(all.end(), members.begin(), members.end());
+    std::sort(all.begin(), all.end());
+    return all;
   }
 
-  void add(Cause cause, int culprit, const Wait& w, int waiter, int victim) {
+  void add_mismatch(const Wait& w, int waiter, int victim) {
+    const std::vector<int> odd = odd_ones(waiter, w);
+    add(Cause::kMismatch, odd.front(), w, waiter, victim).suspects = odd;
+  }
+
+  Finding& add(Cause cause, int culprit, const Wait& w, int waiter, int victim) {
     // All ranks of a mismatch or a silent network are one finding, whoever looks.
     const bool shared = cause == Cause::kMismatch || cause == Cause::kTransport;
     const std::string key = cat(static_cast<int>(cause), " ", shared ? 0 : culprit, " ", w.group->id, " ", w.op.seq);
@@ -231,6 +250,7 @@ class Analysis {
     if (waiter != culprit || cause == Cause::kTransport) note(f.waiting, waiter);
     if (victim != waiter && victim != culprit) note(f.behind, victim);
     f.waited_s = std::max(f.waited_s, w.age_s);
+    return f;
   }
 
   // Dead, failed or stopped without anybody waiting for it.
@@ -258,7 +278,8 @@ class Analysis {
     const double stall = limits_.stall_seconds, slow = std::max(stall, limits_.slow_phase_seconds);
     if (limits_.post_mortem) return f.cause <= Cause::kFailed || f.group != 0;
     switch (f.cause) {
-      case Cause::kMismatch:
+      case Cause::kMismatch:  // more ranks may come and show who is right
+        return f.suspects.size() == 1 || f.waited_s >= kStillSeconds || still(v->facts);
       case Cause::kFailed:
       case Cause::kDead:
         return true;
@@ -338,18 +359,42 @@ class Analysis {
                doing(f));
   }
 
+  // What a rank does in the group and number of the finding.
+  Event op_of(int rank, const Finding& f) const {
+    const RankView* v = view(rank);
+    const GroupView* g = v ? v->group(f.group) : nullptr;
+    if (!g) return f.op;
+    for (int i = 0; !f.op.collective() && i < g->message_count; ++i)
+      if (g->messages[i].e.tag == f.op.tag) return g->messages[i].e;
+    return f.op.collective() ? g->oldest.e : g->wait.e;
+  }
+
   std::string disagreement(const Finding& f, const GroupView& g) const {
-    const RankView* v = view(f.culprit);
-    const GroupView* theirs = v ? v->group(f.group) : nullptr;
-    Event odd = theirs ? theirs->oldest.e : f.op;
-    if (!f.op.collective() && theirs)
-      for (int i = 0; i < theirs->message_count; ++i)
-        if (theirs->messages[i].e.tag == f.op.tag) odd = theirs->messages[i].e;
-    std::vector<int> others = f.waiting;
-    std::erase(others, f.culprit);
-    return cat("ranks disagree in group ", g.name, ": ", who(f.culprit), " is in ", text_of_op(odd, true), " but rank",
-               others.size() == 1 ? " " : "s ", text_of_ranks(others), others.size() == 1 ? " is in " : " are in ",
-               text_of_op(f.op, true));
+    std::vector<int> all = f.suspects;  // then all others that are in this number, or wait for such a message
+    for (const int m : f.op.collective() ? g.members() : f.waiting) {
+      const RankView* v = view(m);
+      const GroupView* theirs = v ? v->group(f.group) : nullptr;
+      const bool in = theirs && (!f.op.collective() || (theirs->completed == f.op.seq && theirs->oldest.e.index != 0));
+      if (in && std::find(all.begin(), all.end(), m) == all.end()) all.push_back(m);
+    }
+    std::vector<std::pair<uint64_t, std::vector<int>>> sides;  // by what they are in
+    for (const int r : all) {
+      const uint64_t hash = op_of(r, f).hash;
+      const auto side = std::find_if(sides.begin(), sides.end(), [&](const auto& s) { return s.first == hash; });
+      if (side == sides.end())
+        sides.push_back({hash, {r}});
+      else
+        side->second.push_back(r);
+    }
+    const bool decided = op_of(f.suspects.back(), f).hash == sides[0].first;
+    std::string s = cat("ranks disagree in group ", g.name, decided ? ": " : ", any of which may be wrong: ");
+    for (size_t i = 0; i < sides.size(); ++i) {
+      const auto& [hash, ranks] = sides[i];
+      const std::string one = i == 0 || !decided ? who(ranks[0]) : cat("rank ", ranks[0]);
+      s += cat(i == 0 ? "" : " but ", ranks.size() > 1 ? cat("ranks ", text_of_ranks(ranks), " are") : one + " is",
+               " in ", text_of_op(op_of(ranks[0], f), true));
+    }
+    return s;
   }
 
   const GroupView* group_of(const Finding& f) const {

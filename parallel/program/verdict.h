@@ -7,6 +7,9 @@
 // it, or that did but stand still. A late rank that itself waits in another group is a victim too: the chain is
 // followed to a rank that does not wait, or whose place in a cycle shows that it left something out.
 //
+// Ranks disagree where the operations of one number differ: the fewest are wrong, and of equally many those whose
+// operation fits worse what they did until then (habit.h); if that tells nothing, all of them are suspects.
+//
 // When it is an alarm, by what the late rank does (longest wait of a victim, seconds):
 //   dead, failed, operations that disagree   at once
 //   stopped, or went past the operation      1 (a stopped rank for which nobody waits: stall_seconds)
@@ -43,12 +46,13 @@ enum class Cause {
 
 struct Finding {
   Cause cause = Cause::kUnknown;
-  int culprit = -1;          // world rank
-  uint64_t group = 0;        // 0: nobody waits
-  Event op;                  // what is waited for
-  std::vector<int> waiting;  // world ranks that wait in op
-  std::vector<int> behind;   // that wait for those, in other operations
-  std::vector<int> issuers;  // if nobody waits: that have issued op of the group of this name
+  int culprit = -1;           // world rank
+  std::vector<int> suspects;  // of a mismatch: who may be the culprit, if more than one
+  uint64_t group = 0;         // 0: nobody waits
+  Event op;                   // what is waited for
+  std::vector<int> waiting;   // world ranks that wait in op
+  std::vector<int> behind;    // that wait for those, in other operations
+  std::vector<int> issuers;   // if nobody waits: that have issued op of the group of this name
   std::string group_name;
   double waited_s = 0;
   std::string text;  // one line without a prefix

@@ -1,8 +1,10 @@
-"""Drills of the guard: a rank of a real run is made to misbehave (TPO_FAULT), and standard error must name it, the
-operation and the tensor within 5 s. Modes: short (ctest), long (by hand: --faults 60), healthy (--steps).
+"""Drills of the guard. drills: a rank of a real run is made to misbehave (TPO_FAULT), and standard error must name it,
+the operation and the tensor within 5 s; by hand --faults 80 (and --kinds, --layouts). box: what a black box holds.
+healthy: --steps without a word.
 
 The oracle is a run without a fault that logs every collective: number n of a group is the same operation in every run.
-The rank must be late in the first collective that it had not issued when the fault came, or stand still in one that it had.
+The rank must be late in the first collective that it had not issued when the fault came, or stand still in one that it had. Who
+leaves out one of several equal operations is late in the last of them.
 """
 import argparse
 import glob
@@ -20,6 +22,11 @@ import e2e
 
 LIMIT_S = 5.0  # of the issue, from the fault to the line
 KINDS = ("kill", "sigstop", "delay", "skip", "size", "loader", "crash", "throw")
+ZERO, TENSOR = "layout.zero=3", "layout.tensor=2"
+BOTH = (TENSOR, ZERO, "layout.sequence_parallel=true")
+# name: ranks, hosts, settings
+LAYOUTS = {"two": (2, "", ()), "three": (3, "", ()), "zero": (2, "", (ZERO,)), "tensor": (2, "", (TENSOR,)),
+           "both": (4, "", BOTH), "hosts": (4, "2,2", ()), "hosts_zero": (4, "1,3", (ZERO,))}
 PHASES = ("load", "forward", "backward", "reduce", "optimizer")
 LATE = re.compile(r"rank (\d+) \(.*?\) (has not entered|stands still in) (\w+) #(\d+) of '(.*?)' of group (\S+), (?:where|which)")
 ODD = re.compile(r"ranks disagree in group (\S+): rank (\d+) .*?is in \w+ #(\d+) of .* but ranks? [\d, -]+ (?:is|are) in (\w+) #(\d+) of '(.*?)'")
@@ -43,11 +50,12 @@ def kill_all(folder):
 class Run:
     """A run in the background whose standard error is read line by line, with the time of each."""
 
-    def __init__(self, b, name, ranks, sets, fault=None):
+    def __init__(self, b, name, ranks, sets, fault=None, hosts=""):
         self.folder = f"{b.folder}/{name}"
         env = dict(e2e.ENV, **({"TPO_FAULT": fault} if fault else {}))
         words = b.train(name, ["log.every=100000", "eval.samples=1", "eval.pictures=0"] + sets)
-        self.process = subprocess.Popen(b.command(words, ranks), env=env, stdout=subprocess.DEVNULL,
+        command = [b.source + "/scripts/hosts.sh", hosts, "mpirun", b.exe] + words if hosts else b.command(words, ranks)
+        self.process = subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL,
                                         stderr=subprocess.PIPE, text=True, errors="replace", start_new_session=True)
         self.lines = []
         self.reader = threading.Thread(target=self.read, daemon=True)
@@ -80,19 +88,25 @@ class Run:
         return "\n".join(line for _, line in self.lines)
 
 
-def record(b, ranks):
-    """(group, number) -> (operation, name) of a healthy run of so many ranks."""
-    log = f"{b.folder}/ops{ranks}"
-    run = Run(b, f"healthy{ranks}", ranks, ["train.steps=14"], f"kind=none,log={log}")
+def record(b, layout):
+    """Of a healthy run of a layout, for each rank: (group, number) -> (operation, name, size). None: not here."""
+    ranks, hosts, sets = LAYOUTS[layout]
+    log = f"{b.folder}/ops_{layout}"
+    run = Run(b, f"healthy_{layout}", ranks, ["train.steps=11", *sets], f"kind=none,log={log}", hosts)
     try:
         run.process.wait(100)
         run.reader.join(5)
     finally:
         run.stop()
+    if run.process.returncode == 77:
+        return None
     assert run.process.returncode == 0 and "tpo_dist guard" not in run.text(), run.text()
-    with open(log + ".0") as f:
-        rows = [line.rstrip("\n").split("\t") for line in f]
-    return {(group, int(seq)): (op, what) for group, seq, op, what in rows}
+    ops = []
+    for rank in range(ranks):
+        with open(f"{log}.{rank}") as f:
+            rows = [line.rstrip("\n").split("\t") for line in f]
+        ops.append({(group, int(seq)): (op, what, int(count)) for group, seq, op, what, count in rows})
+    return ops
 
 
 def verdict(line):
@@ -104,14 +118,16 @@ def verdict(line):
     return None
 
 
-def drill(b, number, rng, kind, ops):
+def drill(b, number, rng, kind, layout, ops):
     """One fault; returns (seconds or None, why it is wrong or empty)."""
-    ranks = rng.choice((2, 3))
+    ranks, hosts, sets = LAYOUTS[layout]
     rank, step = rng.randrange(ranks), rng.randrange(4, 9)
-    fault = f"rank={rank},step={step},kind={kind},seconds=7,op={rng.randrange(8)}"
+    fault = f"rank={rank},step={step},kind={kind},seconds=7,op={rng.randrange(40 if sets else 8)}"
     if kind not in ("skip", "size", "loader"):
         fault += f",phase={rng.choice(PHASES)}"
-    run = Run(b, f"fault{number}", ranks, ["train.steps=1000000"], fault)
+    run = Run(b, f"fault{number}", ranks, ["train.steps=1000000", *sets], fault, hosts)
+    ops = ops[rank]
+    fault = f"{layout} {fault}"
     try:
         begun = run.find(FAULT.search, 60)
         if not begun:
@@ -127,9 +143,11 @@ def drill(b, number, rng, kind, ops):
         if who != rank:
             wrong.append(f"rank {who}")
         at = where.get(group, -1)
+        while kind == "skip" and (group, at + 1) in ops and ops[group, at] == ops[group, at + 1]:
+            at += 1
         if kind != "loader" and not (at - 10 < seq < at if inside else seq == at):
             wrong.append(f"#{seq} of {group}, next were {where}")
-        known = ops[ranks].get((group, seq))
+        known = ops.get((group, seq))
         if known is not None and (known[0] != op or known[1][:87] != what):
             wrong.append(f"{op} '{what}', it is {known}")
         if kind == "loader" and "data loader" not in run.text():
@@ -148,11 +166,16 @@ def drill(b, number, rng, kind, ops):
 
 def drills(b, args):
     rng = random.Random(args.seed)
-    ops = {ranks: record(b, ranks) for ranks in (2, 3)}
-    kinds = [KINDS[i % len(KINDS)] for i in range(args.faults)]
+    ops = {}
     failed, times = 0, []
-    for number, kind in enumerate(kinds):
-        fault, seconds, wrong = drill(b, number, rng, kind, ops)
+    for number in range(args.faults):
+        kind, layout = args.kinds[number % len(args.kinds)], args.layouts[number % len(args.layouts)]
+        if layout not in ops:
+            ops[layout] = record(b, layout)
+        if ops[layout] is None:
+            print("skipped", layout, "which this machine cannot run")
+            continue
+        fault, seconds, wrong = drill(b, number, rng, kind, layout, ops[layout])
         print("wrong" if wrong else "right", fault, "-" if seconds is None else f"{seconds:.2f} s", wrong, flush=True)
         failed += bool(wrong)
         if seconds is not None:
@@ -210,6 +233,8 @@ def main():
     p.add_argument("--faults", type=int, default=8)
     p.add_argument("--steps", type=int, default=1000)
     p.add_argument("--seed", type=int, default=1)
+    p.add_argument("--kinds", nargs="*", default=KINDS, choices=KINDS)
+    p.add_argument("--layouts", nargs="*", default=list(LAYOUTS), choices=LAYOUTS)
     args = p.parse_args()
     b = e2e.Bench(args)
     try:

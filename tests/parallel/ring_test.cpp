@@ -87,6 +87,35 @@ TEST_F(Ring, a_full_table_keeps_the_oldest_operations_and_the_last_events) {
   EXPECT_EQ(events.back().seq, 2999u);
 }
 
+// Steps of two groups, more than the history holds, and the last step without one operation.
+TEST_F(Ring, says_how_well_the_oldest_operation_fits_what_came_before) {
+  const auto ring = make();
+  const int a = ring->add_group("a", 1, ranks_), b = ring->add_group("b", 1, ranks_);
+  uint64_t next[2] = {0, 0};
+  const auto issue = [&](int slot, int64_t bucket, bool over) {
+    CommRequest r = request(slot, next[slot == b ? 1 : 0]++);
+    r.count = 100 * bucket;
+    r.hash = operation_hash("g", r.op, r.dtype, r.count, cat("bucket ", bucket));
+    ring->issued(r);
+    if (over) ring->done(r, false);
+  };
+  const auto reader = RingReader::open(path_);
+  for (size_t step = 0; step < kRingHistory / 4 + 9; ++step) {
+    for (const int64_t bucket : {3, 4, 5}) issue(a, bucket, true);
+    for (const int64_t bucket : {7, 8}) issue(b, bucket, true);
+  }
+  issue(a, 3, true);
+  issue(a, 5, false);
+  EXPECT_EQ(reader->view().groups[0].fit.known, 0) << "it is as young as this";
+  ring->end(RankEnd::kError, 5, "x");  // a failed rank is looked at at once
+  const Fit fit = reader->view().groups[0].fit;
+  EXPECT_EQ(fit.known, 1);
+  EXPECT_EQ(fit.follows, 0) << "no bucket of this size ever had the other so shortly before it";
+  ring->done(request(a, next[0] - 1), false);
+  issue(b, 7, false);
+  EXPECT_EQ(reader->view().groups[1].fit.follows, 1) << "nor does what came before this one";
+}
+
 TEST_F(Ring, messages_and_failed_operations) {
   const auto ring = make();
   const int slot = ring->add_group("pipe", 1, ranks_);

@@ -191,15 +191,72 @@ TEST(RingVerdict, an_operation_that_was_not_remembered_is_compared_with_nothing)
             std::string::npos);
 }
 
-TEST(RingVerdict, of_two_that_disagree_the_one_that_breaks_its_habit) {
+// Words of a history in which layers repeat their operations and sizes change from step to step, but not their pattern.
+std::vector<uint64_t> history(int steps) {
+  std::vector<uint64_t> words;
+  const auto add = [&](int slot, const std::string& what, int64_t count) {
+    words.push_back(habit_word(slot, operation_hash("g", CommOp::kAllReduce, DType::kF32, count, what)));
+  };
+  for (int step = 0; step < steps; ++step) {
+    const int64_t rows = 48 * (100 + 7 * step % 11);
+    for (int layer = 0; layer < 3; ++layer)
+      for (const char* what : {"attention", "mlp", "mlp"}) add(0, what, layer == 0 ? 1024 : rows);
+    add(0, "loss", rows / 16);
+    for (int bucket = 0; bucket < 4; ++bucket) add(1, cat("bucket ", bucket), 1000 + bucket);
+  }
+  return words;
+}
+
+// Every operation of the last step left out or made smaller: the rank that did so fits worse than the one that did not,
+// wherever they meet, though the last step's sizes are new.
+TEST(RingVerdict, what_was_left_out_or_has_another_size_fits_worse) {
+  const auto right = history(9);
+  const size_t begin = history(8).size();
+  const auto until = [](const std::vector<uint64_t>& words, size_t n) { return fit_of(std::span(words).first(n + 1)); };
+  for (size_t at = begin; at + 1 < right.size(); ++at) {
+    auto wrong = right;
+    --wrong[at];
+    EXPECT_LT(compare_fits(until(wrong, at), until(right, at), true), 0) << "size " << at - begin;
+    wrong = right;
+    wrong.erase(wrong.begin() + static_cast<std::ptrdiff_t>(at));
+    size_t meet = at;  // operations that are repeated hide it for a while
+    while (wrong[meet] == right[meet]) ++meet;
+    const bool same_kind = wrong[meet] >> 32 == right[meet] >> 32;
+    EXPECT_LT(compare_fits(until(wrong, meet), until(right, meet), same_kind), 0) << "left out " << at - begin;
+  }
+  EXPECT_EQ(compare_fits(fit_of(std::span(right).first(1)), until(right, 5), false), 0) << "nothing before it";
+}
+
+TEST(RingVerdict, of_two_that_disagree_the_one_whose_operation_fits_worse) {
   for (const int odd : {0, 1}) {
     Job job(2);
     job.group("g", {0, 1});
     for (const int r : {0, 1}) {
       job.wait(r, "g", 0.4, r == odd ? "bucket 4" : "bucket 3");
-      job.at(r, "g").habit = Job::op("bucket 3", 20, 1).e;
+      job.at(r, "g").fit = {1, r == odd ? 1 : 900, 0, 1};
     }
-    job.one(Cause::kMismatch, odd);
+    EXPECT_EQ(job.one(Cause::kMismatch, odd).suspects, std::vector<int>{odd});
+    // Where nothing tells them apart, none is accused, and that only when no third rank can tell either.
+    job.at(odd, "g").fit.follows = 900;
+    EXPECT_TRUE(job.verdict().empty());
+    for (const int r : {0, 1}) job.at(r, "g").wait.age_s = 1.1;
+    const Finding f = job.one(Cause::kMismatch, 0);
+    EXPECT_EQ(f.suspects, (std::vector<int>{0, 1}));
+    EXPECT_NE(f.text.find("any of which may be wrong: rank 0 (node n04"), std::string::npos) << f.text;
+    EXPECT_NE(f.text.find("but rank 1 (node n04"), std::string::npos) << f.text;
+  }
+}
+
+TEST(RingVerdict, of_two_that_wait_for_each_other_the_one_whose_wait_fits_worse) {
+  for (const int odd : {0, 1}) {
+    Job job(2);
+    job.group("a", {0, 1});
+    job.group("b", {0, 1});
+    for (const int r : {0, 1}) {
+      job.wait(r, r == 0 ? "a" : "b", 1.1, "x");
+      job.at(r, r == 0 ? "a" : "b").fit = {1, r == odd ? 3 : 900, 0, 1};
+    }
+    job.one(Cause::kLeftOut, odd);
   }
 }
 
@@ -262,7 +319,9 @@ TEST(RingVerdict, messages) {
   other.message_count = 1;
   other.messages[0] = Job::op("activation", 0, 5, 500, CommOp::kSend);
   other.messages[0].e.peer = 0, other.messages[0].e.tag = 3;
-  EXPECT_NE(job.one(Cause::kMismatch, 1).text.find("(500 f32)"), std::string::npos);
+  const Finding f = job.one(Cause::kMismatch, 0);
+  EXPECT_EQ(f.suspects, (std::vector<int>{0, 1})) << "a sender and a receiver: either may be wrong";
+  for (const char* size : {"(512 f32)", "(500 f32)"}) EXPECT_NE(f.text.find(size), std::string::npos) << f.text;
 }
 
 TEST(RingVerdict, two_late_ranks_are_two_findings_and_an_unknown_one_is_named) {
