@@ -60,7 +60,13 @@ std::string text_of_rank(const BoxRank& r) {
     s += "\n";
   }
   s += "\nsamples of the last steps\n";
-  for (const SampleList& list : r.ring->samples()) s += cat("step ", list.step, ": ", list.text, "\n");
+  int64_t step = -1;
+  for (const SampleList& list : r.ring->samples()) {
+    if (list.step != step && list.part > 0)
+      s += cat("step ", list.step, ": its first ", list.part, " lists are lost\n");
+    step = list.step;
+    s += cat("step ", step, ": ", list.text, "\n");
+  }
   s += "\nlast events, UTC and seconds since the start\n";
   auto events = r.ring->events();
   if (events.size() > kMaxEvents) events.erase(events.begin(), events.end() - kMaxEvents);

@@ -213,7 +213,7 @@ void Trainer::run_microbatch(const HostBatch& host, const TpoModel::Scales& scal
 StepStats Trainer::step() {
   const auto begin = Clock::now();
   const ProfileScope region("step");
-  activity().step = steps_done_;
+  activity().step = steps_done_ + 1;  // as the log counts
   enter("load");
   if (!loader_) start_loader();
   const LocalStep local = [&] {
@@ -223,7 +223,7 @@ StepStats Trainer::step() {
     LocalStep next = loader_->next();
     if (ring) ring->loader(false);
     for (const HostBatch& host : next.batches)
-      if (ring) ring->samples(steps_done_, join_ids(host.sample_ids, 64));
+      if (ring) ring->samples(steps_done_ + 1, host.sample_ids);
     return next;
   }();
   const StepStats s = step(local);

@@ -100,8 +100,9 @@ int run_world(int* argc, char*** argv, const std::function<int(ProcessGroup& wor
     try {
       // doctor has no guard and says it in its own way.
       if (guard_lone) check_alone();
-      arm_fault(0);
+      arm_fault(0, 1);
       const int code = body(*world);
+      fault_over();
       if (guard) guard->finished(code);
       return code;
     } catch (const std::exception& e) {
@@ -112,7 +113,7 @@ int run_world(int* argc, char*** argv, const std::function<int(ProcessGroup& wor
   }
   MpiWorld mpi(argc, argv);
   try {
-    arm_fault(mpi.rank());
+    arm_fault(mpi.rank(), mpi.size());
     MpiOptions options;
     options.on_fallback = [](const std::string& what) {
       LOG(WARNING) << what
@@ -121,6 +122,7 @@ int run_world(int* argc, char*** argv, const std::function<int(ProcessGroup& wor
     const auto world = make_mpi_world(options);
     if (mpi.rank() == 0 && mpi.size() > 1) LOG(INFO) << mpi.size() << " ranks talk through " << world->transport();
     const int code = body(*world);
+    fault_over();
     world->barrier("end of program").wait_host();
     if (guard) guard->finished(code);
     return code;

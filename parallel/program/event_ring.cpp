@@ -312,12 +312,22 @@ void EventRing::reading(int thread, std::string_view dataset, int64_t record, bo
   if (thread < kRingReaders) layout_->header.reading[thread].store(&e);
 }
 
-void EventRing::samples(int64_t step, std::string_view ids) {
+void EventRing::samples(int64_t step, std::span<const std::string> ids) {
+  if (step != samples_step_) samples_step_ = step, samples_parts_ = 0;
   SampleList list;
-  list.index = layout_->header.next_samples.fetch_add(1, kRelaxed) + 1;
-  list.step = step;
-  copy_text(list.text, ids);
-  layout_->samples[(list.index - 1) % kRingSamples].store(&list);
+  constexpr size_t kRoom = sizeof list.text - 1;
+  std::string text;
+  for (size_t i = 0; i < ids.size(); ++i) {
+    text += (text.empty() ? "" : ", ") + ids[i];
+    if (text.size() > kRoom) text = text.substr(0, kRoom - 3) + "...";
+    if (i + 1 < ids.size() && text.size() + 2 + ids[i + 1].size() <= kRoom) continue;
+    list.index = layout_->header.next_samples.fetch_add(1, kRelaxed) + 1;
+    list.step = step;
+    list.part = samples_parts_++;
+    copy_text(list.text, text);
+    layout_->samples[(list.index - 1) % kRingSamples].store(&list);
+    text.clear();
+  }
 }
 
 void EventRing::run(std::string_view folder, double stall_seconds, double slow_phase_seconds) {

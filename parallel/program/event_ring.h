@@ -29,7 +29,7 @@ constexpr uint64_t kRingPending = 64;  // operations in flight that a group reme
 constexpr int kRingMessages = 8;       // sends and receives in flight per group
 constexpr int kRingRuns = 24;          // (first, stride, count) of a group's world ranks
 constexpr int kRingReaders = 8;        // loader threads
-constexpr uint64_t kRingSamples = 32;
+constexpr uint64_t kRingSamples = 256;
 constexpr uint64_t kRingHistory = 8192;  // collectives, for habits: 64 KiB
 
 enum class EventKind : uint8_t {
@@ -102,11 +102,12 @@ struct RingGroup {
   EventRecord messages[kRingMessages];
 };
 
-// The step's sample ids of one microbatch.
+// Whole sample ids of a step, "a, b". A step has as many lists as it needs, of which the ring keeps the last ones.
 struct SampleList {
   uint64_t index = 0;
   int64_t step = -1;
-  char text[232] = {};
+  int64_t part = 0;  // lists of this step before it
+  char text[224] = {};
 };
 constexpr int kSampleWords = sizeof(SampleList) / 8;
 
@@ -174,7 +175,8 @@ class EventRing {
   void checkpoint(bool begin);
   void loader(bool begin);                                                         // the main thread waits
   void reading(int thread, std::string_view dataset, int64_t record, bool begin);  // a loader thread
-  void samples(int64_t step, std::string_view ids);
+  // More ids that the step is made of. One thread. What does not fit a list of its own is cut and ends in "...".
+  void samples(int64_t step, std::span<const std::string> ids);
   // Of the run that this process is part of; limits as in verdict.h.
   void run(std::string_view folder, double stall_seconds, double slow_phase_seconds);
   void end(RankEnd how, int exit_code, std::string_view error);
@@ -185,6 +187,7 @@ class EventRing {
   static void free_if_over(RingGroup& g);
   RingGroup* group(int slot) { return slot >= 0 ? &layout_->groups[slot] : nullptr; }
   RingLayout* layout_;
+  int64_t samples_step_ = -1, samples_parts_ = 0;
   std::map<uint64_t, uint64_t> instances_;  // groups of one name and ranks, so far
 };
 

@@ -6,6 +6,7 @@
 #include <unistd.h>
 
 #include <filesystem>
+#include <map>
 #include <thread>
 
 #include "core/error.h"
@@ -43,7 +44,7 @@ TEST_F(Ring, says_what_is_pending_and_what_is_waited_for) {
   ring->wait(request(slot, 2), true);
   ring->reading(0, "region-train", 17, true);
   ring->loader(true);
-  ring->samples(812, "a, b");
+  ring->samples(812, std::vector<std::string>{"a", "b"});
   const auto reader = RingReader::open(path_);
   ASSERT_TRUE(reader);
   const RankView v = reader->view();
@@ -114,6 +115,35 @@ TEST_F(Ring, says_how_well_the_oldest_operation_fits_what_came_before) {
   ring->done(request(a, next[0] - 1), false);
   issue(b, 7, false);
   EXPECT_EQ(reader->view().groups[1].fit.follows, 1) << "nor does what came before this one";
+}
+
+TEST_F(Ring, keeps_whole_sample_ids_of_the_last_steps_and_says_what_is_lost) {
+  const auto ring = make();
+  const auto reader = RingReader::open(path_);
+  const auto ids_of = [](int64_t step, int microbatch, int n) {
+    std::vector<std::string> ids;
+    for (int i = 0; i < n; ++i)
+      ids.push_back(cat("train-region-", step, "-", microbatch, "-", std::string(static_cast<size_t>(i % 9), 'x'), i));
+    return ids;
+  };
+  for (int64_t step = 1; step <= 3; ++step)
+    for (int m = 0; m < 4; ++m) ring->samples(step, ids_of(step, m, 16));
+  std::map<int64_t, std::string> all;
+  for (const SampleList& list : reader->samples()) all[list.step] += cat(list.text, ", ");
+  for (int64_t step = 1; step <= 3; ++step) {
+    std::string want;
+    for (int m = 0; m < 4; ++m)
+      for (const std::string& id : ids_of(step, m, 16)) want += id + ", ";
+    EXPECT_EQ(all[step], want);
+  }
+  for (int m = 0; m < 200; ++m) ring->samples(4, ids_of(4, m, 16));  // more than there is room for
+  const auto lists = reader->samples();
+  ASSERT_EQ(lists.size(), kRingSamples);
+  EXPECT_GT(lists.front().part, 0);
+  EXPECT_EQ(lists.back().part - lists.front().part + 1, static_cast<int64_t>(kRingSamples));
+  ring->samples(5, std::vector<std::string>{std::string(500, 'y'), "z"});
+  EXPECT_EQ(reader->samples()[kRingSamples - 2].text, std::string(220, 'y') + "...");
+  EXPECT_STREQ(reader->samples().back().text, "z");
 }
 
 TEST_F(Ring, messages_and_failed_operations) {
