@@ -144,7 +144,11 @@ void start_supervisor(const std::string& folder, const JobPlace& place, int lock
   dup2(null, 1);
   for (int fd = 3; fd < 64; ++fd)
     if (fd != lock) close(fd);
-  supervise({folder, place.id, rank_pid});
+  try {
+    supervise({folder, place.id, rank_pid});
+  } catch (...) {  // this is a copy of the rank: its own handlers must not see it
+    _exit(1);
+  }
   _exit(0);
 }
 

@@ -23,12 +23,21 @@ std::string read_file(const std::string& path) {
 
 }  // namespace
 
-// True if the content changed within the last seconds of our clock. The first sight of a file is no change.
-bool NodeExchange::changing(const std::string& name, const std::string& bytes) {
+// True if the content changed within the last seconds of our clock, or the file is new since our first turn.
+bool NodeExchange::changing(const std::string& name, const std::string& bytes, double now_s) {
   const size_t hash = std::hash<std::string>()(bytes);
-  const auto [it, first] = seen_.try_emplace(name, Seen{hash, -kFresh_s});
-  if (!first && it->second.hash != hash) it->second = {hash, steady_seconds()};
-  return steady_seconds() - it->second.changed_s < kFresh_s;
+  const auto [it, first] = seen_.try_emplace(name, Seen{hash, now_s});
+  if (!first && it->second.hash != hash) it->second = {hash, now_s};
+  return now_s - it->second.changed_s < kFresh_s;
+}
+
+// What an earlier job left is old.
+void NodeExchange::enter(const std::string& run_folder, const std::string& host, double now_s) {
+  folder_ = run_folder + "/guard";
+  own_ = cat(folder_, "/", host, ".views");
+  std::filesystem::create_directories(folder_);
+  for (const auto& entry : std::filesystem::directory_iterator(folder_))
+    seen_[entry.path()] = {std::hash<std::string>()(read_file(entry.path())), now_s - kFresh_s};
 }
 
 void NodeExchange::publish(const std::vector<RankView>& mine) {
@@ -37,27 +46,23 @@ void NodeExchange::publish(const std::vector<RankView>& mine) {
 }
 
 std::vector<RankView> NodeExchange::turn(const std::string& run_folder, const std::vector<RankView>& mine,
-                                         bool suspicious) {
-  const double now = steady_seconds();
-  if (now - last_s_ < kPeriod_s) return suspicious ? others_ : std::vector<RankView>{};
-  last_s_ = now;
+                                         bool suspicious, double now_s) {
+  if (now_s - last_s_ < kPeriod_s) return suspicious ? others_ : std::vector<RankView>{};
+  last_s_ = now_s;
   others_.clear();
   try {
-    if (folder_.empty()) {
-      folder_ = run_folder + "/guard";
-      own_ = cat(folder_, "/", mine.front().facts.host, ".views");
-      std::filesystem::create_directories(folder_);
-    }
+    if (folder_.empty()) enter(run_folder, mine.front().facts.host, now_s);
     const std::string alert = folder_ + "/alert";
     if (suspicious) write_text(alert, cat(mine.front().facts.host, " ", steady_ns())), wrote_alert_ = true;
-    if (!changing(alert, read_file(alert)) && !suspicious) return {};
+    const std::string asked = read_file(alert);
+    if (!suspicious && (asked.empty() || !changing(alert, asked, now_s))) return {};
     publish(mine);
     if (!suspicious) return {};
     for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
       const std::string path = entry.path();
       if (!path.ends_with(".views") || path == own_) continue;
       const std::string bytes = read_file(path);
-      if (!changing(path, bytes)) continue;
+      if (!changing(path, bytes, now_s)) continue;
       for (RankView& v : parse_views(bytes)) others_.push_back(std::move(v));
     }
   } catch (const std::exception&) {  // verdicts stay local

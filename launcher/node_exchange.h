@@ -13,9 +13,10 @@ namespace tpo {
 
 class NodeExchange {
  public:
-  // One turn of the supervisor's loop. Returns the ranks of other nodes, empty if not suspicious or nobody answered
-  // yet.
-  std::vector<RankView> turn(const std::string& run_folder, const std::vector<RankView>& mine, bool suspicious);
+  // One turn of the supervisor's loop, at `now_s` of any clock. Returns the ranks of other nodes, empty if not
+  // suspicious or nobody answered yet.
+  std::vector<RankView> turn(const std::string& run_folder, const std::vector<RankView>& mine, bool suspicious,
+                             double now_s);
   // Removes what this node wrote.
   void leave();
 
@@ -24,12 +25,13 @@ class NodeExchange {
     size_t hash = 0;
     double changed_s = 0;
   };
-  bool changing(const std::string& name, const std::string& bytes);
+  bool changing(const std::string& name, const std::string& bytes, double now_s);
+  void enter(const std::string& run_folder, const std::string& host, double now_s);
   void publish(const std::vector<RankView>& mine);
 
   std::string folder_, own_;
   std::map<std::string, Seen> seen_;
-  double last_s_ = 0;
+  double last_s_ = -1e9;
   bool wrote_alert_ = false;
   std::vector<RankView> others_;
 };

@@ -18,14 +18,18 @@
 #include "launcher/black_box.h"
 #include "launcher/exit_codes.h"
 #include "launcher/node_exchange.h"
+#include "launcher/stall_log.h"
+#include "launcher/usual_waits.h"
 #include "parallel/program/verdict.h"
 
 namespace tpo {
 namespace {
 
 constexpr int kTick_ms = 150;
-constexpr double kLook_s = 0.8;      // waits below are not worth a diagnosis
-constexpr double kAgain_s = 60;      // a stall that persists is told again
+constexpr double kLook_s = 0.8;        // waits below are not worth a diagnosis
+constexpr double kGone_s = 0.3;        // a stall that two looks do not show is over
+constexpr double kGoneOnOthers_s = 3;  // where other nodes are part of it, who say more seldom what they know
+constexpr double kOthers_s = 1.5;    // until other nodes have said what they know; stalls are told later, by one of us
 constexpr double kTeardown_s = 0.6;  // until the launcher has ended the others, who then stand in what they wait for
 constexpr double kFailure_s = 0.2;   // until the ranks of a disagreement have all failed
 constexpr double kStart_s = 60;      // without any ring
@@ -44,12 +48,6 @@ struct Rank {
   bool gone = false, answered = false;
   Life life = Life::kRunning;
   double life_since = 0;
-  std::map<uint64_t, std::pair<uint64_t, double>> waits;  // per group: number and age of the wait seen last
-};
-
-struct Told {
-  double since = 0, first = 0, last = 0, seen = 0;
-  std::string what;
 };
 
 class Supervisor {
@@ -122,7 +120,7 @@ class Supervisor {
   // After the first failure: the black box, while mpirun still listens, then the ranks that wait to end the job.
   void answer() {
     if (!failed_) return;
-    bool settled = !told_.empty();
+    bool settled = log_.alarmed();
     for (const auto& [number, rank] : ranks_) {
       const double age = now_s() - rank.life_since;
       settled = settled || (rank.life == Life::kFailed && age > kFailure_s) ||
@@ -157,10 +155,7 @@ class Supervisor {
       l.slow_phase_seconds = rank.ring->header().slow_phase_seconds;
     }
     l.post_mortem = post_mortem;
-    l.longest_healthy_wait = [this](uint64_t group) {
-      const auto it = healthy_.find(group);
-      return it == healthy_.end() ? 0.0 : it->second;
-    };
+    l.longest_healthy_wait = [this](uint64_t group) { return usual_.longest(group); };
     return l;
   }
 
@@ -174,7 +169,7 @@ class Supervisor {
     std::vector<RankView> views = local_views();
     if (views.empty()) return;
     const bool silent = limits(false).stall_seconds <= 0;
-    learn(views);
+    usual_.look(views, [this](uint64_t group) { return log_.told_in(group); });
     const bool suspicious = std::any_of(views.begin(), views.end(), [](const RankView& v) {
       const bool still = v.facts.life == Life::kStopped || v.facts.life == Life::kDead || v.facts.life == Life::kFailed;
       return still || std::any_of(v.groups.begin(), v.groups.end(),
@@ -185,12 +180,16 @@ class Supervisor {
     std::set<int> local;
     for (const RankView& v : views) local.insert(v.facts.rank);
     if (nodes) {
-      for (RankView& v : exchange_.turn(folder, views, suspicious)) views.push_back(std::move(v));
+      for (RankView& v : exchange_.turn(folder, views, suspicious, now_s())) views.push_back(std::move(v));
     }
+    if (!suspicious) suspicious_since_ = now_s();
+    const bool part = nodes && views.size() < static_cast<size_t>(views[0].facts.world);
+    const bool hold = part && !failed_ && now_s() - suspicious_since_ < kOthers_s;
     std::vector<Finding> found;
     if (suspicious && !silent) found = diagnose(views, limits(post_mortem));
-    std::erase_if(found, [&](const Finding& f) { return !ours(f, local) || too_early(f, post_mortem); });
-    tell(found, post_mortem);
+    StallLog::Look look{now_s(), post_mortem, failed_, nodes ? kGoneOnOthers_s : kGone_s, {}};
+    look.tells = [&](const Finding& f) { return !hold && ours(f, local) && !too_early(f, post_mortem); };
+    for (const std::string& line : log_.look(found, look)) say(line);
   }
 
   // One supervisor tells: that of the lowest rank that waits, or of the rank itself.
@@ -205,56 +204,6 @@ class Supervisor {
     const auto it = ranks_.find(f.culprit);
     return !post_mortem && f.cause == Cause::kDead && it != ranks_.end() &&
            now_s() - it->second.life_since < kTeardown_s;
-  }
-
-  void tell(const std::vector<Finding>& found, bool post_mortem) {
-    const double now = now_s();
-    std::set<std::string> keys;
-    int lines = 0;
-    for (const Finding& f : found) {
-      keys.insert(f.key());
-      // Twice in a row: the first look may have met the ranks in motion.
-      if (!post_mortem && seen_.count(f.key()) == 0) continue;
-      if (post_mortem && !told_.empty() && f.cause > Cause::kFailed) continue;
-      Told& t = told_[f.key()];
-      t.seen = now;
-      if (t.first > 0 && (post_mortem || now - t.last < kAgain_s)) continue;
-      if (++lines > 3) continue;
-      if (t.first == 0)
-        t = {now - f.waited_s, now, 0, now, cat("rank ", f.culprit, f.group ? cat(", ", text_of_op(f.op, false)) : "")};
-      const std::string text =
-          now - t.first > 1 ? cat(f.text, " (told ", std::llround(now - t.first), " s ago)") : f.text;
-      say(text);
-      verdict_.push_back(text);
-      t.last = now;
-      alarm_groups_.insert(f.group);
-      if (post_mortem) break;
-    }
-    seen_ = std::move(keys);
-    if (!failed_)
-      std::erase_if(told_, [&](const auto& entry) {
-        const Told& t = entry.second;
-        if (now - t.seen < 2e-3 * kTick_ms) return false;
-        say(cat("resolved after ", std::llround(10 * (now - t.since)) / 10.0, " s: ", t.what));
-        return true;
-      });
-    if (told_.empty()) alarm_groups_.clear();
-  }
-
-  // Waits that ended without an alarm say what is usual.
-  void learn(const std::vector<RankView>& views) {
-    for (const RankView& v : views) {
-      auto& before = ranks_.at(v.facts.rank).waits;
-      std::map<uint64_t, std::pair<uint64_t, double>> now;
-      for (const GroupView& g : v.groups)
-        if (g.waiting()) now[g.id] = {g.wait.e.index, g.wait.age_s};
-      for (const auto& [id, wait] : before) {
-        const auto it = now.find(id);
-        if (it != now.end() && it->second.first == wait.first) continue;
-        if (alarm_groups_.count(id) == 0) healthy_[id] = std::max(healthy_[id], wait.second);
-      }
-      before = std::move(now);
-    }
   }
 
   void last_words() {
@@ -273,7 +222,7 @@ class Supervisor {
     boxed_ = true;
     const std::string folder = run_folder();
     if (folder.empty() || refused_) return;
-    std::vector<std::string> verdict = verdict_;
+    std::vector<std::string> verdict = log_.verdict();
     std::vector<BoxRank> boxes;
     for (const auto& [number, rank] : ranks_) {
       boxes.push_back({rank.ring.get(), view_of(rank)});
@@ -294,11 +243,9 @@ class Supervisor {
   std::map<int, Rank> ranks_;
   NodeExchange exchange_;
   bool failed_ = false, refused_ = false, boxed_ = false;
-  std::set<std::string> seen_;        // findings of the last look
-  std::map<std::string, Told> told_;  // alarms that go on
-  std::set<uint64_t> alarm_groups_;
-  std::map<uint64_t, double> healthy_;  // longest wait per group
-  std::vector<std::string> verdict_;    // everything told
+  StallLog log_;
+  double suspicious_since_ = 0;
+  UsualWaits usual_;
 };
 
 }  // namespace

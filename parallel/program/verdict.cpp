@@ -43,14 +43,17 @@ class Analysis {
 
   std::vector<Finding> run() {
     for (const auto& [rank, waits] : waits_)
-      for (const Wait& w : waits) follow(rank, w);
+      for (const Wait& w : waits)  // what a stopped rank waited for may long be over
+        if (view(rank)->facts.life != Life::kStopped) follow(rank, w);
     for (const auto& [rank, view] : views_) lonely(*view);
     std::vector<Finding> found;
     for (auto& [key, f] : findings_) {
       std::sort(f.waiting.begin(), f.waiting.end());
       std::erase_if(f.behind,
                     [&direct = f.waiting](int r) { return std::binary_search(direct.begin(), direct.end(), r); });
-      if (!is_alarm(f)) continue;
+      f.note = !is_alarm(f);
+      if (f.note && !is_note(f)) continue;
+      if (const RankView* v = view(f.culprit)) f.phase = v->facts.phase;
       f.text = describe(f);
       found.push_back(std::move(f));
     }
@@ -59,7 +62,7 @@ class Analysis {
     if (std::any_of(found.begin(), found.end(), disagree))
       std::erase_if(found, [](const Finding& f) { return f.cause == Cause::kFailed; });
     std::stable_sort(found.begin(), found.end(), [](const Finding& a, const Finding& b) {
-      return std::pair(a.cause, -a.waited_s) < std::pair(b.cause, -b.waited_s);
+      return std::tuple(a.note, a.cause, -a.waited_s) < std::tuple(b.note, b.cause, -b.waited_s);
     });
     return found;
   }
@@ -301,6 +304,14 @@ class Analysis {
         break;
     }
     return f.waited_s >= slow;
+  }
+
+  // Whether the alarm would come after slow_phase_seconds, and this is a stall in all else.
+  bool is_note(const Finding& f) const {
+    const RankView* v = view(f.culprit);
+    const bool early = f.cause == Cause::kComputes && v->facts.steps_here < kStepsToKnow;
+    const bool slow = f.cause == Cause::kSlowPhase || f.cause == Cause::kTransport || f.cause == Cause::kUnknown;
+    return (early || slow) && !limits_.post_mortem && f.waited_s >= limits_.stall_seconds;
   }
 
   std::string who(int rank) const {

@@ -20,6 +20,7 @@
 //   itself,
 //                                            half its longest step); slow_phase_seconds until it has done 3 steps
 //   all have arrived and stand still         slow_phase_seconds (a slow network)
+// Where that is slow_phase_seconds, a wait of stall_seconds is a note already: something to know, not to act upon.
 #include <functional>
 #include <span>
 #include <string>
@@ -55,7 +56,9 @@ struct Finding {
   std::vector<int> issuers;   // if nobody waits: that have issued op of the group of this name
   std::string group_name;
   double waited_s = 0;
-  std::string text;  // one line without a prefix
+  bool note = false;  // not an alarm yet
+  std::string phase;  // of the culprit
+  std::string text;   // one line without a prefix
   // Equal for the same stall seen again.
   std::string key() const;
 };
@@ -67,7 +70,8 @@ struct VerdictLimits {
   std::function<double(uint64_t group)> longest_healthy_wait;
 };
 
-// Alarms among the ranks, worst first. Ranks of a group without a view are unknown, and late if nobody else is.
+// Alarms and notes among the ranks, worst first, notes last. Ranks of a group without a view are unknown, and late if
+// nobody else is.
 std::vector<Finding> diagnose(std::span<const RankView> ranks, const VerdictLimits& limits);
 
 // "0-36", "0, 2, 5-7".

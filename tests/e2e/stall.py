@@ -1,6 +1,6 @@
 """Drills of the guard. drills: a rank of a real run is made to misbehave (TPO_FAULT), and standard error must name it,
 the operation and the tensor within 5 s; by hand --faults 80 (and --kinds, --layouts). box: what a black box holds.
-healthy: --steps without a word.
+early: notes of slow phases and first steps. stops: several stopped ranks, also of two hosts. healthy: --steps without a word.
 
 The oracle is a run without a fault that logs every collective: number n of a group is the same operation in every run.
 The rank must be late in the first collective that it had not issued when the fault came, or stand still in one that it had. Who
@@ -26,7 +26,7 @@ ZERO, TENSOR = "layout.zero=3", "layout.tensor=2"
 BOTH = (TENSOR, ZERO, "layout.sequence_parallel=true")
 # name: ranks, hosts, settings
 LAYOUTS = {"two": (2, "", ()), "three": (3, "", ()), "zero": (2, "", (ZERO,)), "tensor": (2, "", (TENSOR,)),
-           "both": (4, "", BOTH), "hosts": (4, "2,2", ()), "hosts_zero": (4, "1,3", (ZERO,))}
+           "both": (4, "", BOTH), "hosts": (4, "2,2", ()), "hosts_zero": (4, "2,2", (ZERO,))}
 PHASES = ("load", "forward", "backward", "reduce", "optimizer")
 LATE = re.compile(r"rank (\d+) \(.*?\) (has not entered|stands still in) (\w+) #(\d+) of '(.*?)' of group (\S+), (?:where|which)")
 ODD = re.compile(r"ranks disagree in group (\S+): rank (\d+) .*?is in \w+ #(\d+) of .* but ranks? [\d, -]+ (?:is|are) in (\w+) #(\d+) of '(.*?)'")
@@ -92,7 +92,7 @@ def record(b, layout):
     """Of a healthy run of a layout, for each rank: (group, number) -> (operation, name, size). None: not here."""
     ranks, hosts, sets = LAYOUTS[layout]
     log = f"{b.folder}/ops_{layout}"
-    run = Run(b, f"healthy_{layout}", ranks, ["train.steps=11", *sets], f"kind=none,log={log}", hosts)
+    run = Run(b, f"healthy_{layout}", ranks, ["train.steps=20", *sets], f"kind=none,log={log}", hosts)
     try:
         run.process.wait(100)
         run.reader.join(5)
@@ -100,7 +100,7 @@ def record(b, layout):
         run.stop()
     if run.process.returncode == 77:
         return None
-    assert run.process.returncode == 0 and "tpo_dist guard" not in run.text(), run.text()
+    assert run.process.returncode == 0 and alarms(run) == [], run.text()
     ops = []
     for rank in range(ranks):
         with open(f"{log}.{rank}") as f:
@@ -184,12 +184,58 @@ def drills(b, args):
     assert failed <= args.faults * 0.05, "fewer than 95 % were named"
 
 
+def alarms(run):
+    return [line for _, line in run.lines if "tpo_dist guard: " in line and "guard: note: " not in line]
+
+
+def early(b, args):
+    """Where an alarm comes after minutes, a note says within 5 s what is waited for: once, and that it is over."""
+    for phase, step, sets in (("forward", 1, []), ("checkpoint", 3, ["checkpoint.every=3"]), ("evaluation", 2, ["eval.every=2"])):
+        fault = f"rank=1,step={step},kind=delay,phase={phase},seconds=6.5"
+        run = Run(b, "early_" + phase, 2, ["train.steps=40", *sets], fault)
+        try:
+            run.process.wait(100)
+            run.reader.join(5)
+        finally:
+            run.stop()
+        assert run.process.returncode == 0 and alarms(run) == [], run.text()
+        begun = run.find(FAULT.search, 0)
+        told = re.compile(rf"note: rank 1 \(.*, step {step}, {phase}\) has not entered .*rank 0 waits")
+        notes = [(at - float(begun[1][4]), line) for at, line in run.lines if told.search(line)]
+        over = re.search(r"note: over after ([\d.]+) s: rank 1", run.text())
+        assert len(notes) == 1 and notes[0][0] < LIMIT_S and over and float(over[1]) > 6, run.text()
+        print("note after %.2f s:" % notes[0][0], notes[0][1])
+
+
+def stops(b, args):
+    """A stopped rank is told once, by one supervisor, and resolved once it runs on; on one host and on two."""
+    for ranks, hosts in ((3, ""), (4, "2,2")):
+        run = Run(b, f"stops{ranks}", ranks, ["train.steps=1000000"], f"rank={ranks - 1},step=4,kind=sigstop,phase=forward", hosts)
+        try:
+            begun = run.find(FAULT.search, 60)
+            if not begun and run.process.poll() == 77:
+                print("skipped", hosts, "which this machine cannot run")
+                continue
+            told = run.find(lambda line: re.search(r"guard: rank (\d+) .*; it is stopped.* -CONT (\d+)", line), 8)
+            assert told and int(told[1][1]) == ranks - 1, run.text()
+            assert told[0] - float(begun[1][4]) < LIMIT_S, run.text()
+            time.sleep(4)
+            assert len(alarms(run)) == 1, run.text()
+            os.kill(int(told[1][2]), signal.SIGCONT)
+            assert run.find(lambda line: f"guard: resolved after" in line and f"rank {ranks - 1}," in line, 8), run.text()
+            time.sleep(1)
+            assert len(alarms(run)) == 2, run.text()
+        finally:
+            run.stop()
+
+
 def box(b, args):
     """What a black box holds after an error of one rank; none after a normal end and a clean stop."""
-    run = Run(b, "error", 2, ["optimizer.lr=0.25"], "rank=1,step=6,kind=throw,phase=backward")
+    sets = ["optimizer.lr=0.25", "train.samples_per_microbatch=16"]
+    run = Run(b, "error", 2, sets, "rank=1,step=6,kind=throw,phase=backward")
     run.process.wait(60)
     run.reader.join(5)
-    assert run.process.returncode == 3, run.text()
+    assert run.process.returncode == 3 and "step 6, backward: a drill" in run.text(), run.text()
     boxes = glob.glob(b.folder + "/error/blackbox_*")
     assert len(boxes) == 1 and "black box: " + boxes[0] in run.text(), run.text()
     for rank in (0, 1):
@@ -197,7 +243,11 @@ def box(b, args):
         with open(path) as f:
             text = f.read()
         assert os.path.getsize(path) <= 200000
-        assert "samples of the last steps" in text and "train-region-" in text, text[:2000]
+        ids = {}
+        for step, line in re.findall(r"^step (\d+): (.*)$", text.split("samples of the last steps")[1], re.M):
+            ids.setdefault(int(step), []).extend(line.split(", "))
+        for step in range(1, 7):  # two microbatches of 16 a rank, each id whole
+            assert len(ids[step]) == 32 and all(re.fullmatch(r"train-(region|conversation)-\d+", i) for i in ids[step]), ids[step]
         assert "issued all_reduce #" in text
     with open(boxes[0] + "/config.textproto") as f:
         assert "lr: 0.25" in f.read()
@@ -221,13 +271,13 @@ def healthy(b, args):
         run.reader.join(5)
     finally:
         run.stop()
-    assert run.process.returncode == 0 and "tpo_dist guard" not in run.text(), run.text()
+    assert run.process.returncode == 0 and alarms(run) == [], run.text()
     print(args.steps, "steps without an alarm")
 
 
 def main():
     p = argparse.ArgumentParser(description=__doc__)
-    p.add_argument("test", choices=("drills", "box", "healthy"))
+    p.add_argument("test", choices=("drills", "early", "stops", "box", "healthy"))
     p.add_argument("--tpo_dist", required=True)
     p.add_argument("--source", required=True)
     p.add_argument("--faults", type=int, default=8)
@@ -238,7 +288,7 @@ def main():
     args = p.parse_args()
     b = e2e.Bench(args)
     try:
-        {"drills": drills, "box": box, "healthy": healthy}[args.test](b, args)
+        {"drills": drills, "early": early, "stops": stops, "box": box, "healthy": healthy}[args.test](b, args)
     finally:
         kill_all(b.folder + "/[a-z0-9]*")
         b.close()

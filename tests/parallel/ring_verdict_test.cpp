@@ -135,6 +135,22 @@ TEST(RingVerdict, a_rank_that_is_continued_at_once_is_no_alarm) {
   EXPECT_TRUE(job.verdict().empty());
 }
 
+// Rank 2 was stopped while it waited in a step that the others have left since: they are not late.
+TEST(RingVerdict, what_a_stopped_rank_waits_for_is_no_stall) {
+  Job job(3);
+  job.group("data", {0, 1, 2});
+  job.group("buckets", {0, 1, 2});
+  job.wait(2, "data", 9);
+  for (const int r : {0, 1}) {
+    job.at(r, "data").issued = job.at(r, "data").completed = 31;
+    job.wait(r, "buckets", 5);
+    job.facts(r).step = 8;
+  }
+  job.facts(2).life = Life::kStopped;
+  job.facts(2).life_s = 9;
+  EXPECT_EQ(job.one(Cause::kStopped, 2).waiting, (std::vector<int>{0, 1}));
+}
+
 TEST(RingVerdict, computing_is_judged_by_what_is_usual) {
   Job job = four(5);
   job.one(Cause::kComputes, 1);
@@ -145,16 +161,24 @@ TEST(RingVerdict, computing_is_judged_by_what_is_usual) {
   EXPECT_TRUE(job.verdict().empty()) << "half of its longest step is longer than the wait";
   job.facts(1).longest_step_s = 0.1;
   job.facts(1).steps_here = 2;
-  EXPECT_TRUE(job.verdict().empty()) << "what is usual is not known yet";
+  EXPECT_TRUE(job.one(Cause::kComputes, 1).note) << "what is usual is not known yet";
+  for (const int r : {0, 2, 3}) job.wait(r, "world.data", 301);
+  EXPECT_FALSE(job.one(Cause::kComputes, 1).note);
 }
 
 TEST(RingVerdict, evaluation_and_checkpoints_may_take_long) {
   Job job = four(200);
   job.facts(1).slow_phase = true;
   std::strcpy(job.facts(1).phase, "checkpoint");
+  Finding f = job.one(Cause::kSlowPhase, 1);
+  EXPECT_TRUE(f.note);
+  EXPECT_EQ(f.phase, "checkpoint");
+  for (const int r : {0, 2, 3}) job.wait(r, "world.data", 3.9);
   EXPECT_TRUE(job.verdict().empty());
   for (const int r : {0, 2, 3}) job.wait(r, "world.data", 301);
-  EXPECT_NE(job.one(Cause::kSlowPhase, 1).text.find("it is in checkpoint since"), std::string::npos);
+  f = job.one(Cause::kSlowPhase, 1);
+  EXPECT_FALSE(f.note);
+  EXPECT_NE(f.text.find("it is in checkpoint since"), std::string::npos);
 }
 
 TEST(RingVerdict, another_operation_or_size) {
