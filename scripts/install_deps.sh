@@ -12,7 +12,7 @@ build=(
   libhdf5-dev libxxhash-dev               # shards, checkpoints, checksums
   libprotobuf-dev protobuf-compiler       # configuration, records, manifests
   libgoogle-glog-dev libgflags-dev        # logs, and their flags
-  libsentencepiece-dev                    # tokenizer
+  libsentencepiece-dev libutf8proc-dev    # tokenizers
   libturbojpeg0-dev libpng-dev            # pictures
   nlohmann-json3-dev                      # annotation files
 )

@@ -33,7 +33,7 @@ Json Json::parse(const std::string& text, const std::string& where) {
   auto doc = std::make_shared<Document>();
   try {
     doc->root = Node::parse(text);
-  } catch (const Node::parse_error& e) {
+  } catch (const Node::exception& e) {  // a syntax error, or a number that no double holds
     // The library's text names line and column; its bracketed error number means nothing to a user.
     const std::string what = e.what();
     const size_t bracket = what.find("] ");
@@ -102,7 +102,7 @@ Json Json::child(const void* node, const std::string& step) const { return Json(
 
 Json Json::at(size_t i) const {
   if (!is(Kind::kList)) fail(cat("must be a list but is ", kind_name(kind())));
-  return child(&node_of(node_)[i], cat("[", i, "]"));
+  return child(&node_of(node_)[i], "[" + std::to_string(i) + "]");
 }
 
 Json Json::record(size_t i) const {

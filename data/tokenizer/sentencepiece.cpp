@@ -3,6 +3,8 @@
 #include <sentencepiece_processor.h>
 #include <sentencepiece_trainer.h>
 
+#include <algorithm>
+
 #include "core/error.h"
 #include "data/bytes.h"
 
@@ -26,7 +28,6 @@ class Lines : public sentencepiece::SentenceIterator {
 
 struct SentencePieceTokenizer::Impl {
   sentencepiece::SentencePieceProcessor processor;
-  uint64_t fingerprint = 0;
 };
 
 SentencePieceTokenizer::SentencePieceTokenizer() : impl_(std::make_unique<Impl>()) {}
@@ -37,38 +38,46 @@ std::unique_ptr<SentencePieceTokenizer> SentencePieceTokenizer::load(const std::
 }
 
 std::unique_ptr<SentencePieceTokenizer> SentencePieceTokenizer::from_bytes(const std::string& model,
-                                                                           const std::string& name) {
+                                                                           const std::string& name,
+                                                                           std::vector<AddedToken> added) {
   std::unique_ptr<SentencePieceTokenizer> t(new SentencePieceTokenizer);
+  const auto& processor = t->impl_->processor;
   const auto status = model.empty()
                           ? sentencepiece::util::Status(sentencepiece::util::StatusCode::kInternal, "it is empty")
                           : t->impl_->processor.LoadFromSerializedProto(model);
   check<DataError>(status.ok(), "tokenizer ", name, " is not a SentencePiece model: ", status.ToString());
-  check<DataError>(t->bos() >= 0 && t->eos() >= 0, "tokenizer ", name, " has no begin or end mark (<s>, </s>)");
-  t->impl_->fingerprint = xxh3(model);
+  check<DataError>(processor.bos_id() >= 0 && processor.eos_id() >= 0, "tokenizer ", name,
+                   " has no begin or end mark (<s>, </s>)");
+  uint64_t fingerprint = xxh3(model);
+  if (!added.empty()) fingerprint = xxh3(cat(fingerprint, describe(added)));
+  for (int id = 0; id < processor.GetPieceSize(); ++id) {
+    if (!processor.IsControl(id) && !processor.IsUnknown(id)) continue;
+    const std::string& piece = processor.IdToPiece(id);
+    const auto same = [&](const AddedToken& a) { return a.text == piece; };
+    if (std::none_of(added.begin(), added.end(), same)) added.push_back({.text = piece, .id = id});
+  }
+  t->set_added(processor.GetPieceSize(), std::move(added), "tokenizer " + name);
+  t->set_marks(processor.IdToPiece(processor.bos_id()), processor.IdToPiece(processor.eos_id()), "tokenizer " + name);
+  t->set_fingerprint(fingerprint);
   return t;
 }
 
-std::vector<int32_t> SentencePieceTokenizer::encode(std::string_view text) const {
-  std::vector<int> ids;
-  TPO_ASSERT(impl_->processor.Encode({text.data(), text.size()}, &ids).ok());
-  return {ids.begin(), ids.end()};
+void SentencePieceTokenizer::encode_piece(std::string_view text, std::vector<int32_t>& ids) const {
+  std::vector<int> found;
+  TPO_ASSERT(impl_->processor.Encode({text.data(), text.size()}, &found).ok());
+  ids.insert(ids.end(), found.begin(), found.end());
 }
 
-std::string SentencePieceTokenizer::decode(std::span<const int32_t> ids) const {
-  std::vector<int> kept;
-  for (int32_t id : ids) {
-    check<DataError>(id >= 0 && id < vocab_size(), "id ", id, " is outside the vocabulary of ", vocab_size());
-    if (id != bos() && id != eos()) kept.push_back(id);
-  }
+std::string SentencePieceTokenizer::decode_run(std::span<const int32_t> ids) const {
   std::string text;
-  TPO_ASSERT(impl_->processor.Decode(kept, &text).ok());
+  TPO_ASSERT(impl_->processor.Decode(std::vector<int>(ids.begin(), ids.end()), &text).ok());
   return text;
 }
 
-int32_t SentencePieceTokenizer::vocab_size() const { return impl_->processor.GetPieceSize(); }
-int32_t SentencePieceTokenizer::bos() const { return impl_->processor.bos_id(); }
-int32_t SentencePieceTokenizer::eos() const { return impl_->processor.eos_id(); }
-uint64_t SentencePieceTokenizer::fingerprint() const { return impl_->fingerprint; }
+int32_t SentencePieceTokenizer::model_id(std::string_view token) const {
+  const int id = impl_->processor.PieceToId({token.data(), token.size()});
+  return impl_->processor.IdToPiece(id) == token ? id : -1;
+}
 
 std::string train_sentencepiece(const std::vector<std::string>& lines, const SentencePieceTraining& options) {
   check<ConfigError>(options.model == "bpe" || options.model == "unigram", "tokenizer model is '", options.model,

@@ -18,16 +18,16 @@ class SentencePieceTokenizer : public Tokenizer {
  public:
   // Throws DataError naming the file when it is missing or not a model, or has no begin and end marks.
   static std::unique_ptr<SentencePieceTokenizer> load(const std::string& path);
-  // `name` stands in messages.
-  static std::unique_ptr<SentencePieceTokenizer> from_bytes(const std::string& model, const std::string& name);
+  // `name` stands in messages. Text behind an added token begins with the model's dummy space, as in transformers'
+  // LlamaTokenizer(legacy=True), which made the public TPO weights.
+  static std::unique_ptr<SentencePieceTokenizer> from_bytes(const std::string& model, const std::string& name,
+                                                            std::vector<AddedToken> added = {});
   ~SentencePieceTokenizer() override;
 
-  std::vector<int32_t> encode(std::string_view text) const override;
-  std::string decode(std::span<const int32_t> ids) const override;
-  int32_t vocab_size() const override;
-  int32_t bos() const override;
-  int32_t eos() const override;
-  uint64_t fingerprint() const override;
+ protected:
+  void encode_piece(std::string_view text, std::vector<int32_t>& ids) const override;
+  std::string decode_run(std::span<const int32_t> ids) const override;
+  int32_t model_id(std::string_view token) const override;
 
  private:
   SentencePieceTokenizer();

@@ -31,6 +31,7 @@ LIBRARIES = (
     (r"turbojpeg\.h|jpeglib\.h", r"data/decode/jpeg\.cpp"),
     (r"png\.h", r"data/decode/png\.cpp"),
     (r"sentencepiece_.*\.h", r"data/tokenizer/sentencepiece\.cpp"),
+    (r"utf8proc\.h", r"data/tokenizer/unicode\.cpp"),
     (r"nlohmann/.*", r"data/import/json\.cpp"),
     (r"cblas\.h|openblas.*\.h|libxsmm.*\.h", r"core/kernels/gemm_cpu\.cpp"),
     (r"omp\.h", r"core/parallel_for\.cpp"),
