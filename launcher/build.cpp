@@ -1,7 +1,7 @@
 #include "launcher/build.h"
 
 #include "data/length_index.h"
-#include "data/tokenizer/sentencepiece.h"
+#include "data/tokenizer/load_tokenizer.h"
 #include "model/presets.h"
 #include "parallel/comm/sim.h"
 
@@ -124,7 +124,9 @@ std::string model_fingerprint(const config::RunConfig& config, int64_t vocab) {
 }
 
 std::unique_ptr<Tokenizer> make_tokenizer(const config::RunConfig& config) {
-  return SentencePieceTokenizer::load(config.data().tokenizer());
+  const auto& d = config.data();
+  return load_tokenizer(
+      d.tokenizer(), {.more_tokens = {}, .vocab_size = d.tokenizer_tokens(), .fingerprint = d.tokenizer_fingerprint()});
 }
 
 std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const Tokenizer& tokenizer) {

@@ -24,6 +24,7 @@ struct Verb {
 constexpr Verb kVerbs[] = {{"synth", data_synth, "write datasets of the generated world and its text"},
                            {"import", data_import, "make a dataset of annotations and pictures"},
                            {"tokenizer", data_tokenizer, "train a SentencePiece model on text files"},
+                           {"tokenize", data_tokenize, "print the ids of lines of text"},
                            {"index", data_index, "write the length indices that training needs"},
                            {"inspect", data_inspect, "print and draw samples"},
                            {"verify", data_verify, "check every byte and record of datasets"}};

@@ -9,6 +9,7 @@ namespace tpo {
 
 int data_synth(std::span<const std::string> args);
 int data_tokenizer(std::span<const std::string> args);
+int data_tokenize(std::span<const std::string> args);
 int data_import(std::span<const std::string> args);
 int data_index(std::span<const std::string> args);
 int data_inspect(std::span<const std::string> args);

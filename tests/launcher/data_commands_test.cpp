@@ -4,6 +4,8 @@
 
 #include <filesystem>
 #include <fstream>
+#include <iostream>
+#include <sstream>
 
 #include "core/error.h"
 #include "data/dataset.h"
@@ -71,6 +73,26 @@ TEST_F(DataCommands, synth_inspect_and_verify_work_on_each_other) {
   EXPECT_EQ(out, "verified: 17 samples, 17 pictures decoded, 0 problem(s)\n");
 }
 
+TEST_F(DataCommands, tokenize_prints_ids_and_reads_them_back) {
+  std::ofstream(path("vocab.txt")) << "[UNK]\n[CLS]\n[SEP]\nthe\ncup\n";
+  const auto on = [&](const std::string& text, std::vector<std::string> flags) {
+    std::istringstream lines(text);
+    std::streambuf* stdin_buffer = std::cin.rdbuf(lines.rdbuf());
+    flags.insert(flags.begin(), {"tokenize", "--tokenizer", path("vocab.txt")});
+    const std::string error = error_of(flags);
+    std::cin.clear();
+    std::cin.rdbuf(stdin_buffer);
+    return error.empty() ? out : error;
+  };
+  EXPECT_EQ(on("The cup\n\nthe [DEC][SEP]", {"--add", "[DEC]"}), "3 4\n\n3 5 2\n");
+  EXPECT_EQ(on("[SEP]", {"--plain"}), "0 0 0\n");
+  EXPECT_EQ(on("\"the\\ncup\"", {"--json"}), "3 4\n");
+  EXPECT_EQ(on("3 4 7", {"--decode"}), "the cup<temp>\n");
+  EXPECT_NE(on("3 x", {"--decode"}).find("'3 x' is not a list of ids"), std::string::npos);
+  EXPECT_NE(on("the", {"--json"}).find("line 1: not JSON"), std::string::npos);
+  EXPECT_NE(on("", {"--about"}).find("tokens 5\nbegin mark 1\nend mark 2\nfingerprint "), std::string::npos);
+}
+
 TEST_F(DataCommands, verify_names_a_flipped_byte_and_says_fix_your_data) {
   run({"synth", "--out", path("w"), "--split", "train=3", "--vocab", "0"});
   const std::string shard = path("w/region-train/shard-00000.h5");
@@ -106,7 +128,7 @@ TEST_F(DataCommands, mistakes_are_named_with_what_is_legal) {
   EXPECT_NE(error_of({"synth", "--out", path("o"), "--size", "8"}).find("picture_px is 8"), std::string::npos);
   EXPECT_NE(error_of({"inspect", path("none")}).find("none"), std::string::npos);
   EXPECT_FALSE(fs::exists(path("o")));
-  for (const char* verb : {"synth", "import", "tokenizer", "index", "inspect", "verify"}) {
+  for (const char* verb : {"synth", "import", "tokenizer", "tokenize", "index", "inspect", "verify"}) {
     EXPECT_EQ(run({verb, "--help"}), kExitDone);
     EXPECT_NE(out.find("Example:\n  tpo_dist data"), std::string::npos) << out;
   }
