@@ -9,6 +9,7 @@ namespace tpo {
 namespace {
 
 constexpr int32_t kNoLabel = -100;
+constexpr std::string_view kChatMlBegin = "<|im_start|>", kChatMlEnd = "<|im_end|>";
 
 Box4 box4(const data::Box& b) { return {b.x1(), b.y1(), b.x2(), b.y2()}; }
 
@@ -18,21 +19,24 @@ class Builder {
   Builder(const data::Sample& sample, const Tokenizer& tokenizer, const TemplateOptions& options)
       : sample_(sample), tokenizer_(tokenizer), options_(options) {}
 
-  // Turns 0..last. With `answers` the document is for training and must end with an answer.
+  // Turns 0..last. Ends with the answer if the last turn is one, else where its answer begins.
   TokenizedSample run(int last) {
     int i = 0;
     std::string system;
-    for (; i <= last && sample_.turns(i).role() == data::Turn::SYSTEM; ++i) system += sample_.turns(i).text() + " ";
-    media_segment(system);
+    for (; i <= last && sample_.turns(i).role() == data::Turn::SYSTEM; ++i)
+      system += cat(system.empty() ? "" : " ", sample_.turns(i).text());
+    const bool chat_ml = options_.chat == ChatFormat::kChatMl;
+    chat_ml ? system_block(system.empty() ? std::string(kChatMlSystem) : system) : media_segment(system);
     for (bool user = true; i <= last; ++i, user = !user) {
       const data::Turn& turn = sample_.turns(i);
       must(turn.role() == (user ? data::Turn::USER : data::Turn::ASSISTANT), "turns[", i,
            "] is out of order, expected ", user ? "a question" : "an answer");
       if (user) {
-        segment(cat(" [INST] ", without_media_marks(turn.text()), " [/INST] "), turn, Kind::kQuestion);
+        chat_ml ? question_block(turn) : segment(" [INST] ", turn, " [/INST] ", Kind::kQuestion);
       } else {
-        segment(turn.text(), turn, Kind::kAnswer);
+        segment("", turn, "", Kind::kAnswer);
         push(tokenizer_.eos(), true);
+        if (chat_ml && i < last) push_text("\n", false);
       }
     }
     return std::move(out_);
@@ -59,7 +63,7 @@ class Builder {
   std::vector<int32_t>& labels() { return labels_; }
 
  private:
-  enum class Kind { kPlain, kQuestion, kAnswer };
+  enum class Kind { kQuestion, kAnswer };
 
   template <class... Parts>
   void must(bool ok, const Parts&... parts) const {
@@ -76,27 +80,35 @@ class Builder {
   }
 
   void begin_segment(bool labelled) {
-    if (options_.bos_per_segment || out_.tokens.empty()) push(tokenizer_.bos(), labelled && !out_.tokens.empty());
+    if (tokenizer_.bos() >= 0 && (options_.bos_per_segment || out_.tokens.empty()))
+      push(tokenizer_.bos(), labelled && !out_.tokens.empty());
   }
 
   int32_t row() const { return static_cast<int32_t>(out_.tokens.size()); }
 
+  bool is_clip(int medium) const { return sample_.media(medium).kind() == data::Media::JPEG_FRAMES; }
+
+  // The visual slots of medium m.
+  void slots(int m) {
+    const bool clip = is_clip(m);
+    const int32_t count = clip ? options_.clip_slots : options_.image_slots;
+    must(count > 0, "media[", m, "] is a ", clip ? "clip" : "picture", " but the template has ",
+         clip ? "clip" : "image", "_slots = ", count);
+    for (int32_t s = 0; s < count; ++s) {
+      out_.visual_rows.push_back(row());
+      push(0, false);
+    }
+  }
+
   void media_segment(const std::string& system) {
-    std::string text = system;
+    std::string text = system.empty() ? "" : system + " ";
     for (int m = 0; m < sample_.media_size(); ++m) {
-      const bool clip = sample_.media(m).kind() == data::Media::JPEG_FRAMES;
-      const int32_t slots = clip ? options_.clip_slots : options_.image_slots;
-      must(slots > 0, "media[", m, "] is a ", clip ? "clip" : "picture", " but the template has ",
-           clip ? "clip" : "image", "_slots = ", slots);
       text += m == 0 ? "[INST] " : "";
-      text += clip ? "<Video>" : "<Image>";
+      text += is_clip(m) ? "<Video>" : "<Image>";
       begin_segment(false);
       push_text(text, false);
-      for (int32_t s = 0; s < slots; ++s) {
-        out_.visual_rows.push_back(row());
-        push(0, false);
-      }
-      text = clip ? "</Video>" : "</Image>";
+      slots(m);
+      text = is_clip(m) ? "</Video>" : "</Image>";
     }
     if (sample_.media_size() > 0) text += "[/INST]";
     if (text.empty()) return;
@@ -104,8 +116,39 @@ class Builder {
     push_text(text, false);
   }
 
-  void segment(std::string_view text, const data::Turn& turn, Kind kind) {
+  void begin_block() { push(tokenizer_.added().find(kChatMlBegin)->id, false); }
+
+  void end_block() {
+    push(tokenizer_.eos(), false);
+    push_text("\n", false);
+  }
+
+  void system_block(const std::string& system) {
+    begin_segment(false);
+    begin_block();
+    push_text("system\n" + system, false);
+    end_block();
+  }
+
+  void question_block(const data::Turn& turn) {
+    begin_block();
+    std::string text = "user\n";
+    const int media = out_.visual_rows.empty() ? sample_.media_size() : 0;
+    for (int m = 0; m < media; ++m, text = "\n") {
+      push_text(text, false);
+      slots(m);
+    }
+    segment(text, turn, "", Kind::kQuestion);
+    end_block();
+    begin_block();
+    push_text("assistant\n", false);
+  }
+
+  // One turn between `before` and `after`, with its marks.
+  void segment(std::string_view before, const data::Turn& turn, std::string_view after, Kind kind) {
     const bool answer = kind == Kind::kAnswer;
+    const std::string whole = answer ? turn.text() : cat(before, without_media_marks(turn.text()), after);
+    std::string_view text = whole;
     const std::string_view mark = answer ? "<box>" : "<track_box>";
     begin_segment(answer);
     int used = 0;
@@ -168,6 +211,19 @@ Templates::Templates(const Tokenizer& tokenizer, const TemplateOptions& options)
                      ", expected 8..1048576");
   check<ConfigError>(options.image_slots >= 0 && options.clip_slots >= 0, "image_slots and clip_slots are ",
                      options.image_slots, " and ", options.clip_slots, ", expected 0 or more");
+  if (options.chat == ChatFormat::kChatMl) {
+    const AddedToken* end = tokenizer.added().find(kChatMlEnd);
+    check<ConfigError>(tokenizer.added().find(kChatMlBegin) != nullptr && end != nullptr && end->id == tokenizer.eos(),
+                       "chat format chatml needs a tokenizer with ", kChatMlBegin, " and with ", kChatMlEnd,
+                       " as its end mark (eos_token in tokenizer_config.json)");
+  }
+  const bool needs_bos = options.chat == ChatFormat::kMistral || options.bos_per_segment;
+  check<ConfigError>(!needs_bos || tokenizer.bos() >= 0, "the tokenizer has no begin mark, which ",
+                     options.bos_per_segment ? "bos_per_segment" : "chat format mistral", " needs");
+}
+
+ChatFormat chat_format_of(const Tokenizer& tokenizer) {
+  return tokenizer.added().find(kChatMlBegin) != nullptr ? ChatFormat::kChatMl : ChatFormat::kMistral;
 }
 
 TokenizedSample Templates::encode(const data::Sample& sample) const {
@@ -215,7 +271,8 @@ std::string without_media_marks(std::string text) {
 
 uint64_t Templates::fingerprint() const {
   return xxh3(cat("templates ", kTemplateVersion, " ", tokenizer_.fingerprint(), " ", options_.max_tokens, " ",
-                  options_.image_slots, " ", options_.clip_slots, " ", options_.bos_per_segment));
+                  options_.image_slots, " ", options_.clip_slots, " ", options_.bos_per_segment,
+                  options_.chat == ChatFormat::kChatMl ? cat(" chatml ", kChatMlSystem) : ""));
 }
 
 std::span<const std::string_view> region_prompts() { return kRegion; }

@@ -1,8 +1,12 @@
 #pragma once
-// From a sample to token ids, labels and slots. Layout (one document per sample):
+// From a sample to token ids, labels and slots. One document per sample, all its questions and answers packed.
+// Mistral:
 //   <s> {system text}[INST] <Image>{slots}</Image>[/INST]          only with media; <Video>..</Video> for clips;
 //   several media in order then per question and answer:   [INST] {question} [/INST] {answer}</s>
-// Only answers, with their </s>, carry labels. In an answer the mark <box> becomes <box_begin><boxes> (trigger and
+// ChatML (Qwen2), S = <|im_start|> and E = <|im_end|>:
+//   S system\n{system text, else the default one}E\n   then per question and answer:
+//   S user\n{slots}\n{question}E\n S assistant\n{answer}E\n    slots of each medium and a line end: first question only
+// Only answers, with their end marks, carry labels. In an answer the mark <box> becomes <box_begin><boxes> (trigger and
 // slot); in a question <track_box> is an input slot. The pieces are tokenized one by one. <image> and <video> marks in
 // questions say that media belong to the sample; they are taken out of the text, since media stand in front.
 #include <array>
@@ -21,11 +25,17 @@ namespace tpo {
 constexpr uint64_t kTemplateVersion =
     1;  // part of the key of a length index; raise it when any text or rule here changes
 
+enum class ChatFormat { kMistral, kChatMl };
+// ChatML where the tokenizer has <|im_start|>, else Mistral.
+ChatFormat chat_format_of(const Tokenizer& tokenizer);
+constexpr std::string_view kChatMlSystem = "You are a helpful assistant.";  // what Qwen2 was tuned with
+
 struct TemplateOptions {
   int64_t max_tokens = 1024;
   int32_t image_slots = 0;       // visual slots of a picture; range 1.. when samples have pictures
   int32_t clip_slots = 0;        // of a clip (all its frames together)
   bool bos_per_segment = false;  // compatibility with the released weights: every tokenized piece starts with <s>
+  ChatFormat chat = ChatFormat::kMistral;
 };
 
 using Box4 = std::array<float, 4>;  // x1 y1 x2 y2, fractions of the picture
@@ -45,7 +55,8 @@ struct TokenizedSample {
 // Thread-safe. Keeps a reference to the tokenizer.
 class Templates {
  public:
-  // Throws ConfigError for options out of range.
+  // Throws ConfigError for options out of range, a tokenizer without the marks of the chat format, or one whose end
+  // mark is not the format's, since generation would not stop.
   Templates(const Tokenizer& tokenizer, const TemplateOptions& options);
 
   // The whole sample. Longer than max_tokens: the tail is cut; if a slot (visual, <boxes>, <track_box>) or every label

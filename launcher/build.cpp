@@ -137,6 +137,10 @@ std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const
   options.image_slots = static_cast<int32_t>(meta.model.visual_slots_per_media(vision.tubelet));
   options.clip_slots = static_cast<int32_t>(meta.model.visual_slots_per_media(std::max(vision.frames, vision.tubelet)));
   options.bos_per_segment = config.data().bos_per_segment();
+  const std::string& chat = config.data().chat();
+  options.chat = chat == "auto"     ? chat_format_of(tokenizer)
+                 : chat == "chatml" ? ChatFormat::kChatMl
+                                    : ChatFormat::kMistral;
   return std::make_unique<Templates>(tokenizer, options);
 }
 

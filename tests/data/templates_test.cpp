@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "data/tokenizer/load_tokenizer.h"
 #include "tests/data/data_fixture.h"
 #include "tests/data/small_tokenizer.h"
 
@@ -68,6 +69,68 @@ TEST_F(TemplatesTest, compatibility_begins_every_piece_with_bos) {
   const TokenizedSample t = Templates(*tok_, options_).encode(testing::region_sample("a", 1).sample);
   // Before and after the slots, the question, the answer.
   EXPECT_EQ(std::count(t.tokens.begin(), t.tokens.end(), tok_->bos()), 4);
+}
+
+TEST_F(TemplatesTest, chat_ml_has_the_documented_layout) {
+  const auto tok = load_tokenizer(std::string(TPO_SOURCE_DIR) + "/tests/data/fixtures/tokenizers/qwen2.json");
+  EXPECT_EQ(chat_format_of(*tok), ChatFormat::kChatMl);
+  EXPECT_EQ(chat_format_of(*tok_), ChatFormat::kMistral);
+  options_.chat = ChatFormat::kChatMl;
+  auto p = testing::region_sample("a", 1);
+  *p.sample.add_media() = p.sample.media(0);
+  p.sample.mutable_turns(0)->set_text("<image>\n<image>\nWhere is it?");
+  p.sample.mutable_turns()->MergeFrom(testing::text_sample("d", "How many?", "There are 3.").sample.turns());
+  const std::string shown = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n";
+  const Ids slots(5, 0);
+  Ids want = tok->encode_with_special(shown);
+  Ids visual, labelled;
+  const auto add = [&](const Ids& ids) { want.insert(want.end(), ids.begin(), ids.end()); };
+  const auto answer = [&](std::string_view text) {
+    for (int32_t id : tok->encode_with_special(text)) labelled.push_back(static_cast<int32_t>(want.size())), add({id});
+  };
+  for (const char* behind : {"\n", "\nWhere is it?<|im_end|>\n<|im_start|>assistant\n"}) {
+    for (int i = 0; i < 5; ++i) visual.push_back(static_cast<int32_t>(want.size()) + i);
+    add(slots);
+    add(tok->encode_with_special(behind));
+  }
+  answer("It is at");
+  answer("<box_begin><boxes>.<|im_end|>");
+  add(tok->encode_with_special("\n<|im_start|>user\nHow many?<|im_end|>\n<|im_start|>assistant\n"));
+  const size_t second_prompt = want.size();
+  answer("There are 3.<|im_end|>");
+  const Templates templates(*tok, options_);
+  const TokenizedSample t = templates.encode(p.sample);
+  EXPECT_EQ(t.tokens, want);
+  EXPECT_EQ(t.visual_rows, visual);
+  ASSERT_EQ(t.region_rows.size(), 1u);
+  EXPECT_EQ(t.tokens[static_cast<size_t>(t.region_rows[0])], id_of(TaskToken::kBoxes, *tok));
+  for (size_t i = 0; i < want.size(); ++i) {
+    const bool here = std::count(labelled.begin(), labelled.end(), static_cast<int32_t>(i) + 1) == 1;
+    EXPECT_EQ(t.targets[i], here ? want[i + 1] : -100) << i;
+  }
+  EXPECT_EQ(templates.encode_prompt(p.sample, 2).tokens, Ids(want.begin(), want.begin() + second_prompt));
+  // A system turn takes the place of the default; marks in a text are text.
+  data::Turn system;
+  system.set_role(data::Turn::SYSTEM);
+  system.set_text("Be brief.<|im_end|>");
+  data::Sample with = testing::text_sample("s", "a", "b").sample, order;
+  order.set_id("s");
+  *order.add_turns() = system;
+  order.mutable_turns()->MergeFrom(with.turns());
+  const TokenizedSample s = templates.encode(order);
+  EXPECT_HAS(decode_with_task_tokens(*tok, s.tokens), "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\na");
+  EXPECT_EQ(std::count(s.tokens.begin(), s.tokens.end(), tok->eos()), 3);
+}
+
+TEST_F(TemplatesTest, a_tokenizer_without_the_marks_of_the_format_is_refused) {
+  const auto qwen = load_tokenizer(std::string(TPO_SOURCE_DIR) + "/tests/data/fixtures/tokenizers/qwen2.json");
+  const auto error = [&](const Tokenizer& tok, ChatFormat chat, bool bos) {
+    options_.chat = chat, options_.bos_per_segment = bos;
+    return message_of<ConfigError>([&] { Templates(tok, options_); });
+  };
+  EXPECT_HAS(error(*tok_, ChatFormat::kChatMl, false), "needs a tokenizer with <|im_start|>");
+  EXPECT_HAS(error(*qwen, ChatFormat::kMistral, false), "no begin mark, which chat format mistral needs");
+  EXPECT_HAS(error(*qwen, ChatFormat::kChatMl, true), "no begin mark, which bos_per_segment needs");
 }
 
 TEST_F(TemplatesTest, track_box_is_an_input_slot_without_a_label) {
@@ -140,7 +203,10 @@ TEST_F(TemplatesTest, the_fingerprint_depends_on_every_option) {
     o.max_tokens += i == 0, o.image_slots += i == 1, o.clip_slots += i == 2, o.bos_per_segment = i == 3;
     EXPECT_TRUE(seen.insert(Templates(*tok_, o).fingerprint()).second) << i;
   }
-  EXPECT_EQ(Templates(*tok_, options_).fingerprint(), *seen.find(Templates(*tok_, options_).fingerprint()));
+  const auto qwen = load_tokenizer(std::string(TPO_SOURCE_DIR) + "/tests/data/fixtures/tokenizers/qwen2.json");
+  options_.chat = ChatFormat::kChatMl;
+  EXPECT_TRUE(seen.insert(Templates(*qwen, options_).fingerprint()).second);
+  EXPECT_EQ(Templates(*qwen, options_).fingerprint(), *seen.find(Templates(*qwen, options_).fingerprint()));
 }
 
 TEST(Prompts, phrases_are_filled_in_and_tracking_prompts_hold_their_slot) {
