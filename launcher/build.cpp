@@ -26,6 +26,8 @@ void override_language(const config::Language& l, LanguageConfig& out) {
   if (l.has_kv_heads()) out.kv_heads = l.kv_heads();
   if (l.has_head_dim()) out.head_dim = l.head_dim();
   if (l.has_mlp_hidden()) out.mlp_hidden = l.mlp_hidden();
+  if (l.has_qkv_bias()) out.qkv_bias = l.qkv_bias();
+  if (l.has_table_rows()) out.table_rows = l.table_rows();
   if (l.has_rope_theta()) out.rope_theta = l.rope_theta();
   if (l.has_rms_eps()) out.rms_eps = l.rms_eps();
   if (l.has_weight_std()) out.weight_std = l.weight_std();
@@ -92,6 +94,8 @@ void resolve_model(config::RunConfig& config) {
   l.set_kv_heads(static_cast<int32_t>(c.language.kv_heads));
   l.set_head_dim(static_cast<int32_t>(c.language.head_dim));
   l.set_mlp_hidden(static_cast<int32_t>(c.language.mlp_hidden));
+  l.set_qkv_bias(c.language.qkv_bias);
+  l.set_table_rows(static_cast<int32_t>(c.language.table_rows));
   l.set_rope_theta(c.language.rope_theta);
   l.set_rms_eps(c.language.rms_eps);
   l.set_weight_std(c.language.weight_std);
@@ -115,6 +119,8 @@ std::string model_fingerprint(const config::RunConfig& config, int64_t vocab) {
   m.clear_task_token_std();
   m.mutable_region()->clear_box_loss();
   auto& l = *m.mutable_language();
+  if (!l.qkv_bias()) l.clear_qkv_bias();  // younger than the first checkpoints
+  if (l.table_rows() == 0) l.clear_table_rows();
   l.clear_weight_std();
   l.clear_embed_std();
   l.clear_lora_dropout();

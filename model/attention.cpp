@@ -25,6 +25,8 @@ Cut fused_columns(const Cut& heads, int64_t width) {
   return fused;
 }
 
+Bias qkv_bias(const CausalAttentionConfig& c) { return c.qkv_bias ? Bias::kYes : Bias::kNo; }
+
 AttentionSpec with_heads(AttentionSpec spec, int64_t q_heads, int64_t kv_heads) {
   spec.q_heads = q_heads, spec.kv_heads = kv_heads;
   return spec;
@@ -77,11 +79,11 @@ CausalAttention::CausalAttention(const ParamScope& s, const CausalAttentionConfi
       spec_{.q_heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .causal = true},
       local_(with_heads(spec_, part.q.size(), part.kv.size())),
       theta_(c.rope_theta),
-      q_(s / "q", c.width, c.heads * c.head_dim, Split::kColumn, tp, Bias::kNo, init, lora.q,
+      q_(s / "q", c.width, c.heads * c.head_dim, Split::kColumn, tp, qkv_bias(c), init, lora.q,
          {{scaled(part.q, c.head_dim)}, nullptr}),
-      k_(s / "k", c.width, c.kv_heads * c.head_dim, Split::kColumn, tp, Bias::kNo, init, lora.k,
+      k_(s / "k", c.width, c.kv_heads * c.head_dim, Split::kColumn, tp, qkv_bias(c), init, lora.k,
          {{scaled(part.kv, c.head_dim)}, c.kv_sharers}),
-      v_(s / "v", c.width, c.kv_heads * c.head_dim, Split::kColumn, tp, Bias::kNo, init, lora.v,
+      v_(s / "v", c.width, c.kv_heads * c.head_dim, Split::kColumn, tp, qkv_bias(c), init, lora.v,
          {{scaled(part.kv, c.head_dim)}, c.kv_sharers}),
       o_(s / "o", c.heads * c.head_dim, c.width, Split::kRow, tp, Bias::kNo, init, lora.o,
          {{scaled(part.q, c.head_dim)}, nullptr}) {

@@ -50,6 +50,7 @@ struct KvCache {
 
 struct CausalAttentionConfig {
   int64_t width = 0, heads = 0, kv_heads = 0, head_dim = 0;
+  bool qkv_bias = false;
   float rope_theta = 1e4f;
   ProcessGroup* kv_sharers = nullptr;  // of split_kv_sharers; outlives the layer
 };
@@ -57,8 +58,9 @@ struct CausalAttentionConfig {
 // Collective: the ranks with the same key-value head, or null if no two have one (kv_heads >= ranks).
 std::unique_ptr<ProcessGroup> split_kv_sharers(int64_t kv_heads, const TensorParallel& tp);
 
-// Causal grouped-query attention with rotary positions, no biases. Names: <scope>.q, .k, .v, .o. With fewer key-value
-// heads than ranks several ranks hold the same one, and the gradient of its weights is summed over them.
+// Causal grouped-query attention with rotary positions; q, k and v may have biases (Qwen2), o has none. Names:
+// <scope>.q, .k, .v, .o. With fewer key-value heads than ranks several ranks hold the same one, and the gradient of its
+// weight and bias is summed over them.
 class CausalAttention {
  public:
   struct Lora {

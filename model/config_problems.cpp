@@ -57,6 +57,8 @@ void check_language(const LanguageConfig& l, Problems& p) {
   p.unless(l.lora_dropout >= 0 && l.lora_dropout < 1, "language.lora_dropout is ", l.lora_dropout,
            "; it must be in [0, 1)");
   p.unless(l.rope_theta > 0, "language.rope_theta is ", l.rope_theta, "; it must be positive");
+  p.unless(l.rms_eps > 0, "language.rms_eps is ", l.rms_eps, "; it must be positive");
+  p.unless(l.table_rows >= 0, "language.table_rows is ", l.table_rows, "; 0 means no spare rows");
   p.unless(l.weight_std > 0 && l.embed_std > 0, "language.weight_std and language.embed_std are ", l.weight_std,
            " and ", l.embed_std, "; both must be positive");
   p.unless(l.new_tokens == 7, "language.new_tokens is ", l.new_tokens, "; the task vocabulary has 7");

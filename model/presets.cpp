@@ -41,6 +41,24 @@ TpoConfig small() {
   return c;
 }
 
+LanguageConfig mistral_7b() {
+  LanguageConfig l;
+  l.vocab = 32000, l.width = 4096, l.layers = 32, l.heads = 32, l.kv_heads = 8, l.head_dim = 128, l.mlp_hidden = 14336;
+  l.detach_embeddings = true;
+  l.lora_rank = 16, l.lora_alpha = 32, l.lora_dropout = 0.1f;
+  return l;
+}
+
+LanguageConfig qwen2_7b() {
+  LanguageConfig l = mistral_7b();
+  l.vocab = 151646;  // 151,643 pieces and the three marks of its chat template
+  l.table_rows = 152064;
+  l.width = 3584, l.layers = 28, l.heads = 28, l.kv_heads = 4, l.head_dim = 128, l.mlp_hidden = 18944;
+  l.qkv_bias = true;
+  l.rms_eps = 1e-6f;
+  return l;
+}
+
 // UMT-L/16 with its last block left out, and Mistral-7B-Instruct v0.2; a linear connector of 2 x 2 patches.
 TpoConfig videochat_tpo_7b() {
   TpoConfig c;
@@ -53,10 +71,7 @@ TpoConfig videochat_tpo_7b() {
               .depth = 23,
               .mlp_hidden = 4096};
   c.connector.merge = 2;  // 49 slots a frame
-  LanguageConfig& l = c.language;
-  l.vocab = 32000, l.width = 4096, l.layers = 32, l.heads = 32, l.kv_heads = 8, l.head_dim = 128, l.mlp_hidden = 14336;
-  l.detach_embeddings = true;
-  l.lora_rank = 16, l.lora_alpha = 32, l.lora_dropout = 0.1f;
+  c.language = mistral_7b();
   c.region.hidden = 2048;
   c.box_encoder_hidden = 2048;
   return c;
@@ -64,17 +79,25 @@ TpoConfig videochat_tpo_7b() {
 
 constexpr std::pair<std::string_view, TpoConfig (*)()> kPresets[] = {
     {"nano", nano}, {"small", small}, {"videochat_tpo_7b", videochat_tpo_7b}};
+constexpr std::pair<std::string_view, LanguageConfig (*)()> kLanguages[] = {{"mistral_7b", mistral_7b},
+                                                                            {"qwen2_7b", qwen2_7b}};
 
-}  // namespace
-
-TpoConfig preset(std::string_view name) {
+template <class Config, size_t n>
+Config named(const std::pair<std::string_view, Config (*)()> (&table)[n], std::string_view what,
+             std::string_view name) {
   std::string names;
-  for (const auto& [known, make] : kPresets) {
+  for (const auto& [known, make] : table) {
     if (known == name) return make();
     names += (names.empty() ? "" : ", ") + std::string(known);
   }
-  throw ConfigError(cat("no model preset '", name, "'; there are ", names));
+  throw ConfigError(cat("no ", what, " preset '", name, "'; there are ", names));
 }
+
+}  // namespace
+
+TpoConfig preset(std::string_view name) { return named(kPresets, "model", name); }
+
+LanguageConfig language_preset(std::string_view name) { return named(kLanguages, "language", name); }
 
 std::vector<std::string_view> preset_names() {
   std::vector<std::string_view> names;

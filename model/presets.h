@@ -12,4 +12,8 @@ namespace tpo {
 TpoConfig preset(std::string_view name);
 std::vector<std::string_view> preset_names();
 
+// Language models of the two variants with the adapters of the public recipe (rank 16, alpha 32, all eight targets):
+// "mistral_7b" is Mistral-7B-Instruct-v0.2, "qwen2_7b" Qwen2-7B-Instruct. Throws ConfigError that lists the names.
+LanguageConfig language_preset(std::string_view name);
+
 }  // namespace tpo

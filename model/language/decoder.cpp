@@ -24,7 +24,7 @@ LoraConfig Decoder::lora_for(const std::string& target) const {
 std::vector<DecoderBlock> Decoder::make_blocks(const ParamScope& s) const {
   const LanguageConfig& c = config_;
   DecoderBlockConfig block;
-  block.attention = {c.width, c.heads, c.kv_heads, c.head_dim, c.rope_theta, kv_sharers_.get()};
+  block.attention = {c.width, c.heads, c.kv_heads, c.head_dim, c.qkv_bias, c.rope_theta, kv_sharers_.get()};
   block.mlp_hidden = c.mlp_hidden;
   block.rms_eps = c.rms_eps;
   block.attention_lora = {lora_for("q"), lora_for("k"), lora_for("v"), lora_for("o")};
@@ -40,7 +40,8 @@ Decoder::Decoder(const ParamScope& s, const LanguageConfig& c, const TensorParal
     : config_(c),
       tp_(*tp.group, c.sequence_parallel),
       kv_sharers_(split_kv_sharers(c.kv_heads, tp)),
-      embed_(s / "embed_tokens", c.vocab, c.new_tokens, c.width, added_rows(c), Init::normal(0, c.embed_std), tp_),
+      embed_(s / "embed_tokens", c.vocab, c.rows() - c.vocab, c.width, added_rows(c), Init::normal(0, c.embed_std),
+             tp_),
       blocks_(make_blocks(s / "layers")),
       norm_(s / "norm", c.width, c.rms_eps, tp_.stream_group()),
       lm_head_(s / "lm_head", c.width, c.rows(), Split::kColumn, tp_, Bias::kNo, Init::normal(0, 0.02f),

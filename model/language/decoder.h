@@ -1,8 +1,10 @@
 #pragma once
-// Mistral-style decoder: untied embeddings, pre-norm blocks with grouped-query attention, rotary positions and SwiGLU,
-// a final RMSNorm, a vocabulary projection; optional LoRA on any of its linear layers, the projection included.
-// N rows of all sequences, C width, V = vocab + new_tokens rows of both tables, which are cut over the tensor axis as
-// heads and hidden widths are. What comes in and goes out is whole on every rank.
+// One decoder that is Mistral-7B-Instruct-v0.2 and Qwen2-7B-Instruct by configuration (presets.h): untied embeddings,
+// pre-norm blocks with grouped-query attention, rotary positions and SwiGLU, a final RMSNorm, a vocabulary projection;
+// optional LoRA on any of its linear layers, the projection included.
+// N rows of all sequences, C width, V = rows() of both tables, which are cut over the tensor axis as heads and hidden
+// widths are. What comes in and goes out is whole on every rank.
+#include <algorithm>
 #include <string>
 #include <vector>
 
@@ -13,8 +15,12 @@ namespace tpo {
 
 struct LanguageConfig {
   int64_t vocab = 0;       // pieces of the base tokenizer
-  int64_t new_tokens = 7;  // rows appended for task triggers and slots
+  int64_t new_tokens = 7;  // rows that follow them, for task triggers and slots
+  // Rows of both tables where the public model has more than pieces (Qwen2: 152,064): new tokens take the first spare
+  // ones, and lengthen the tables if there are too few. 0: no spare rows.
+  int64_t table_rows = 0;
   int64_t width = 0, layers = 0, heads = 0, kv_heads = 0, head_dim = 0, mlp_hidden = 0;
+  bool qkv_bias = false;  // biases of q, k and v
   float rope_theta = 1e6f;
   float rms_eps = 1e-5f;
   // Standard deviations of initial weights when nothing is loaded. 0.02 is the public Mistral configuration's, made for
@@ -22,14 +28,14 @@ struct LanguageConfig {
   float weight_std = 0.02f;
   float embed_std = 0.02f;
   bool detach_embeddings = false;  // true: embed_tokens gets no gradient and is created frozen
-  bool train_new_rows = false;     // false: the new rows of both tables stay at the mean of the old ones
+  bool train_new_rows = false;     // false: new and spare rows of both tables stay at the mean of the old ones
   int64_t lora_rank = 0;           // 0: no adapters
   float lora_alpha = 16;
   float lora_dropout = 0;
   std::vector<std::string> lora_targets = {"q", "k", "v", "o", "gate", "up", "down", "lm_head"};
   Recompute recompute = Recompute::kNone;
   bool sequence_parallel = false;  // true: between attention and MLP each rank of the tensor axis has its rows only
-  int64_t rows() const { return vocab + new_tokens; }
+  int64_t rows() const { return std::max(vocab + new_tokens, table_rows); }
 };
 
 // Names: <scope>.embed_tokens, <scope>.layers.N.{attn_norm, attn.{q,k,v,o}, mlp_norm, mlp.{gate,up,down}},

@@ -33,6 +33,38 @@ TEST(Presets, videochat_tpo_7b_has_the_published_parameter_counts) {
   EXPECT_GT(stream->virtual_seconds(), 1);
 }
 
+TEST(Presets, language_models_have_the_published_parameter_counts) {
+  const struct {
+    const char* name;
+    int64_t base, lora, kv_bias;  // of which biases of keys and values
+  } cases[] = {{"mistral_7b", 7241789440, 42520688, 0}, {"qwen2_7b", 7615616512, 42860544, 28 * 2 * 512}};
+  for (const auto& c : cases) {
+    const std::unique_ptr<Stream> stream = Stream::make_meta();
+    const StreamScope scope(*stream);
+    ParamStore s(1);
+    const auto tp = make_single();
+    const Decoder decoder(ParamScope(s, "language"), language_preset(c.name), *tp);
+    EXPECT_EQ(count(s, "*.lora_?"), c.lora) << c.name;
+    EXPECT_EQ(count(s, "*") - count(s, "*.lora_?"), c.base) << c.name;
+    EXPECT_EQ(count(s, "*.attn.k.bias") + count(s, "*.attn.v.bias"), c.kv_bias) << c.name;
+  }
+  EXPECT_THROW(language_preset("qwen"), ConfigError);
+}
+
+TEST(Presets, new_tokens_take_spare_rows_or_lengthen_the_tables) {
+  for (const auto& [table_rows, rows, frozen] : {std::array<int64_t, 3>{0, 36, 29}, {31, 36, 29}, {50, 50, 29}}) {
+    TpoConfig c = tiny_config();
+    c.language.table_rows = table_rows;
+    const Rig rig(c);
+    for (const char* table : {"language.embed_tokens.weight", "language.lm_head.weight"}) {
+      const Param& p = *rig.store.find(table);
+      EXPECT_EQ(p.full[0], rows) << table << table_rows;
+      EXPECT_EQ(p.frozen_rows_begin, frozen) << table << table_rows;
+    }
+    EXPECT_EQ(rig.model.vocabulary().box_begin(), 29);
+  }
+}
+
 TEST(Presets, nano_vision_and_language_have_the_counts_of_its_specification) {
   const std::unique_ptr<Stream> stream = Stream::make_meta();
   const StreamScope scope(*stream);

@@ -47,11 +47,13 @@ struct ModelCase {
   int64_t heads, kv_heads;
   bool detach, train_new_rows;
   std::vector<std::string> frozen;
+  bool qkv_bias = false;
+  int64_t table_rows = 0;
 };
 
 inline const ModelCase kModels[] = {
-    {"6/2", 6, 2, false, true, {}},
-    {"4/1 detached", 4, 1, true, false, {}},
+    {"6/2", 6, 2, false, true, {}, true, 41},
+    {"4/1 detached", 4, 1, true, false, {}, true},
     {"4/4 adapters only", 4, 4, true, false, {"*weight", "*bias", "task_tokens.*"}},
     {"8/4 language frozen", 8, 4, false, false, {"language.*"}},
 };
@@ -61,6 +63,7 @@ inline TpoConfig config_of(const ModelCase& m, bool sequence, Recompute recomput
   c.vision.heads = 4, c.vision.mlp_hidden = 41;  // prime, as are hidden widths and rows of the tables
   LanguageConfig& l = c.language;
   l.heads = m.heads, l.kv_heads = m.kv_heads, l.mlp_hidden = 43, l.vocab = 30;
+  l.qkv_bias = m.qkv_bias, l.table_rows = m.table_rows;
   l.lora_dropout = 0.3f;
   l.detach_embeddings = m.detach, l.train_new_rows = m.train_new_rows;
   c.vision.sequence_parallel = l.sequence_parallel = sequence;

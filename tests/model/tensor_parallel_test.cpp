@@ -48,15 +48,16 @@ struct LayerCase {
 
 Layer causal(const ParamScope& s, const TensorParallel& tp, int64_t heads, int64_t kv) {
   const std::shared_ptr<ProcessGroup> sharers = split_kv_sharers(kv, tp);
-  const auto layer = std::make_shared<CausalAttention>(s, CausalAttentionConfig{10, heads, kv, 4, 1e4f, sharers.get()},
-                                                       tp, kInit, CausalAttention::Lora{kLora, kLora, kLora, kLora});
+  const auto layer =
+      std::make_shared<CausalAttention>(s, CausalAttentionConfig{10, heads, kv, 4, true, 1e4f, sharers.get()}, tp,
+                                        kInit, CausalAttention::Lora{kLora, kLora, kLora, kLora});
   return on_stream(tp, [=, keep = sharers](const Tensor& x) { return (*layer)(x, sequences()); });
 }
 
 Layer decoder_block(const ParamScope& s, const TensorParallel& tp, Recompute recompute) {
   DecoderBlockConfig c;
   const std::shared_ptr<ProcessGroup> sharers = split_kv_sharers(2, tp);
-  c.attention = {10, 6, 2, 4, 1e4f, sharers.get()};
+  c.attention = {10, 6, 2, 4, false, 1e4f, sharers.get()};
   c.mlp_hidden = 13;
   c.attention_lora = {kLora, kLora, kLora, kLora};
   c.gate_lora = c.up_lora = c.down_lora = kLora;
