@@ -98,20 +98,28 @@ Tensor CausalAttention::operator()(const Tensor& x_NC, const SequenceContext& co
   return o_(attention(q, k, v, context.cu, context.cu, local_, turn), context.dropout);
 }
 
-Tensor CausalAttention::step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const {
-  const int64_t begin = cache.length, end = begin + positions.numel();
+Tensor CausalAttention::step(const Tensor& x_nC, const CacheRows& rows, KvCache& cache, int layer) const {
+  const int64_t n = rows.positions.numel(), begin = cache.length, end = begin + n;
   check_shape(end <= cache.capacity, "[kv_cache] ", end, " rows do not fit a cache of ", cache.capacity);
   const NoGradScope no_grad;
-  const Tensor whole_nC = tp_.enter(x_nC, positions.numel(), q_.base().weight().name);
+  const Tensor whole_nC = tp_.enter(x_nC, n, q_.base().weight().name);
   const Tensor q = q_(whole_nC, {});
-  const Tensor k = rope(k_(whole_nC, {}), positions, local_.kv_heads, theta_);
+  const Tensor k = rope(k_(whole_nC, {}), rows.positions, local_.kv_heads, theta_);
   const Tensor v = v_(whole_nC, {});
   const Tensor& cache_k = cache.k.at(static_cast<size_t>(layer));
   const Tensor& cache_v = cache.v.at(static_cast<size_t>(layer));
   launch(CopyBytes{cache_k.rows(begin, end).raw(), k.raw(), k.nbytes()});
   launch(CopyBytes{cache_v.rows(begin, end).raw(), v.raw(), v.nbytes()});
+  const AttentionRope turn{rows.positions, {}, theta_};
+  if (rows.mask.defined()) {
+    AttentionSpec all = local_;
+    all.causal = false;
+    const auto whole = [](int64_t N) { return Tensor::from(std::vector<int32_t>{0, static_cast<int32_t>(N)}, {2}); };
+    return o_(attention(q, cache_k.rows(0, end), cache_v.rows(0, end), whole(n), whole(end), all, turn, {rows.mask}),
+              {});
+  }
   const Tensor y = empty_like(q);
-  attention_cached(q, cache_k, cache_v, end, local_, y, {positions, {}, theta_});
+  attention_cached(q, cache_k, cache_v, end, local_, y, turn);
   return o_(y, {});
 }
 

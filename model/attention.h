@@ -40,12 +40,20 @@ struct SequenceContext {
   int64_t rows() const { return positions.numel(); }
 };
 
-// Keys and values of one sequence, written in place, outside any tape. One entry per layer, (capacity, kv_heads*D) of
-// this rank's heads.
+// Keys and values of one sequence, or of several continuations of one prompt (CacheRows::mask), written in place,
+// outside any tape. One entry per layer, (capacity, kv_heads*D) of this rank's heads.
 struct KvCache {
   std::vector<Tensor> k, v;
   int64_t length = 0;  // rows valid in every layer
   int64_t capacity = 0;
+};
+
+// The rows that a step appends to a cache.
+struct CacheRows {
+  Tensor positions;  // (n) i32, their places in the sequence
+  // (1, n, cache.length + n) f32: row i sees cache row j, new ones included, if element [0, i, j] is 0, and not if it
+  // is minus infinity. Undefined: each sees all rows up to itself.
+  Tensor mask;
 };
 
 struct CausalAttentionConfig {
@@ -70,10 +78,9 @@ class CausalAttention {
                   const Init& init, const Lora& lora);
   // x (N, C) -> (N, C).
   Tensor operator()(const Tensor& x_NC, const SequenceContext& context) const;
-  // x of n rows, positions.numel(): the rows that follow cache.length rows of the same sequence; positions (n) i32 are
-  // their places. Writes rows [length, length + n) of layer `layer`; the caller advances cache.length after the last
-  // layer. Never recorded. Throws ShapeError if the cache is full.
-  Tensor step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const;
+  // x of n rows, positions.numel(). Writes rows [length, length + n) of layer `layer`; the caller advances cache.length
+  // after the last layer. Never recorded. Throws ShapeError if the cache is full.
+  Tensor step(const Tensor& x_nC, const CacheRows& rows, KvCache& cache, int layer) const;
 
   const LoraLinear& q() const { return q_; }
   const LoraLinear& k() const { return k_; }

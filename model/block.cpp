@@ -51,9 +51,9 @@ Tensor DecoderBlock::operator()(const Tensor& x_NC, const SequenceContext& conte
       [this, context](const Tensor& normed) { return mlp_(normed, context.rows(), context.dropout); });
 }
 
-Tensor DecoderBlock::step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const {
-  const auto [h_nC, normed_nC] = mlp_norm_.after_sum(x_nC, attn_.step(attn_norm_(x_nC), positions, cache, layer));
-  return add(h_nC, mlp_(normed_nC, positions.numel(), {}));
+Tensor DecoderBlock::step(const Tensor& x_nC, const CacheRows& rows, KvCache& cache, int layer) const {
+  const auto [h_nC, normed_nC] = mlp_norm_.after_sum(x_nC, attn_.step(attn_norm_(x_nC), rows, cache, layer));
+  return add(h_nC, mlp_(normed_nC, rows.positions.numel(), {}));
 }
 
 }  // namespace tpo

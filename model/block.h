@@ -52,7 +52,7 @@ class DecoderBlock {
  public:
   DecoderBlock(const ParamScope& scope, const DecoderBlockConfig& config, const TensorParallel& tp);
   Tensor operator()(const Tensor& x_NC, const SequenceContext& context, Recompute recompute = Recompute::kNone) const;
-  Tensor step(const Tensor& x_nC, const Tensor& positions, KvCache& cache, int layer) const;
+  Tensor step(const Tensor& x_nC, const CacheRows& rows, KvCache& cache, int layer) const;
 
   const RmsNorm& attention_norm() const { return attn_norm_; }
   const RmsNorm& mlp_norm() const { return mlp_norm_; }

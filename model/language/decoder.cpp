@@ -91,12 +91,19 @@ KvCache Decoder::make_cache(int64_t capacity) const {
 }
 
 Tensor Decoder::step(const Tensor& x_nC, KvCache& cache) const {
-  const NoGradScope no_grad;
   std::vector<int32_t> places(static_cast<size_t>(x_nC.dim(0)));
   std::iota(places.begin(), places.end(), static_cast<int32_t>(cache.length));
-  const Tensor positions = Tensor::from(places, {x_nC.dim(0)});
+  return step(x_nC, {Tensor::from(places, {x_nC.dim(0)}), {}}, cache);
+}
+
+Tensor Decoder::step(const Tensor& x_nC, const CacheRows& rows, KvCache& cache) const {
+  const NoGradScope no_grad;
+  check_shape(rows.positions.numel() == x_nC.dim(0) &&
+                  (!rows.mask.defined() || rows.mask.shape() == Shape({1, x_nC.dim(0), cache.length + x_nC.dim(0)})),
+              "[decoder] ", x_nC.dim(0), " rows after ", cache.length, " need as many positions, not ",
+              rows.positions.numel(), ", and a mask of all of them");
   Tensor x = tp_.begin_stream(x_nC, embed_.weight().name);
-  for (size_t i = 0; i < blocks_.size(); ++i) x = blocks_[i].step(x, positions, cache, static_cast<int>(i));
+  for (size_t i = 0; i < blocks_.size(); ++i) x = blocks_[i].step(x, rows, cache, static_cast<int>(i));
   cache.length += x_nC.dim(0);
   return tp_.end_stream(norm_(x), x_nC.dim(0), norm_.weight().name);
 }

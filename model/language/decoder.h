@@ -59,6 +59,8 @@ class Decoder {
   // The next n rows of a sequence (the prompt, then one row at a time) -> states after the final norm (n, C).
   // Not recorded. Throws ShapeError if the cache would overflow.
   Tensor step(const Tensor& x_nC, KvCache& cache) const;
+  // The same for rows whose places and ancestors are given.
+  Tensor step(const Tensor& x_nC, const CacheRows& rows, KvCache& cache) const;
 
   void merge_lora();
   void unmerge_lora();

@@ -1,4 +1,4 @@
-// Greedy generation: cache against full forward, dispatch on triggers.
+// Generation: cache against full forward, dispatch on triggers, beams, drawing, ends.
 #include "model/generate.h"
 
 #include <algorithm>
@@ -75,19 +75,25 @@ std::vector<int32_t> generate_without_cache(const TpoModel& model, Sample sample
   return {sample.tokens.begin() + static_cast<std::ptrdiff_t>(prompt), sample.tokens.end()};
 }
 
-TEST(Generate, cache_gives_the_tokens_and_boxes_of_full_forward_passes) {
-  size_t boxes = 0;
-  for (const char* seed : {"p", "q", "r"}) {
-    Rig rig;
-    fill_with_noise(rig.store);
-    // Of the added tokens only the region trigger may win, and it wins often.
-    Param& head = *rig.store.find("language.lm_head.weight");
-    Param& low_rank = *rig.store.find("language.lm_head.lora_b");
-    const TaskVocabulary v = rig.model.vocabulary();
+// Of the added tokens only the region trigger may win, and it wins often.
+struct TriggerRig : Rig {
+  TriggerRig() {
+    fill_with_noise(store);
+    Param& head = *store.find("language.lm_head.weight");
+    Param& low_rank = *store.find("language.lm_head.lora_b");
+    const TaskVocabulary v = model.vocabulary();
     for (int32_t id = v.base; id < v.base + 7; ++id) {
       std::fill_n(head.value.data<float>() + id * 24, 24, 0.0f);
       std::fill_n(low_rank.value.data<float>() + id * 3, 3, id == v.box_begin() ? 0.8f : 0.0f);
     }
+  }
+};
+
+TEST(Generate, cache_gives_the_tokens_and_boxes_of_full_forward_passes) {
+  size_t boxes = 0;
+  for (const char* seed : {"p", "q", "r"}) {
+    const TriggerRig rig;
+    const TaskVocabulary v = rig.model.vocabulary();
     const Sample sample = make_sample(rig.model, seed, 6, true, 0, true);
     const Generation got = generate(rig.model, pack(rig.model, {sample}), options(16, kNeverEos));
     const std::vector<int32_t> expected = generate_without_cache(rig.model, sample, 16);
@@ -111,6 +117,156 @@ TEST(Generate, cache_gives_the_tokens_and_boxes_of_full_forward_passes) {
     }
   }
   EXPECT_GT(boxes, 0u);
+}
+
+// The answer of beams again by one full forward pass over prompt and answer, slots overwritten as in training: the
+// score, and the boxes.
+void check_answer(const TpoModel& model, const Sample& prompt, const Generation& got, const GenerateOptions& o) {
+  const NoGradScope no_grad;
+  const auto begin = static_cast<int64_t>(prompt.tokens.size());
+  Sample whole = prompt;
+  whole.tokens.insert(whole.tokens.end(), got.tokens.begin(), got.tokens.end());
+  std::vector<bool> slot(got.tokens.size());
+  for (const GeneratedBox& box : got.boxes) {
+    if (o.state_without_trigger) continue;
+    slot[static_cast<size_t>(box.token)] = true;
+    whole.region_rows.push_back(static_cast<int32_t>(begin + box.token));
+  }
+  const Batch batch = pack(model, {whole});
+  const Tensor logits = model.language().logits(model.forward(batch, RngKey()));
+  const int64_t V = logits.dim(1);
+  double sum = 0;
+  int64_t chosen = 0;
+  for (size_t i = 0; i < got.tokens.size(); ++i) {
+    if (slot[i]) continue;
+    const float* row = logits.data<float>() + (begin + static_cast<int64_t>(i) - 1) * V;
+    double total = 0;
+    for (int64_t id = 0; id < V; ++id) total += std::exp(static_cast<double>(row[id]));
+    sum += row[got.tokens[i]] - std::log(total);
+    ++chosen;
+  }
+  EXPECT_EQ(chosen, o.max_new_tokens);
+  EXPECT_NEAR(got.score, sum / std::pow(static_cast<double>(chosen), o.length_penalty), 1e-4);
+  for (size_t i = 0; i < got.boxes.size(); ++i) {
+    Sample one = whole;
+    if (o.state_without_trigger) {  // the task token in place of the trigger
+      one.tokens.resize(static_cast<size_t>(begin + got.boxes[i].token));
+      one.tokens.push_back(model.vocabulary().boxes());
+      one.region_rows = {static_cast<int32_t>(one.tokens.size()) - 1};
+    }
+    const Tensor forced = model.predict_boxes(pack(model, {one}));
+    const float* want = forced.data<float>() + (o.state_without_trigger ? 0 : 4 * i);
+    for (size_t j = 0; j < 4; ++j) EXPECT_NEAR(got.boxes[i].raw[j], want[j], 1e-4) << i;
+  }
+}
+
+TEST(Generate, each_beam_sees_its_own_tokens_and_slots_only) {
+  size_t boxes = 0;
+  for (const bool without_trigger : {false, true})
+    for (const int beams : {2, 3, 5})
+      for (const bool sample : {false, true}) {
+        const TriggerRig rig;
+        const Sample prompt = make_sample(rig.model, cat("b", beams), 6, true, 0, true);
+        GenerateOptions o = options(12, kNeverEos);
+        o.num_beams = beams, o.length_penalty = 0.7f, o.sample = sample, o.key = RngKey(3);
+        o.state_without_trigger = without_trigger;
+        const Generation got = generate(rig.model, pack(rig.model, {prompt}), o);
+        check_answer(rig.model, prompt, got, o);
+        EXPECT_EQ(static_cast<int64_t>(got.boxes.size()),
+                  std::count(got.tokens.begin(), got.tokens.end(), rig.model.vocabulary().box_begin()));
+        boxes += got.boxes.size();
+      }
+  EXPECT_GT(boxes, 10u);
+}
+
+TEST(Generate, without_the_trigger_the_state_leaves_no_trace) {
+  const TriggerRig rig;
+  const Sample prompt = make_sample(rig.model, "p", 6, true, 0, true);
+  GenerateOptions o = options(16, kNeverEos);
+  o.state_without_trigger = true;
+  const Generation got = generate(rig.model, pack(rig.model, {prompt}), o);
+  Sample again = prompt;  // triggers are tokens like others
+  for (int n = 0; n < 16; ++n) {
+    const NoGradScope no_grad;
+    const Tensor hidden = rig.model.forward(pack(rig.model, {again}), RngKey());
+    again.tokens.push_back(
+        *argmax_rows(rig.model.language().logits(hidden.rows(hidden.dim(0) - 1, hidden.dim(0)))).data<int32_t>());
+  }
+  EXPECT_EQ(got.tokens, std::vector<int32_t>(again.tokens.begin() + static_cast<std::ptrdiff_t>(prompt.tokens.size()),
+                                             again.tokens.end()));
+  ASSERT_FALSE(got.boxes.empty());
+  EXPECT_EQ(got.tokens[static_cast<size_t>(got.boxes[0].token)], rig.model.vocabulary().box_begin());
+}
+
+TEST(Generate, what_is_drawn_depends_on_the_key_alone) {
+  const TriggerRig rig;
+  const Batch prompt = pack(rig.model, {make_sample(rig.model, "p", 6, true, 0, true)});
+  for (const int beams : {1, 3}) {
+    GenerateOptions o = options(16, kNeverEos);
+    o.num_beams = beams;
+    const auto greedy = generate(rig.model, prompt, o).tokens;
+    o.sample = true, o.key = RngKey(1);
+    const auto first = generate(rig.model, prompt, o).tokens;
+    EXPECT_EQ(generate(rig.model, prompt, o).tokens, first);
+    o.key = RngKey(2);
+    EXPECT_NE(generate(rig.model, prompt, o).tokens, first);
+    o.rules.top_k = 1;  // of beams two are kept
+    if (beams == 1) {
+      EXPECT_EQ(generate(rig.model, prompt, o).tokens, greedy);
+    }
+  }
+}
+
+TEST(Generate, stop_sequences_end_the_text_and_are_no_part_of_it) {
+  const ScriptedRig rig({{3, 4}, {4, 5}, {5, 6}, {6, 7}, {7, 2}}, 0);
+  for (const int beams : {1, 2}) {
+    GenerateOptions o = options(20, 2);
+    o.num_beams = beams, o.length_penalty = 3;  // long answers, so that the scripted one wins
+    for (const auto& stop : {std::vector<int32_t>{5, 6}, {6}, {4, 5, 6}}) {
+      o.stop_sequences = {{9, 9}, stop};
+      const Generation g = generate(rig.model, text_prompt(rig.model, {3}), o);
+      if (beams == 1) {
+        EXPECT_EQ(g.tokens, (std::vector<int32_t>{4, 5, 6}));
+        EXPECT_EQ(g.text.size(), 3 - stop.size());
+      }
+      EXPECT_TRUE(g.stopped) << beams;
+    }
+  }
+}
+
+TEST(Generate, spare_rows_are_never_written) {
+  TpoConfig c = tiny_config();
+  c.language.table_rows = 50;
+  Rig rig(c);
+  fill_with_noise(rig.store);
+  float* head = rig.store.find("language.lm_head.weight")->value.data<float>();
+  for (int64_t i = 36 * 24; i < 50 * 24; ++i) head[i] *= 100;
+  for (const int beams : {1, 2}) {
+    GenerateOptions o = options(20, kNeverEos);
+    o.num_beams = beams;
+    const auto tokens = generate(rig.model, text_prompt(rig.model, {3, 1}), o).tokens;
+    EXPECT_LT(*std::max_element(tokens.begin(), tokens.end()), 36);
+  }
+}
+
+TEST(Generate, illegal_options_are_named_at_once_and_a_nan_is_an_error) {
+  Rig rig;
+  const Batch prompt = text_prompt(rig.model, {1});
+  GenerateOptions o = options(0, 2);
+  o.num_beams = 0,
+  o.rules = {.repetition_penalty = 0, .no_repeat_ngram = -1, .temperature = 0, .top_k = -1, .top_p = 0};
+  o.stop_sequences = {{}};
+  EXPECT_EQ(generate_problems(o).size(), 8u);
+  try {
+    generate(rig.model, prompt, o);
+    FAIL() << "no error";
+  } catch (const ConfigError& e) {
+    for (const char* part : {"max_new_tokens", "num_beams", "repetition_penalty", "temperature", "top_p", "stop"})
+      EXPECT_NE(std::string(e.what()).find(part), std::string::npos) << e.what();
+  }
+  EXPECT_THROW(generate(rig.model, prompt, options(1, 36)), ConfigError);  // ids are 0..35
+  rig.store.find("language.norm.weight")->value.data<float>()[0] = NAN;
+  EXPECT_THROW(generate(rig.model, prompt, options(1, 2)), DataError);
 }
 
 TEST(Generate, a_trigger_calls_its_head_once_with_the_state_at_the_slot) {

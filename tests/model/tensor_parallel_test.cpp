@@ -307,8 +307,8 @@ TEST(TensorParallelModel, cut_sequences_keep_less_and_recompute_less_still) {
 TEST(TensorParallelModel, merged_adapters_and_generated_tokens_are_those_of_one_rank) {
   for (const int n : {2, 3, 4})
     for (const bool sequence : {false, true})
-      for (const bool merged : {false, true})
-        run_ranks(n, [&](ProcessGroup& world) {
+      for (const auto& [merged, beams] : {std::pair{false, 1}, {true, 1}, {false, 3}, {true, 4}})
+        run_ranks(n, [&, merged = merged, beams = beams](ProcessGroup& world) {
           const TpoConfig config = config_of(kModels[0], sequence, Recompute::kNone);
           const auto written = [&](ProcessGroup& tp) {
             ParamStore store(7);
@@ -317,11 +317,14 @@ TEST(TensorParallelModel, merged_adapters_and_generated_tokens_are_those_of_one_
             if (merged) model.merge_lora();
             GenerateOptions options;
             options.max_new_tokens = 24, options.eos_id = -1;
+            options.num_beams = beams, options.sample = merged, options.key = RngKey(n);
+            options.rules = {.repetition_penalty = 1.1f, .no_repeat_ngram = 3};
+            options.state_without_trigger = sequence;
             return generate(model, pack(model, {make_sample(model, "p", 5, true, 1, true)}), options);
           };
           const auto alone = make_single();
           const Generation part = written(world), whole = written(*alone);
-          EXPECT_EQ(part.tokens, whole.tokens) << n << sequence << merged;
+          EXPECT_EQ(part.tokens, whole.tokens) << n << sequence << merged << beams;
           ASSERT_EQ(part.boxes.size(), whole.boxes.size());
           for (size_t i = 0; i < part.boxes.size(); ++i)
             for (size_t k = 0; k < 4; ++k) EXPECT_NEAR(part.boxes[i].raw[k], whole.boxes[i].raw[k], 1e-4);
