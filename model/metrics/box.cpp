@@ -1,6 +1,7 @@
 #include "model/metrics/box.h"
 
 #include <algorithm>
+#include <numeric>
 #include <utility>
 #include <vector>
 
@@ -72,9 +73,10 @@ double box_accuracy(std::span<const Box> predicted, std::span<const Box> truth, 
 
 double box_mean_iou(std::span<const Box> predicted, std::span<const Box> truth) {
   check_shape(predicted.size() == truth.size(), "[box_mean_iou] ", predicted.size(), " predictions for ", truth.size());
-  double sum = 0;
-  for (size_t i = 0; i < truth.size(); ++i) sum += box_iou(predicted[i], truth[i]);
-  return truth.empty() ? 0 : sum / static_cast<double>(truth.size());
+  std::vector<double> iou;
+  for (size_t i = 0; i < truth.size(); ++i) iou.push_back(box_iou(predicted[i], truth[i]));
+  std::sort(iou.begin(), iou.end());
+  return iou.empty() ? 0 : std::accumulate(iou.begin(), iou.end(), 0.0) / static_cast<double>(iou.size());
 }
 
 Box best_constant_box(std::span<const Box> train, double threshold) {

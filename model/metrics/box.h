@@ -10,7 +10,8 @@ using Box = std::array<float, 4>;
 // Intersection over union in [0, 1]; a box with x2 <= x1 or y2 <= y1 has no area, and two boxes without area give 0.
 double box_iou(const Box& a, const Box& b);
 
-// Share of pairs with IoU >= threshold, and mean IoU. 0 for no pairs. Throw ShapeError if the counts differ.
+// Share of pairs with IoU >= threshold, and mean IoU, the same bits in any order of the pairs. 0 for no pairs. Throw
+// ShapeError if the counts differ.
 double box_accuracy(std::span<const Box> predicted, std::span<const Box> truth, double threshold);
 double box_mean_iou(std::span<const Box> predicted, std::span<const Box> truth);
 

@@ -1,5 +1,6 @@
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <vector>
 
 #include "core/error.h"
@@ -27,6 +28,19 @@ TEST(BoxMetrics, accuracy_and_mean) {
   EXPECT_DOUBLE_EQ(box_mean_iou(pred, truth), (1 + 0.5 + 0.25) / 4);
   EXPECT_EQ(box_accuracy({}, {}, 0.5), 0);
   EXPECT_THROW(box_accuracy({pred.data(), 2}, truth, 0.5), ShapeError);
+}
+
+TEST(BoxMetrics, the_mean_has_the_same_bits_in_any_order) {
+  std::vector<Box> truth, pred;
+  for (int i = 0; i < 40; ++i) {
+    truth.push_back({0, 0, 1, 1});
+    pred.push_back({0, 0, 1, 1.0f / static_cast<float>(3 + i * 7 % 40)});
+  }
+  const double mean = box_mean_iou(pred, truth);
+  for (int i = 0; i < 40; ++i) {
+    std::rotate(pred.begin(), pred.begin() + 1, pred.end());
+    EXPECT_EQ(box_mean_iou(pred, truth), mean);
+  }
 }
 
 TEST(BoxMetrics, constant_box_finds_the_crowd_and_not_the_median) {
