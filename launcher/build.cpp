@@ -165,6 +165,32 @@ CollateOptions make_collate_options(const config::RunConfig& config) {
   return options;
 }
 
+GenerateOptions make_generate_options(const config::RunConfig& config) {
+  const auto& g = config.eval().generation();
+  GenerateOptions o;
+  o.max_new_tokens = config.eval().max_new_tokens();
+  o.min_new_tokens = g.min_new_tokens();
+  o.sample = g.mode() == "sample";
+  o.key = RngKey(g.seed());
+  o.num_beams = g.num_beams();
+  o.length_penalty = g.length_penalty();
+  o.early_stopping = g.early_stopping() == "yes"     ? EarlyStopping::kYes
+                     : g.early_stopping() == "never" ? EarlyStopping::kNever
+                                                     : EarlyStopping::kNo;
+  o.rules = {g.repetition_penalty(), g.no_repeat_ngram(), g.temperature(), g.top_k(), g.top_p()};
+  o.rules_see_prompt = g.rules_see_prompt();
+  o.state_without_trigger = g.state_without_trigger();
+  std::vector<std::string> problems = generate_problems(o);
+  if (g.mode() == "greedy" && o.num_beams != 1)
+    problems.push_back(cat("num_beams is ", o.num_beams, " with mode greedy; set mode = \"beam\", or num_beams = 1"));
+  if (g.mode() == "beam" && o.num_beams == 1)
+    problems.push_back("num_beams is 1 with mode beam; it must be at least 2");
+  std::string all;
+  for (const auto& p : problems) all += (all.empty() ? "eval.generation: " : "\n  eval.generation: ") + p;
+  check<ConfigError>(all.empty(), all);
+  return o;
+}
+
 LrSchedule make_lr_schedule(const config::RunConfig& config) {
   const auto& o = config.optimizer();
   LrSchedule s;

@@ -12,7 +12,7 @@
 #include "data/templates.h"
 #include "data/tokenizer/tokenizer.h"
 #include "launcher/config.h"
-#include "model/tpo_model.h"
+#include "model/generate.h"
 #include "parallel/mesh.h"
 #include "parallel/sharding/bucket.h"
 
@@ -36,6 +36,9 @@ std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const
 int64_t visual_slots(const config::RunConfig& config, int64_t frames);
 
 CollateOptions make_collate_options(const config::RunConfig& config);
+// eval.generation, eos_id left open; `key` is the seed's, to be extended by what an answer is named by. Throws
+// ConfigError with every contradiction.
+GenerateOptions make_generate_options(const config::RunConfig& config);
 LrSchedule make_lr_schedule(const config::RunConfig& config);
 
 // Sets trainable and lr_scale of every parameter by the patterns of the configuration.

@@ -101,8 +101,8 @@ class SampleRun {
       const auto& turn = raw.sample.turns(t);
       if (turn.role() == data::Turn::USER) user = t;
       if (turn.role() != data::Turn::ASSISTANT || user < 0) continue;
-      GenerateOptions g;
-      g.max_new_tokens = options_.max_new_tokens;
+      GenerateOptions g = options_.generate;
+      g.key = g.key.with(raw.sample.id()).with(static_cast<uint64_t>(t));
       g.eos_id = templates_.tokenizer().eos();
       const auto prompt = templates_.encode_prompt_if_it_fits(raw.sample, user);
       if (!prompt) {

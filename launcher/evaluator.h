@@ -12,8 +12,8 @@
 namespace tpo {
 
 struct EvalOptions {
-  int64_t samples = 256;  // the first so many of each dataset; all if it has fewer
-  int64_t max_new_tokens = 24;
+  int64_t samples = 256;       // the first so many of each dataset; all if it has fewer
+  GenerateOptions generate;    // eos_id is the tokenizer's; the key of an answer is that of its sample and turn
   int pictures = 0;            // drawn predictions per dataset
   std::string picture_folder;  // created; files <dataset>_<n>.png
 };
@@ -34,7 +34,7 @@ struct EvalResult {
   int64_t too_long = 0;
 };
 
-// Greedy answers to every assistant turn, earlier turns given as they are in the data. Collective over world.
+// Answers to every assistant turn, earlier turns given as they are in the data. Collective over world.
 EvalResult evaluate(const TpoModel& model, const DatasetFolder& folder, const Templates& templates,
                     const CollateOptions& collate, const EvalOptions& options, ProcessGroup& world);
 

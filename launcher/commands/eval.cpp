@@ -39,7 +39,7 @@ int run_eval(std::span<const std::string> words, ProcessGroup& world) {
     const DatasetFolder folder(path);
     EvalOptions options;
     options.samples = loaded.config().eval().samples();
-    options.max_new_tokens = loaded.config().eval().max_new_tokens();
+    options.generate = make_generate_options(loaded.config());
     if (args.given("pictures")) {
       options.pictures = loaded.config().eval().pictures();
       options.picture_folder = args.required("pictures");

@@ -27,8 +27,9 @@ const CommandHelp kHelp{
      {"prompt", "the question; <track_box> in it stands for --box", "", Flag::Kind::kText},
      {"box", "x1,y1,x2,y2 in fractions of the picture, for <track_box>", "", Flag::Kind::kText},
      {"out", "PNG file for the picture with the answer's boxes", "", Flag::Kind::kText},
-     {"max_new_tokens", "longest answer in tokens", "24", Flag::Kind::kText},
-     {"set", "override of the run's configuration, path=value; may be repeated", "", Flag::Kind::kList}}};
+     {"max_new_tokens", "longest answer in tokens; the run's eval.max_new_tokens if left away", "", Flag::Kind::kText},
+     {"set", "override of the run's configuration, path=value; eval.generation.* says how the answer is written", "",
+      Flag::Kind::kList}}};
 
 void add_picture(const std::string& path, RawSample& raw) {
   std::ifstream in(path, std::ios::binary);
@@ -82,8 +83,8 @@ int run_predict(std::span<const std::string> words) {
 
   const auto alone = make_single();
   const CheckpointModel loaded(args.required("checkpoint"), args.list("set"), *alone);
-  GenerateOptions options;
-  options.max_new_tokens = args.integer("max_new_tokens", 1, 65536);
+  GenerateOptions options = make_generate_options(loaded.config());
+  if (args.given("max_new_tokens")) options.max_new_tokens = args.integer("max_new_tokens", 1, 65536);
   options.eos_id = loaded.tokenizer().eos();
   const Batch batch =
       make_prompt(raw, loaded.templates().encode_prompt(raw.sample, 0), make_collate_options(loaded.config()));

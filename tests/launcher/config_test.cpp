@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "core/error.h"
+#include "launcher/build.h"
 
 namespace tpo {
 namespace {
@@ -108,6 +109,42 @@ TEST(config, patterns_and_layout_are_checked_with_everything_else) {
   } catch (const ConfigError& e) {
     EXPECT_TRUE(has(e.what(), "2 errors") && has(e.what(), "data 3") && has(e.what(), "visoin")) << e.what();
   }
+}
+
+TEST(config, ways_of_writing_answers_are_checked_and_reach_the_generator) {
+  const auto set = [](const std::string& f) { return "eval.generation." + f; };
+  const auto c = parse_config(
+      kGood, "x",
+      {set("mode=beam"), set("num_beams=4"), set("early_stopping=never"), set("length_penalty=-0.5"),
+       set("repetition_penalty=1.2"), set("seed=9"), set("no_repeat_ngram=3"), set("state_without_trigger=true")});
+  const GenerateOptions o = make_generate_options(c);
+  EXPECT_EQ(o.max_new_tokens, 24);
+  EXPECT_FALSE(o.sample);
+  EXPECT_EQ(o.num_beams, 4);
+  EXPECT_EQ(o.early_stopping, EarlyStopping::kNever);
+  EXPECT_EQ(o.length_penalty, -0.5f);
+  EXPECT_EQ(o.rules.repetition_penalty, 1.2f);
+  EXPECT_EQ(o.rules.no_repeat_ngram, 3);
+  EXPECT_EQ(o.key.value, RngKey(9).value);
+  EXPECT_TRUE(o.state_without_trigger);
+  const auto drawn = make_generate_options(parse_config(kGood, "x", {set("mode=sample"), set("top_k=50")}));
+  EXPECT_TRUE(drawn.sample);
+  EXPECT_EQ(drawn.rules.top_k, 50);
+  EXPECT_EQ(drawn.rules.top_p, 0.9f);
+  EXPECT_TRUE(has(error_of(kGood, {set("mode=beam")}), "num_beams is 1 with mode beam"));
+  EXPECT_TRUE(has(error_of(kGood, {set("num_beams=2")}), "num_beams is 2 with mode greedy"));
+  EXPECT_TRUE(has(error_of(kGood, {set("min_new_tokens=25")}), "it must be from 0 to max_new_tokens, 24"));
+  EXPECT_TRUE(has(error_of(kGood, {set("mode=best")}), "legal: greedy"));
+  EXPECT_TRUE(has(error_of(kGood, {set("temperature=0")}), "temperature = 0 is out of range"));
+}
+
+TEST(config, fields_of_the_language_model_reach_it_and_the_resolved_text) {
+  const auto c = parse_config(kGood, "x", {"model.language.qkv_bias=true", "model.language.table_rows=2000"});
+  const LanguageConfig l = make_model_config(c, 1024).language;
+  EXPECT_TRUE(l.qkv_bias);
+  EXPECT_EQ(l.rows(), 2000);
+  EXPECT_TRUE(has(resolved_text(c), "table_rows: 2000"));
+  EXPECT_NE(model_fingerprint(c, 1024), model_fingerprint(parse_config(kGood, "x", {}), 1024));
 }
 
 TEST(config, profiled_steps_must_lie_within_the_run) {

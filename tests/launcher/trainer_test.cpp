@@ -355,7 +355,9 @@ TEST(evaluator, scores_are_the_same_for_any_number_of_ranks_and_pictures_are_dra
       for (const auto& folder : data.folders) {
         EvalOptions options;
         options.samples = 7;
-        options.max_new_tokens = 12;
+        options.generate.max_new_tokens = 12;
+        options.generate.sample = true;  // drawn by sample and turn, on whatever rank
+        options.generate.rules.temperature = 0.3f;
         options.pictures = 2;
         options.picture_folder = pictures;
         const EvalResult r = evaluate(t.model(), *folder, *data.templates, make_collate_options(c), options, world);
@@ -390,7 +392,7 @@ TEST(evaluator, questions_longer_than_the_model_takes_are_counted_and_left_out) 
   TemplateOptions options = data.templates->options();
   EvalOptions eval;
   eval.samples = 4;
-  eval.max_new_tokens = 1;
+  eval.generate.max_new_tokens = 1;
   const EvalResult whole = evaluate(t.model(), folder, *data.templates, make_collate_options(c), eval, *alone);
   EXPECT_EQ(whole.too_long, 0);
   // The first question of a sample fits, later ones do not.
