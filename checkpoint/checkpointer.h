@@ -6,6 +6,8 @@
 #include <cstdint>
 #include <functional>
 #include <map>
+#include <memory>
+#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -14,6 +16,15 @@
 #include "parallel/comm/process_group.h"
 
 namespace tpo {
+
+// Bytes of a whole tensor that is not in memory.
+class TensorBytes {
+ public:
+  virtual ~TensorBytes() = default;
+  virtual DType dtype() const = 0;
+  // Elements [first, first + out.size() / size). save() reads tensor by tensor and, of each, forwards.
+  virtual void read(int64_t first, std::span<std::byte> out) = 0;
+};
 
 // A part of a logical tensor on this rank: elements [begin, begin + value.numel()), row-major, of a rectangle of the
 // full tensor. Replicated state is the whole tensor on every rank. Otherwise a rank has any number of parts, as
@@ -25,6 +36,8 @@ struct StateTensor {
   Shape full;
   int64_t begin = 0;  // within rect
   Rect rect = {};     // four zeros, which hold no element, stand for whole_of(full)
+  // For save() instead of a value: the whole tensor. Ranks that have it share the reading out as they do the writing.
+  std::shared_ptr<TensorBytes> bytes = {};
 };
 
 struct TrainState {
@@ -56,7 +69,7 @@ std::string save(const std::string& dir, int64_t step, const TrainState& state, 
 struct LoadOptions {
   std::vector<std::string> allow_missing;     // in the state, not in the checkpoint: keeps its value
   std::vector<std::string> allow_unexpected;  // in the checkpoint, not in the state: not read
-  std::vector<std::string> allow_shape;       // of another shape or dtype: keeps its value
+  std::vector<std::string> allow_shape;       // of another shape or dtype (bf16 fills f32): keeps its value
   bool allow_other_model = false;             // do not compare model_fingerprint
 };
 

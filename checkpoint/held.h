@@ -12,8 +12,9 @@ namespace tpo {
 // The StateTensors of one name.
 struct HeldTensor {
   struct Block {
-    Part part;  // normalised; of 0 elements too
-    Tensor value;
+    Part part;                           // normalised; of 0 elements too
+    Tensor value;                        // undefined where there are bytes
+    std::shared_ptr<TensorBytes> bytes;  // of the whole tensor
   };
   Shape full;
   DType dtype = DType::kF32;

@@ -4,7 +4,6 @@
 #include <map>
 #include <set>
 #include <span>
-#include <string_view>
 
 #include "checkpoint/checkpointer.h"
 #include "checkpoint/checksum.h"
@@ -12,6 +11,7 @@
 #include "checkpoint/held.h"
 #include "checkpoint/manifest.h"
 #include "checkpoint/shards.h"
+#include "checkpoint/sift.h"
 #include "checkpoint/together.h"
 #include "core/error.h"
 
@@ -21,49 +21,8 @@ namespace {
 using checkpoint::Manifest;
 using checkpoint::TensorEntry;
 
-constexpr size_t kListed = 20;  // differences of one kind that a message lists
-
-bool glob(std::string_view pattern, std::string_view name) {
-  size_t p = 0, n = 0, star = std::string_view::npos, resume = 0;
-  while (n < name.size()) {
-    if (p < pattern.size() && pattern[p] == '*') {
-      star = p++, resume = n;
-    } else if (p < pattern.size() && (pattern[p] == '?' || pattern[p] == name[n])) {
-      ++p, ++n;
-    } else if (star != std::string_view::npos) {
-      p = star + 1, n = ++resume;
-    } else {
-      return false;
-    }
-  }
-  return pattern.find_first_not_of('*', p) == std::string_view::npos;
-}
-
-bool allowed(const std::vector<std::string>& patterns, const std::string& name) {
-  return std::any_of(patterns.begin(), patterns.end(), [&](const std::string& p) { return glob(p, name); });
-}
-
-struct Difference {
-  std::string name, text;
-};
-
-// Appends to `message` what of one kind is not allowed; returns the names of what is.
-std::vector<std::string> sift(const std::vector<Difference>& found, const std::vector<std::string>& patterns,
-                              const std::string& kind, std::string& message) {
-  std::vector<std::string> skipped;
-  size_t refused = 0;
-  std::string list;
-  for (const Difference& d : found) {
-    if (allowed(patterns, d.name)) {
-      skipped.push_back(d.name);
-    } else if (++refused <= kListed) {
-      list += (refused > 1 ? ", " : " ") + d.text;
-    }
-  }
-  if (refused > kListed) list += cat(" and ", refused - kListed, " more");
-  if (refused > 0) message += cat("; ", refused, " ", kind, ":", list);
-  return skipped;
-}
+// bf16 in a file, as imported weights are, fills fp32 in memory: the same values.
+bool fills(DType file, DType memory) { return file == memory || (file == DType::kBF16 && memory == DType::kF32); }
 
 // What is to be copied, and what was allowed to differ.
 struct Fit {
@@ -75,7 +34,7 @@ struct Fit {
 Fit compare(const Manifest& m, const std::string& folder, const TrainState& state, const LoadOptions& options) {
   Fit fit;
   const std::map<std::string, HeldTensor> wanted = held_tensors(state);
-  std::vector<Difference> missing, unexpected, reshaped;
+  std::vector<NameNote> missing, unexpected, reshaped;
   std::set<std::string> counters;
   for (const checkpoint::Counter& c : m.counters()) {
     counters.insert(c.name());
@@ -91,7 +50,7 @@ Fit compare(const Manifest& m, const std::string& folder, const TrainState& stat
     const auto it = wanted.find(e.name());
     if (it == wanted.end()) {
       unexpected.push_back({e.name(), e.name()});
-    } else if (shape_of(e) == it->second.full && dtype_of(e) == it->second.dtype) {
+    } else if (shape_of(e) == it->second.full && fills(dtype_of(e), it->second.dtype)) {
       fit.copies.insert(*it);
     } else {
       reshaped.push_back({e.name(), cat(e.name(), " ", e.dtype(), shape_of(e), " there, ", it->second.dtype,
@@ -150,6 +109,7 @@ Checked check_all(Shards& shards, const Manifest& manifest, const Fit& fit, Proc
 
 // Any piece into any parts: what both have, row by row. Blocks that have nothing for this rank are not read.
 void copy_all(Shards& shards, const Checked& checked, const Fit& fit, const std::string& folder) {
+  std::vector<float> wide;
   try {
     size_t at = 0;
     for (const PieceRef& ref : checked.pieces) {
@@ -168,6 +128,12 @@ void copy_all(Shards& shards, const Checked& checked, const Fit& fit, const std:
       };
       shards.read_blocks(ref, sums, wanted, [&](const Part& block, const std::byte* bytes) {
         const auto size = static_cast<int64_t>(size_of(held.dtype));
+        if (dtype_of(*ref.tensor) != held.dtype) {
+          const auto* narrow = reinterpret_cast<const BF16*>(bytes);
+          wide.resize(static_cast<size_t>(block.count));
+          std::transform(narrow, narrow + block.count, wide.begin(), [](BF16 v) { return static_cast<float>(v); });
+          bytes = reinterpret_cast<const std::byte*>(wide.data());
+        }
         for (const HeldTensor::Block* b : targets) copy_common(block, bytes, b->part, b->value.raw(), size);
       });
     }

@@ -162,7 +162,11 @@ void Saver::fill(const PieceTask& task, int64_t at, std::span<std::byte> to) con
   const int64_t size = t.element_bytes;
   const Part stretch{task.part.rect, task.part.begin + at / size, static_cast<int64_t>(to.size()) / size};
   for (const HeldTensor::Block& b : held_.at(t.name).blocks) {
-    copy_common(b.part, b.value.raw(), stretch, to.data(), size);
+    if (b.bytes) {  // a whole tensor, of which every piece is a run
+      b.bytes->read(stretch.begin, to);
+    } else {
+      copy_common(b.part, b.value.raw(), stretch, to.data(), size);
+    }
   }
 }
 

@@ -1,0 +1,47 @@
+#pragma once
+// Public checkpoints as the state of one of ours, read piece by piece while save() writes: nothing is ever there whole.
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "checkpoint/checkpointer.h"
+#include "checkpoint/weights/maker.h"
+
+namespace tpo {
+
+struct ImportOptions {
+  LoraMerge lora;
+  std::optional<DType> dtype;  // f32 or bf16; nothing: as stored, f16 as f32
+  // Patterns over our names (missing, shape) and theirs (unexpected).
+  std::vector<std::string> allow_missing, allow_unexpected, allow_shape;
+};
+
+class WeightImport {
+ public:
+  // path (file or folder) and layout of each public checkpoint. Reads headers only. `ours`: every parameter's name and
+  // full shape. Throws DataError for a lie in a file or two tensors that stand for one of ours; IoError; ConfigError
+  // for a layout without a name.
+  WeightImport(const std::vector<std::pair<std::string, std::string>>& sources, const std::vector<NamedShape>& ours,
+               const ImportOptions& options);
+  ~WeightImport();
+
+  // What was found, a line each: files, tensors by fate, every missing, unexpected and reshaped name.
+  std::vector<std::string> report() const;
+  // Throws ConfigError with all that is not allowed; DataError for a source whose dtype is no weight.
+  void require_fit() const;
+  // One StateTensor for each of ours that has a source. Requires: this outlives it, and one thread reads.
+  std::vector<StateTensor> tensors() const;
+
+  int64_t bytes() const;      // of tensors(), as they are written
+  int64_t overflows() const;  // values that became infinite so far
+
+ private:
+  struct Source;
+  std::vector<NameNote> missing() const;
+
+  ImportOptions options_;
+  std::vector<std::unique_ptr<Source>> sources_;
+};
+
+}  // namespace tpo
