@@ -41,10 +41,10 @@ void override_language(const config::Language& l, LanguageConfig& out) {
 
 // The model without memory, for questions about names and shapes.
 struct MetaModel {
-  explicit MetaModel(const config::RunConfig& config)
+  explicit MetaModel(const config::RunConfig& config, int64_t vocab = 1 << 15)
       : ranks(std::max(1, config.layout().tensor())),
         store(config.run().seed()),
-        model(store, make_model_config(config, 1 << 15), *tensor) {}
+        model(store, make_model_config(config, vocab), *tensor) {}
   int ranks;  // of the tensor axis
   std::unique_ptr<Stream> stream = Stream::make_meta();
   StreamScope scope{*stream};
@@ -127,6 +127,13 @@ std::string model_fingerprint(const config::RunConfig& config, int64_t vocab) {
   l.clear_detach_embeddings();
   l.clear_train_new_rows();
   return cat(m.ShortDebugString(), " vocab: ", vocab);
+}
+
+std::vector<NamedShape> parameter_shapes(const config::RunConfig& config, int64_t vocab) {
+  const MetaModel meta(config, vocab);
+  std::vector<NamedShape> out;
+  for (const auto& p : meta.store.params()) out.push_back({p->name, p->full});
+  return out;
 }
 
 std::unique_ptr<Tokenizer> make_tokenizer(const config::RunConfig& config) {

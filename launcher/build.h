@@ -4,6 +4,7 @@
 #include <string>
 #include <vector>
 
+#include "checkpoint/weights/plan.h"
 #include "core/optim/lr_schedule.h"
 #include "core/precision.h"
 #include "data/dataset.h"
@@ -27,6 +28,9 @@ TpoConfig make_model_config(const config::RunConfig& config, int64_t vocab);
 void resolve_model(config::RunConfig& config);
 // Text that two configurations share if and only if their models compute the same function of the same weights.
 std::string model_fingerprint(const config::RunConfig& config, int64_t vocab);
+
+// Names and full shapes of all parameters, from the model on meta.
+std::vector<NamedShape> parameter_shapes(const config::RunConfig& config, int64_t vocab);
 
 std::unique_ptr<Tokenizer> make_tokenizer(const config::RunConfig& config);
 // Templates whose slot counts and lengths agree with the model of this configuration.

@@ -26,7 +26,7 @@ constexpr const char* kUsage =
     "  predict  ask a checkpoint about one picture; draws boxes\n"
     "  plan     what a step of a configuration needs: bytes by kind, operations\n"
     "  data     synth | import | index | inspect | verify datasets\n"
-    "  ckpt     ls | verify | diff checkpoints\n"
+    "  ckpt     ls | verify | diff checkpoints; import | export public weights\n"
     "  report   a run folder as one HTML page\n"
     "  bench    comm | overlap: these ranks' collectives beside MPI's own; what hides behind compute\n"
     "  doctor   what these machines and this MPI can do, with remedies\n"
@@ -41,11 +41,11 @@ int dispatch(const std::string& command, std::span<const std::string> args, tpo:
   if (command == "eval") return tpo::run_eval(args, world);
   if (command == "bench") return tpo::run_bench(args, world);
   if (command == "doctor") return tpo::run_doctor(args, world);
+  if (command == "ckpt") return tpo::run_ckpt(args, world);
   tpo::check<tpo::ConfigError>(world.size() == 1, "tpo_dist ", command, " runs as one process; leave mpirun away");
   if (command == "predict") return tpo::run_predict(args);
   if (command == "plan") return tpo::run_plan(args);
   if (command == "data") return tpo::run_data(args);
-  if (command == "ckpt") return tpo::run_ckpt(args);
   if (command == "report") return tpo::run_report(args);
   const std::vector<std::string> legal{"train", "eval", "predict", "plan", "data", "ckpt", "report", "bench", "doctor"};
   const std::string near = tpo::nearest(command, legal);

@@ -6,6 +6,7 @@
 #include "checkpoint/diff.h"
 #include "launcher/commands/args.h"
 #include "launcher/commands/checkpoint_model.h"
+#include "launcher/commands/ckpt_weights.h"
 #include "launcher/commands/commands.h"
 #include "launcher/exit_codes.h"
 
@@ -45,7 +46,7 @@ std::string time_text(int64_t unix_ns) {
   return text;
 }
 
-int list(const Args& args) {
+int list(const Args& args, ProcessGroup&) {
   std::string dir = args.words(1)[0];
   std::error_code none;
   if (std::filesystem::is_directory(dir + "/checkpoints", none)) dir += "/checkpoints";
@@ -69,7 +70,7 @@ int list(const Args& args) {
   return code;
 }
 
-int verify_all(const Args& args) {
+int verify_all(const Args& args, ProcessGroup&) {
   const std::string folder = resolve_checkpoint(args.words(1)[0]);
   const auto faults = verify(folder);
   for (const auto& f : faults) std::cout << f << "\n";
@@ -78,7 +79,7 @@ int verify_all(const Args& args) {
   return faults.empty() ? kExitDone : kExitFixData;
 }
 
-int compare(const Args& args) {
+int compare(const Args& args, ProcessGroup&) {
   const std::string a = resolve_checkpoint(args.words(2)[0]), b = resolve_checkpoint(args.words(2)[1]);
   const CheckpointDifference d = diff(a, b);
   std::cout << "a = " << a << "\nb = " << b << "\n";
@@ -91,26 +92,37 @@ int compare(const Args& args) {
 struct Verb {
   const char* name;
   const CommandHelp& help;
-  int (*run)(const Args&);
+  int (*run)(const Args&, ProcessGroup& world);
 };
-const Verb kVerbs[] = {{"ls", kList, list}, {"verify", kVerify, verify_all}, {"diff", kDiff, compare}};
+const std::vector<Verb>& verbs() {
+  static const std::vector<Verb> all{{"ls", kList, list},
+                                     {"verify", kVerify, verify_all},
+                                     {"diff", kDiff, compare},
+                                     {"import", import_help(), ckpt_import},
+                                     {"export", export_help(), ckpt_export}};
+  return all;
+}
 
 }  // namespace
 
-int run_ckpt(std::span<const std::string> words) {
+int run_ckpt(std::span<const std::string> words, ProcessGroup& world) {
   if (!words.empty() && words[0] == "--help") {
-    for (const Verb& v : kVerbs) std::cout << (&v == kVerbs ? "" : "\n") << Args(v.help, {}).usage();
+    for (const Verb& v : verbs()) std::cout << (&v == verbs().data() ? "" : "\n") << Args(v.help, {}).usage();
     return kExitDone;
   }
-  for (const Verb& v : kVerbs) {
+  for (const Verb& v : verbs()) {
     if (words.empty() || words[0] != v.name) continue;
     const Args args(v.help, words.subspan(1));
-    if (!args.help()) return v.run(args);
-    std::cout << args.usage();
-    return kExitDone;
+    if (args.help()) {
+      std::cout << args.usage();
+      return kExitDone;
+    }
+    check<ConfigError>(world.size() == 1 || words[0] == "import", "tpo_dist ckpt ", words[0],
+                       " runs as one process; leave mpirun away");
+    return v.run(args, world);
   }
-  throw ConfigError(
-      cat("tpo_dist ckpt: ", words.empty() ? "no verb" : "unknown verb " + words[0], "; legal: ls, verify, diff"));
+  throw ConfigError(cat("tpo_dist ckpt: ", words.empty() ? "no verb" : "unknown verb " + words[0],
+                        "; legal: ls, verify, diff, import, export"));
 }
 
 }  // namespace tpo

@@ -13,11 +13,11 @@ int run_train(std::span<const std::string> args, ProcessGroup& world);
 int run_eval(std::span<const std::string> args, ProcessGroup& world);
 int run_bench(std::span<const std::string> args, ProcessGroup& world);
 int run_doctor(std::span<const std::string> args, ProcessGroup& world);
+int run_ckpt(std::span<const std::string> args, ProcessGroup& world);  // import; its other verbs run in one process
 
 // Commands of one process.
 int run_predict(std::span<const std::string> args);
 int run_data(std::span<const std::string> args);
-int run_ckpt(std::span<const std::string> args);
 int run_plan(std::span<const std::string> args);
 int run_report(std::span<const std::string> args);
 

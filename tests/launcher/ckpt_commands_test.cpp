@@ -28,7 +28,7 @@ class CkptCommands : public ::testing::Test {
     ::testing::internal::CaptureStdout();
     int code = -1;
     try {
-      code = run_ckpt(words);
+      code = run_ckpt(words, *make_single());
     } catch (const Error& e) {
       code = exit_code_of(e);
     } catch (const std::exception& e) {
