@@ -29,6 +29,8 @@ int open_flags(File::Mode mode) {
   switch (mode) {
     case File::Mode::kRead:
       return O_RDONLY | O_CLOEXEC;
+    case File::Mode::kReadDirect:
+      return O_RDONLY | O_DIRECT | O_CLOEXEC;
     case File::Mode::kWrite:
       return O_WRONLY | O_CLOEXEC;
     case File::Mode::kWriteDirect:
@@ -44,7 +46,8 @@ std::string io_message(const std::string& what, const std::string& path) {
 }
 
 File::File(std::string path, Mode mode) : path_(std::move(path)), fd_(::open(path_.c_str(), open_flags(mode))) {
-  const bool refused = mode == Mode::kWriteDirect && (errno == EINVAL || errno == EOPNOTSUPP);
+  const bool direct = mode == Mode::kWriteDirect || mode == Mode::kReadDirect;
+  const bool refused = direct && (errno == EINVAL || errno == EOPNOTSUPP);
   if (fd_ < 0 && !refused) throw IoError(io_message("cannot open", path_));
 }
 
@@ -59,15 +62,23 @@ int64_t File::size() const {
 }
 
 void File::read(std::span<std::byte> out, int64_t offset) const {
+  const int64_t done = try_read(out, offset);
+  if (done < 0) throw IoError(io_message(cat("cannot read ", out.size(), " bytes at ", offset, " of"), path_));
+  check<IoError>(done == static_cast<int64_t>(out.size()), path_, " ends at ", offset + done, " while reading ",
+                 out.size(), " bytes at ", offset);
+}
+
+int64_t File::try_read(std::span<std::byte> out, int64_t offset) const {
   size_t done = 0;
   while (done < out.size()) {
     const ssize_t n = ::pread(fd_, out.data() + done, out.size() - done, offset + static_cast<int64_t>(done));
     if (n < 0 && errno == EINTR) continue;
+    if (n < 0 && errno == EINVAL) return -1;
     if (n < 0) throw IoError(io_message(cat("cannot read ", out.size(), " bytes at ", offset, " of"), path_));
-    check<IoError>(n > 0, path_, " ends at ", offset + static_cast<int64_t>(done), " while reading ", out.size(),
-                   " bytes at ", offset);
+    if (n == 0) break;
     done += static_cast<size_t>(n);
   }
+  return static_cast<int64_t>(done);
 }
 
 void File::write(std::span<const std::byte> bytes, int64_t offset) {

@@ -14,9 +14,9 @@ namespace tpo {
 
 class File {
  public:
-  enum class Mode { kRead, kWrite, kWriteDirect };
-  // kWrite and kWriteDirect open an existing file. kWriteDirect bypasses the page cache; where the file system refuses
-  // that, is_open() is false.
+  enum class Mode { kRead, kReadDirect, kWrite, kWriteDirect };
+  // All open an existing file. The direct ones bypass the page cache; where the file system refuses that, is_open() is
+  // false.
   File(std::string path, Mode mode);
   ~File();
   File(const File&) = delete;
@@ -25,7 +25,8 @@ class File {
   bool is_open() const { return fd_ >= 0; }
   const std::string& path() const { return path_; }
   int64_t size() const;
-  void read(std::span<std::byte> out, int64_t offset) const;  // all of it; IoError if the file ends before
+  void read(std::span<std::byte> out, int64_t offset) const;         // all of it; IoError if the file ends before
+  int64_t try_read(std::span<std::byte> out, int64_t offset) const;  // how much there was; -1: EINVAL, as below
   void write(std::span<const std::byte> bytes, int64_t offset);
   bool try_write(std::span<const std::byte> bytes,
                  int64_t offset);  // false: EINVAL, as O_DIRECT gives where unsupported

@@ -136,23 +136,24 @@ std::map<std::string, std::string> parse_safetensors_index(std::string_view text
 
 void SafetensorsReader::open(const std::string& folder, const std::string& name) {
   const std::string path = folder + "/" + name;
-  auto file = std::make_unique<File>(path, File::Mode::kRead);
-  const int64_t size = file->size();
+  auto ahead = std::make_unique<ReadAhead>(path);
+  const File& file = ahead->file();
+  const int64_t size = file.size();
   check<DataError>(size >= 8, path, " has ", size, " bytes and no header");
   uint64_t length = 0;
-  file->read(std::as_writable_bytes(std::span(&length, 1)), 0);
+  file.read(std::as_writable_bytes(std::span(&length, 1)), 0);
   check<DataError>(length <= static_cast<uint64_t>(std::min(size - 8, kMaxSafetensorsHeader)), path,
                    ": its header claims ", length, " bytes; the file has ", size, ", and at most ",
                    kMaxSafetensorsHeader, " are legal");
   std::string header(length, '\0');
-  file->read(std::as_writable_bytes(std::span(header.data(), header.size())), 8);
+  file.read(std::as_writable_bytes(std::span(header.data(), header.size())), 8);
   const int64_t data = 8 + static_cast<int64_t>(length);
   for (SafeTensor& t : parse_safetensors_header(header, size - data, path)) {
     const int64_t offset = data + t.begin;
     const auto [it, first] = tensors_.try_emplace(t.name, Entry{t, files_.size(), offset});
     check<DataError>(first, path, ": tensor ", t.name, " is also in ", names_[it->second.file]);
   }
-  files_.push_back(std::move(file));
+  files_.push_back(std::move(ahead));
 }
 
 SafetensorsReader::SafetensorsReader(const std::string& path) {
@@ -203,9 +204,11 @@ int64_t SafetensorsReader::data_bytes() const {
   return sum;
 }
 
-void SafetensorsReader::read(const Entry& entry, int64_t at, std::span<std::byte> out) const {
+void SafetensorsReader::read(const Entry& entry, int64_t at, std::span<std::byte> out) {
   TPO_ASSERT(at >= 0 && at + static_cast<int64_t>(out.size()) <= entry.tensor.bytes);
-  files_[entry.file]->read(out, entry.offset + at);
+  if (entry.file != current_) files_[current_]->release();
+  current_ = entry.file;
+  files_[current_]->read(entry.offset + at, out, entry.offset, entry.offset + entry.tensor.bytes);
 }
 
 }  // namespace tpo

@@ -150,7 +150,7 @@ TEST(Safetensors, what_is_written_is_read_in_one_file_and_in_shards) {
     assign_shards(tensors, most);
     const std::string folder = cat(dir.path(), "/", most);
     write_safetensors(folder, tensors, fill);
-    const SafetensorsReader reader(folder);
+    SafetensorsReader reader(folder);
     EXPECT_EQ(reader.files().size(), most > 2000000 ? 1u : 2u);
     ASSERT_EQ(reader.tensors().size(), tensors.size());
     for (size_t i = 0; i < tensors.size(); ++i) {
@@ -171,6 +171,33 @@ TEST(Safetensors, what_is_written_is_read_in_one_file_and_in_shards) {
   EXPECT_EQ(message_of<DataError>([&] { write_safetensors(dir.path() + "/half/", tensors, fails); }), "no more");
   EXPECT_FALSE(std::filesystem::exists(dir.path() + "/half"));
   EXPECT_EQ(leftovers(dir.path()), std::vector<std::string>{});
+}
+
+// 13 MiB and a bit: four blocks, read in steps that cross them, with jumps back and forth and ends told too early.
+TEST(Safetensors, reading_ahead_gives_the_bytes_of_the_file) {
+  const TempFolder dir;
+  const std::string path = dir.path() + "/f";
+  std::string text((13 << 20) + 77, '\0');
+  for (size_t i = 0; i < text.size(); i += 8) {
+    const uint64_t word = mix64(i);
+    std::memcpy(text.data() + i, &word, std::min<size_t>(8, text.size() - i));
+  }
+  spit(path, text);
+  const auto size = static_cast<int64_t>(text.size());
+  ReadAhead file(path);
+  const auto expect = [&](int64_t offset, int64_t n, int64_t end) {
+    std::string got(static_cast<size_t>(n), '\0');
+    file.read(offset, std::as_writable_bytes(std::span(got)), 0, end);
+    ASSERT_EQ(got, text.substr(static_cast<size_t>(offset), static_cast<size_t>(n))) << offset;
+  };
+  for (int64_t at = 5; at < size; at += 1500001) expect(at, std::min<int64_t>(1500001, size - at), size);
+  for (const int64_t at : {size - 1, int64_t{0}, int64_t{9 << 20}, int64_t{1 << 20}, int64_t{5 << 20}})
+    expect(at, std::min<int64_t>(6 << 20, size - at), std::max<int64_t>(at + 1, 2 << 20));
+  std::filesystem::resize_file(path, 100);
+  EXPECT_NE(message_of<IoError>([&] {
+              ReadAhead(path).read(0, std::as_writable_bytes(std::span(text)).first(200), 0, 2 << 20);
+            }).find("ends at"),
+            std::string::npos);
 }
 
 // All 65,536 bit patterns of both narrow types: widening is exact, so narrowing must give them back.

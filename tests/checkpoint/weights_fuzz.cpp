@@ -62,7 +62,7 @@ class Fuzz {
         << std::string(reinterpret_cast<const char*>(&length), below(20) == 0 ? below(9) : 8) << json
         << std::string(below(80), 'd');
     refused([&] {
-      const SafetensorsReader reader(path);
+      SafetensorsReader reader(path);
       for (const auto& [name, entry] : reader.tensors()) {
         std::vector<std::byte> bytes(static_cast<size_t>(entry.tensor.bytes));
         reader.read(entry, 0, bytes);

@@ -129,7 +129,7 @@ TEST(Weights, round_trips_keep_every_bit) {
       }
       options.base.clear(), options.allow_missing = {"*"};
       export_weights(latest(dir.path() + "/c"), dir.path() + "/z", options);
-      const SafetensorsReader z(dir.path() + "/z");
+      SafetensorsReader z(dir.path() + "/z");
       for (const auto& [tensor, entry] : z.tensors()) {
         std::string bytes(static_cast<size_t>(entry.tensor.bytes), '\0');
         z.read(entry, 0, std::as_writable_bytes(std::span(bytes)));
@@ -216,7 +216,7 @@ TEST(Weights, an_export_says_what_it_lacks) {
   EXPECT_EQ(report.tensors, 2);
   ASSERT_EQ(report.left_out.size(), 1u);
   EXPECT_EQ(report.left_out[0].name, "heads.x");
-  const SafetensorsReader reader(y);
+  SafetensorsReader reader(y);
   std::vector<float> up(8);
   reader.read(reader.tensors().at("model.layers.0.mlp.up_proj.weight"), 0, std::as_writable_bytes(std::span(up)));
   const float *w = state.tensors[1].value.data<float>(), *a = state.tensors[2].value.data<float>(),

@@ -81,7 +81,7 @@ TEST_F(CkptWeights, a_run_starts_from_what_came_in) {
   load_weights(latest(in), store, *single, allow);
   const float after = store.find("heads.region.fc2.bias")->value.data<float>()[0];
   EXPECT_NE(std::memcmp(&before, &after, sizeof after), 0);
-  const SafetensorsReader reader(public_);
+  SafetensorsReader reader(public_);
   const auto& entry = reader.tensors().at("loc_decoder.2.bias");
   uint16_t bits = 0;
   reader.read(entry, 0, std::as_writable_bytes(std::span(&bits, 1)));
