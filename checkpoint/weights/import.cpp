@@ -49,6 +49,18 @@ class RecipeBytes final : public TensorBytes {
   SafeType type_;
 };
 
+// Such a tensor is left away and made again by export: it must not say anything else.
+void check_counting(const WeightSource& s) {
+  check<DataError>(s.type == SafeType::kI64 && s.shape.numel() <= 1 << 20, "tensor ", s.name, " ", s.type, s.shape,
+                   " must be I64 and count positions");
+  std::vector<int64_t> values(static_cast<size_t>(s.shape.numel()));
+  s.read(0, std::as_writable_bytes(std::span(values)));
+  for (size_t i = 0; i < values.size(); ++i) {
+    check<DataError>(values[i] == static_cast<int64_t>(i), "tensor ", s.name, " does not count positions: element ", i,
+                     " is ", values[i]);
+  }
+}
+
 void list(std::vector<std::string>& lines, const char* what, const std::vector<NameNote>& notes) {
   for (const NameNote& n : notes) lines.push_back(cat(what, ": ", n.name, n.text.empty() ? "" : " (" + n.text + ")"));
 }
@@ -112,6 +124,7 @@ void WeightImport::require_fit() const {
     for (const NameNote& n : s->plan.unexpected) unexpected.push_back({n.name, n.name + " (" + n.text + ")"});
     reshaped.insert(reshaped.end(), s->plan.reshaped.begin(), s->plan.reshaped.end());
     for (const Recipe& r : s->plan.recipes) s->maker.natural_type(r);
+    for (const size_t t : s->plan.counting) check_counting(s->tensors[t]);
   }
   sift(missing(), options_.allow_missing, "parameters without a source (--allow-missing)", message);
   sift(unexpected, options_.allow_unexpected, "tensors without a place (--allow-unexpected)", message);

@@ -80,6 +80,11 @@ const std::vector<MapRow> kLoraLinears = {
     same("layers.#.mlp.{gate,up,down}_proj.{base_layer,lora_A.default,lora_B.default}.weight",
          "layers.#.mlp.{gate,up,down}.{weight,lora_a,lora_b}"),
 };
+// As older versions of peft named the weights that they wrap.
+const std::vector<MapRow> kOldLoraLinears = {
+    import_only(same("layers.#.self_attn.{q,k,v,o}_proj.weight", "layers.#.attn.{q,k,v,o}.weight")),
+    import_only(same("layers.#.mlp.{gate,up,down}_proj.weight", "layers.#.mlp.{gate,up,down}.weight")),
+};
 const std::vector<MapRow> kQkvBias = {same("layers.#.self_attn.{q,k,v}_proj.bias", "layers.#.attn.{q,k,v}.bias")};
 
 using Rows = std::vector<MapRow>;
@@ -144,6 +149,9 @@ Rows videochat2_mistral() {
   add_vision_of_videochat(rows);
   add_qformer_of_videochat(rows, "mistral_proj");
   add_peft_decoder(rows, "mistral_model.", kSpecialTokens);
+  append_rows(rows, "mistral_model.base_model.model.model.", "language.", kOldLoraLinears);
+  append_rows(rows, "mistral_model.base_model.model.", "language.",
+              {import_only(grown(kSpecialTokens, "lm_head.weight", "lm_head.weight"))});
   return rows;
 }
 

@@ -165,6 +165,7 @@ class Importer {
         placed = true;
         if (row.how == How::kCounting) {
           plan_.unused.push_back({name, "computed"});
+          plan_.counting.push_back(t);
         } else {
           links_[it->second].push_back({t, &row});
         }

@@ -47,6 +47,7 @@ struct ImportPlan {
   std::vector<NameNote> reshaped;    // ours whose source has another shape
   std::vector<NameNote> later;       // theirs, accepted: their parts do not exist yet
   std::vector<NameNote> unused;      // theirs, accepted: nothing needs them
+  std::vector<size_t> counting;      // theirs that must be 0, 1, 2, ..., also in unused
   int64_t outside = 0;               // ours that the layout does not cover
 };
 

@@ -104,6 +104,27 @@ TEST_F(Imported, types) {
             std::string::npos);
 }
 
+TEST_F(Imported, positions_must_count) {
+  const Names ours{{"connector.qformer.embeddings.position.weight", {4, 2}}};
+  const std::vector<std::pair<std::vector<int64_t>, const char*>> cases{{{0, 1, 2, 3}, ""},
+                                                                        {{0, 1, 3, 2}, "element 2 is 3"}};
+  for (const auto& [values, says] : cases) {
+    const std::string folder = cat(dir_.path(), "/", count_++);
+    write_safetensors(folder, {{"bert.embeddings.position_ids", SafeType::kI64, {1, 4}, 0}},
+                      [&, &v = values](size_t, int64_t at, std::span<std::byte> to) {
+                        std::memcpy(to.data(), reinterpret_cast<const char*>(v.data()) + at, to.size());
+                      });
+    ImportOptions options;
+    options.allow_missing = {"*"};
+    const WeightImport import({{folder, "bert"}}, ours, options);
+    if (*says == '\0') {
+      import.require_fit();
+    } else {
+      EXPECT_NE(message_of<DataError>([&] { import.require_fit(); }).find(says), std::string::npos);
+    }
+  }
+}
+
 // All layouts, all names, random bits: export(import(x)) is x, whatever the ranks, the file division and the base.
 TEST(Weights, round_trips_keep_every_bit) {
   for (const std::string& name : layout_names()) {
