@@ -128,7 +128,7 @@ uint64_t PieceWriter::write(int64_t total, int64_t offset, const Fill& fill) {
   for (int64_t at = 0; at < total; at += kBuffer) {
     const int64_t bytes = std::min(kBuffer, total - at);
     const int64_t whole = direct_.is_open() ? bytes / kBlock * kBlock : 0;
-    Buffer& b = buffers_[next_++ % 2];
+    Buffer& b = buffers_[next_++ % kBuffers];
     if (b.written.valid()) b.written.get();
     const std::span<std::byte> copy(b.bytes.get(), static_cast<size_t>(bytes));
     fill(at, copy);

@@ -40,8 +40,8 @@ class File {
 };
 
 // Writes pieces of an existing file and returns their checksums: whole blocks directly to the device, tails and what
-// direct access refuses through the page cache. While one aligned buffer is on its way to the device, the other is
-// filled and checksummed. An error of a write may be thrown by the next write() or by finish().
+// direct access refuses through the page cache. While some aligned buffers are on their way to the device, another
+// is filled and checksummed. An error of a write may be thrown by the next write() or by finish().
 class PieceWriter {
  public:
   explicit PieceWriter(const std::string& path);
@@ -62,7 +62,8 @@ class PieceWriter {
     std::future<void> written;  // its destructor waits, so bytes outlives the write
   };
   File buffered_, direct_;
-  Buffer buffers_[2];
+  static constexpr unsigned kBuffers = 4;  // three on their way: one alone waits for the device between writes
+  Buffer buffers_[kBuffers];
   unsigned next_ = 0;
 };
 

@@ -20,11 +20,11 @@ class ReadAhead {
   // what was read ahead. Of a run below 1 MiB (from `begin` to `end`) there is nothing to read ahead. One thread.
   // Throws IoError.
   void read(int64_t offset, std::span<std::byte> out, int64_t begin, int64_t end);
-  void release();  // gives its 16 MiB back, until the next read
+  void release();  // gives its 32 MiB back, until the next read
   const File& file() const { return buffered_; }
 
  private:
-  static constexpr int64_t kBlock = 4 << 20, kBlocks = 4;
+  static constexpr int64_t kBlock = 8 << 20, kBlocks = 4;
   struct FreeDeleter {
     void operator()(std::byte* p) const;
   };

@@ -25,7 +25,7 @@ void assign_shards(std::vector<TensorToWrite>& tensors, int64_t max_bytes);
 using TensorFill = std::function<void(size_t i, int64_t at, std::span<std::byte> to)>;
 
 // Creates `folder`, whole or not at all: everything is written to a temporary folder beside it, made durable, renamed.
-// Memory: two buffers of 2 MiB and the headers. Throws ConfigError if the folder exists and is not empty or a name
+// Memory: four buffers of 2 MiB and the headers. Throws ConfigError if the folder exists and is not empty or a name
 // appears twice, IoError (a full disk included), and what fill throws; then nothing is left behind.
 void write_safetensors(const std::string& folder, const std::vector<TensorToWrite>& tensors, const TensorFill& fill);
 

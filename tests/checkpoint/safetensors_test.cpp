@@ -173,11 +173,11 @@ TEST(Safetensors, what_is_written_is_read_in_one_file_and_in_shards) {
   EXPECT_EQ(leftovers(dir.path()), std::vector<std::string>{});
 }
 
-// 13 MiB and a bit: four blocks, read in steps that cross them, with jumps back and forth and ends told too early.
+// 45 MiB and a bit: six blocks, read in steps that cross them, with jumps back and forth and ends told too early.
 TEST(Safetensors, reading_ahead_gives_the_bytes_of_the_file) {
   const TempFolder dir;
   const std::string path = dir.path() + "/f";
-  std::string text((13 << 20) + 77, '\0');
+  std::string text((45 << 20) + 77, '\0');
   for (size_t i = 0; i < text.size(); i += 8) {
     const uint64_t word = mix64(i);
     std::memcpy(text.data() + i, &word, std::min<size_t>(8, text.size() - i));
@@ -190,9 +190,9 @@ TEST(Safetensors, reading_ahead_gives_the_bytes_of_the_file) {
     file.read(offset, std::as_writable_bytes(std::span(got)), 0, end);
     ASSERT_EQ(got, text.substr(static_cast<size_t>(offset), static_cast<size_t>(n))) << offset;
   };
-  for (int64_t at = 5; at < size; at += 1500001) expect(at, std::min<int64_t>(1500001, size - at), size);
-  for (const int64_t at : {size - 1, int64_t{0}, int64_t{9 << 20}, int64_t{1 << 20}, int64_t{5 << 20}})
-    expect(at, std::min<int64_t>(6 << 20, size - at), std::max<int64_t>(at + 1, 2 << 20));
+  for (int64_t at = 5; at < size; at += 3500001) expect(at, std::min<int64_t>(3500001, size - at), size);
+  for (const int64_t at : {size - 1, int64_t{0}, int64_t{30 << 20}, int64_t{1 << 20}, int64_t{14 << 20}})
+    expect(at, std::min<int64_t>(18 << 20, size - at), std::max<int64_t>(at + 1, 2 << 20));
   std::filesystem::resize_file(path, 100);
   EXPECT_NE(message_of<IoError>([&] {
               ReadAhead(path).read(0, std::as_writable_bytes(std::span(text)).first(200), 0, 2 << 20);
