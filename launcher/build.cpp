@@ -19,6 +19,46 @@ void override_vision(const config::Vision& v, VisionConfig& out) {
   if (v.has_mlp_hidden()) out.mlp_hidden = v.mlp_hidden();
 }
 
+void override_connector(const config::Connector& given, ConnectorConfig& out) {
+  if (given.has_kind())
+    out.kind = given.kind() == "qformer" ? ConnectorConfig::Kind::kQFormer : ConnectorConfig::Kind::kLinear;
+  if (given.has_merge()) out.merge = given.merge();
+  const config::QFormer& q = given.qformer();
+  QFormerConfig& to = out.qformer;
+  if (q.has_layers()) to.layers = q.layers();
+  if (q.has_width()) to.width = q.width();
+  if (q.has_heads()) to.heads = q.heads();
+  if (q.has_mlp_hidden()) to.mlp_hidden = q.mlp_hidden();
+  if (q.has_cross_every()) to.cross_every = q.cross_every();
+  if (q.has_queries()) to.queries = q.queries();
+  if (q.has_extra_queries()) to.extra_queries = q.extra_queries();
+  if (q.has_text_vocab()) to.text_vocab = q.text_vocab();
+  if (q.has_text_positions()) to.text_positions = q.text_positions();
+  if (q.has_dropout()) to.dropout = q.dropout();
+  if (q.has_drop_path()) to.drop_path = q.drop_path();
+}
+
+void resolve_connector(const ConnectorConfig& c, config::Connector& out) {
+  if (c.kind == ConnectorConfig::Kind::kLinear) {  // without its kind: fingerprints of older checkpoints have none
+    out.clear_kind(), out.clear_qformer();
+    return out.set_merge(static_cast<int32_t>(c.merge));
+  }
+  out.clear_merge();
+  out.set_kind("qformer");
+  config::QFormer& q = *out.mutable_qformer();
+  q.set_layers(static_cast<int32_t>(c.qformer.layers));
+  q.set_width(static_cast<int32_t>(c.qformer.width));
+  q.set_heads(static_cast<int32_t>(c.qformer.heads));
+  q.set_mlp_hidden(static_cast<int32_t>(c.qformer.mlp_hidden));
+  q.set_cross_every(static_cast<int32_t>(c.qformer.cross_every));
+  q.set_queries(static_cast<int32_t>(c.qformer.queries));
+  q.set_extra_queries(static_cast<int32_t>(c.qformer.extra_queries));
+  q.set_text_vocab(static_cast<int32_t>(c.qformer.text_vocab));
+  q.set_text_positions(static_cast<int32_t>(c.qformer.text_positions));
+  q.set_dropout(c.qformer.dropout);
+  q.set_drop_path(c.qformer.drop_path);
+}
+
 void override_language(const config::Language& l, LanguageConfig& out) {
   if (l.has_width()) out.width = l.width();
   if (l.has_layers()) out.layers = l.layers();
@@ -59,7 +99,7 @@ TpoConfig make_model_config(const config::RunConfig& config, int64_t vocab) {
   const auto& m = config.model();
   TpoConfig out = preset(m.preset());
   override_vision(m.vision(), out.vision);
-  if (m.connector().has_merge()) out.connector.merge = m.connector().merge();
+  override_connector(m.connector(), out.connector);
   override_language(m.language(), out.language);
   out.language.vocab = vocab;
   if (m.region().has_hidden()) out.region.hidden = m.region().hidden();
@@ -86,7 +126,7 @@ void resolve_model(config::RunConfig& config) {
   v.set_heads(static_cast<int32_t>(c.vision.heads));
   v.set_depth(static_cast<int32_t>(c.vision.depth));
   v.set_mlp_hidden(static_cast<int32_t>(c.vision.mlp_hidden));
-  m.mutable_connector()->set_merge(static_cast<int32_t>(c.connector.merge));
+  resolve_connector(c.connector, *m.mutable_connector());
   auto& l = *m.mutable_language();
   l.set_width(static_cast<int32_t>(c.language.width));
   l.set_layers(static_cast<int32_t>(c.language.layers));
@@ -118,6 +158,10 @@ std::string model_fingerprint(const config::RunConfig& config, int64_t vocab) {
   m.clear_recompute();
   m.clear_task_token_std();
   m.mutable_region()->clear_box_loss();
+  if (m.connector().has_qformer()) {
+    m.mutable_connector()->mutable_qformer()->clear_dropout();
+    m.mutable_connector()->mutable_qformer()->clear_drop_path();
+  }
   auto& l = *m.mutable_language();
   if (!l.qkv_bias()) l.clear_qkv_bias();  // younger than the first checkpoints
   if (l.table_rows() == 0) l.clear_table_rows();

@@ -36,16 +36,34 @@ void check_vision(const TpoConfig& c, Problems& p) {
                    {"vision.width", v.width},
                    {"vision.heads", v.heads},
                    {"vision.depth", v.depth},
-                   {"vision.mlp_hidden", v.mlp_hidden},
-                   {"connector.merge", c.connector.merge}}))
+                   {"vision.mlp_hidden", v.mlp_hidden}}))
     return;
   p.unless(v.image_size % v.patch == 0, "vision.image_size ", v.image_size, " is no multiple of vision.patch ",
            v.patch);
   p.unless(v.frames % v.tubelet == 0, "vision.frames ", v.frames, " is no multiple of vision.tubelet ", v.tubelet);
   p.unless(v.width % v.heads == 0, "vision.width ", v.width, " is no multiple of vision.heads ", v.heads);
   p.unless(v.width % 2 == 0, "vision.width ", v.width, " must be even for the sinusoid positions");
-  p.unless(v.image_size / v.patch % c.connector.merge == 0, "connector.merge ", c.connector.merge,
-           " does not divide the ", v.image_size / v.patch, " patches of a picture's side");
+  if (c.connector.kind == ConnectorConfig::Kind::kLinear && p.positive({{"connector.merge", c.connector.merge}}))
+    p.unless(v.image_size / v.patch % c.connector.merge == 0, "connector.merge ", c.connector.merge,
+             " does not divide the ", v.image_size / v.patch, " patches of a picture's side");
+}
+
+void check_qformer(const QFormerConfig& q, Problems& p) {
+  for (const auto& [name, share] : {std::pair{"dropout", q.dropout}, {"drop_path", q.drop_path}})
+    p.unless(share >= 0 && share < 1, "connector.qformer.", name, " is ", share, "; it must be in [0, 1)");
+  p.unless(q.extra_queries >= 0 && q.text_vocab >= 0, "connector.qformer.extra_queries and text_vocab are ",
+           q.extra_queries, " and ", q.text_vocab, "; neither may be negative");
+  p.unless(q.ln_eps > 0, "connector.qformer.ln_eps is ", q.ln_eps, "; it must be positive");
+  if (!p.positive({{"connector.qformer.layers", q.layers},
+                   {"connector.qformer.width", q.width},
+                   {"connector.qformer.heads", q.heads},
+                   {"connector.qformer.mlp_hidden", q.mlp_hidden},
+                   {"connector.qformer.cross_every", q.cross_every},
+                   {"connector.qformer.queries", q.queries},
+                   {"connector.qformer.text_positions", q.text_positions}}))
+    return;
+  p.unless(q.width % q.heads == 0, "connector.qformer.width ", q.width, " is no multiple of connector.qformer.heads ",
+           q.heads);
 }
 
 void check_language(const LanguageConfig& l, Problems& p) {
@@ -79,6 +97,7 @@ void check_language(const LanguageConfig& l, Problems& p) {
 std::vector<std::string> config_problems(const TpoConfig& c) {
   Problems p;
   check_vision(c, p);
+  if (c.connector.kind == ConnectorConfig::Kind::kQFormer) check_qformer(c.connector.qformer, p);
   check_language(c.language, p);
   p.positive({{"region.hidden", c.region.hidden}, {"box_encoder_hidden", c.box_encoder_hidden}});
   p.unless(c.region.l1_weight >= 0 && c.region.giou_weight >= 0, "region.l1_weight and region.giou_weight are ",

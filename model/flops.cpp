@@ -7,7 +7,7 @@ namespace tpo {
 
 namespace {
 
-class FlopCounter {
+class FlopCounter final : public ProductCounter {
  public:
   explicit FlopCounter(Flops which) : executed_(which == Flops::kExecuted) {}
   int64_t total() const { return forward_ + backward_; }
@@ -19,7 +19,7 @@ class FlopCounter {
     backward_ += once * (x_wants + w_trains);
     return x_wants || w_trains;
   }
-  bool linear(const Linear& l, int64_t rows, bool x_wants) {
+  bool linear(const Linear& l, int64_t rows, bool x_wants) override {
     const bool wants = product(rows, l.in(), l.out(), x_wants, l.weight().trainable);
     return wants || (l.bias() != nullptr && l.bias()->trainable);
   }
@@ -31,13 +31,18 @@ class FlopCounter {
     return product(rows, rank, l.base().out(), a_wants, l.lora_b()->trainable) || wants;
   }
   // Two products of each (query, key) pair forward and four backward, five as executed since the scores are formed
-  // again, then the projection `out` of `rows`. Selective recompute runs the forward products of the pairs again.
-  template <class Layer>
-  bool attention(int64_t pairs, const AttentionSpec& spec, bool wants, const Layer& out, int64_t rows, Recompute mode) {
+  // again.
+  bool attention(int64_t pairs, const AttentionSpec& spec, bool wants) override {
     const int64_t once = 2 * pairs * spec.q_heads * spec.head_dim;
     forward_ += 2 * once;
     if (wants) backward_ += (executed_ ? 5 : 4) * once;
-    wants = linear(out, rows, wants);
+    return wants;
+  }
+  // Then the projection `out` of `rows`. Selective recompute runs the forward products of the pairs again.
+  template <class Layer>
+  bool attention(int64_t pairs, const AttentionSpec& spec, bool wants, const Layer& out, int64_t rows, Recompute mode) {
+    const int64_t once = 2 * pairs * spec.q_heads * spec.head_dim;
+    wants = linear(out, rows, attention(pairs, spec, wants));
     if (executed_ && wants && mode == Recompute::kSelective) backward_ += 2 * once;
     return wants;
   }
@@ -97,9 +102,7 @@ int64_t TpoModel::flops(const MicrobatchSize& size, Flops which) const {
   bool wants = !config_.language.detach_embeddings && language_.embedding().weight().trainable;
   if (size.media > 0) {
     const PatchGrid grid = vision_.grid(size.media, size.frames);
-    const bool vision_wants = count_vision(f, vision_, grid);
-    connector_->for_each_linear(
-        grid, [&](const Linear& layer, int64_t rows) { wants = f.linear(layer, rows, vision_wants) || wants; });
+    wants = connector_->count(f, grid, count_vision(f, vision_, grid)) || wants;
   }
   if (size.box_inputs > 0) {
     const bool hidden = f.linear(box_encoder_.fc1(), size.box_inputs, false);

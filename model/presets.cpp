@@ -59,7 +59,7 @@ LanguageConfig qwen2_7b() {
   return l;
 }
 
-// UMT-L/16 with its last block left out, and Mistral-7B-Instruct v0.2; a linear connector of 2 x 2 patches.
+// UMT-L/16 with its last block left out, and Mistral-7B-Instruct v0.2; the Q-Former of VideoChat2.
 TpoConfig videochat_tpo_7b() {
   TpoConfig c;
   c.vision = {.image_size = 224,
@@ -70,7 +70,8 @@ TpoConfig videochat_tpo_7b() {
               .heads = 16,
               .depth = 23,
               .mlp_hidden = 4096};
-  c.connector.merge = 2;  // 49 slots a frame
+  c.connector.kind = ConnectorConfig::Kind::kQFormer;  // 96 slots, of a picture as of 16 frames
+  c.connector.qformer.text_vocab = 30523;              // bert-base-uncased and [DEC]
   c.language = mistral_7b();
   c.region.hidden = 2048;
   c.box_encoder_hidden = 2048;

@@ -1,6 +1,7 @@
 #include "model/tpo_model.h"
 
 #include "core/ops/embedding.h"
+#include "core/ops/index.h"
 #include "core/ops/pointwise.h"
 #include "model/connector/linear_connector.h"
 
@@ -19,6 +20,8 @@ std::unique_ptr<Connector> make_connector(const ParamScope& scope, const TpoConf
   switch (c.connector.kind) {
     case ConnectorConfig::Kind::kLinear:
       return std::make_unique<LinearConnector>(scope, c.vision.width, c.language.width, c.connector.merge, tp);
+    case ConnectorConfig::Kind::kQFormer:
+      return std::make_unique<QFormer>(scope, c.connector.qformer, c.vision.width, c.language.width, tp);
   }
   throw ConfigError("connector.kind has an unknown value");
 }
@@ -29,6 +32,9 @@ bool has_pair(const Batch& batch, const char* a, const char* b) {
               batch.has(a) ? b : a, "'");
   return batch.has(a);
 }
+
+// Decided here and not in the layers: a recomputed block runs once without a tape and once with one.
+bool drops(const Batch& batch) { return Tape::current() != nullptr && batch.has("row_ids"); }
 
 }  // namespace
 
@@ -42,21 +48,39 @@ TpoModel::TpoModel(ParamStore& store, const TpoConfig& config, ProcessGroup& tp)
       language_(ParamScope(store) / "language", config.language, tp),
       region_(ParamScope(store).in_group("head.region") / "heads" / "region", config.language.width, config.region,
               tp) {
-  groups_ = {store.group("vision"), store.group("token.box"), store.group("head.region"), store.group("box_input")};
+  const bool texts =
+      config.connector.kind == ConnectorConfig::Kind::kQFormer && config.connector.qformer.text_vocab > 0;
+  groups_ = {store.group("vision"), texts ? store.group("connector.text") : -1, store.group("token.box"),
+             store.group("head.region"), store.group("box_input")};
 }
 
-Tensor TpoModel::embed(const Batch& batch) const {
-  Tensor x_NC = language_.embed(batch.at("tokens"));
-  if (has_pair(batch, "images", "visual_rows")) {
-    const Tensor& images = batch.at("images");
-    const Tensor& rows = batch.at("visual_rows");
-    const Tensor vision_tokens = vision_(images);
-    const PatchGrid grid = vision_.grid(images.dim(0), images.dim(1));
-    check_shape(rows.numel() == grid.media * connector_->slots(grid), "[tpo_model] visual_rows ", rows.shape(),
-                " must name ", connector_->slots(grid), " slots for each of ", grid.media, " media of ", images.dim(1),
-                " frames");
-    x_NC = overwrite_rows(x_NC, rows, (*connector_)(vision_tokens, grid));
+Tensor TpoModel::visual_slots(const Batch& batch, RngKey dropout_key) const {
+  const Tensor& images = batch.at("images");
+  const Tensor& rows = batch.at("visual_rows");
+  ConnectorInput in{.vision = vision_(images), .grid = vision_.grid(images.dim(0), images.dim(1)), .key = dropout_key};
+  check_shape(rows.numel() == in.grid.media * connector_->slots(in.grid), "[tpo_model] visual_rows ", rows.shape(),
+              " must name ", connector_->slots(in.grid), " slots for each of ", in.grid.media, " media of ",
+              images.dim(1), " frames");
+  if (batch.has("connector_text.ids")) {
+    const auto part = [&](const char* name) { return batch.at(std::string("connector_text.") + name); };
+    in.text = {.ids = part("ids"),
+               .positions = part("positions"),
+               .medium = part("medium"),
+               .joint_cu = part("joint_cu"),
+               .order = part("order"),
+               .back = part("back")};
   }
+  if (drops(batch)) {
+    in.row_ids = gather_ids(batch.at("row_ids"), rows);
+    if (in.text.any()) in.text.row_ids = batch.at("connector_text.row_ids");
+  }
+  return (*connector_)(in);
+}
+
+Tensor TpoModel::embed(const Batch& batch, RngKey dropout_key) const {
+  Tensor x_NC = language_.embed(batch.at("tokens"));
+  if (has_pair(batch, "images", "visual_rows"))
+    x_NC = overwrite_rows(x_NC, batch.at("visual_rows"), visual_slots(batch, dropout_key));
   if (batch.has("region_rows")) {
     const Tensor& rows = batch.at("region_rows");
     x_NC = overwrite_rows(x_NC, rows, broadcast_rows(tokens_[Task::kBox].use(), rows.numel()));
@@ -68,20 +92,19 @@ Tensor TpoModel::embed(const Batch& batch) const {
 
 SequenceContext TpoModel::context(const Batch& batch, RngKey dropout_key) const {
   SequenceContext context{batch.at("cu_seqlens"), batch.at("positions"), {}};
-  // Decided here and not in the layers: a recomputed block runs once without a tape and once with one.
-  if (Tape::current() != nullptr && batch.has("row_ids")) context.dropout = {dropout_key, batch.at("row_ids")};
+  if (drops(batch)) context.dropout = {dropout_key, batch.at("row_ids")};
   return context;
 }
 
 Tensor TpoModel::forward(const Batch& batch, RngKey dropout_key) const {
-  return language_(embed(batch), context(batch, dropout_key));
+  return language_(embed(batch, dropout_key), context(batch, dropout_key));
 }
 
 TpoModel::Losses TpoModel::loss(const Batch& batch, const Scales& scales, RngKey dropout_key) const {
   const bool has_regions = has_pair(batch, "region_rows", "region_targets");
   const Tensor& targets = batch.at("targets");
   const SequenceContext sequences = context(batch, dropout_key);
-  const Tensor hidden_NC = language_(embed(batch), sequences);
+  const Tensor hidden_NC = language_(embed(batch, dropout_key), sequences);
   Losses losses;
   if (has_regions) {
     const Tensor e_RC = gather_rows(hidden_NC, batch.at("region_rows"));
@@ -98,10 +121,12 @@ Tensor TpoModel::predict_boxes(const Batch& batch) const {
   return region_(gather_rows(forward(batch, RngKey()), batch.at("region_rows")));
 }
 
-uint64_t TpoModel::groups_used(bool has_image, bool has_region_target, bool has_box_input) const {
+uint64_t TpoModel::groups_used(bool has_image, bool has_region_target, bool has_box_input,
+                               bool has_connector_text) const {
   const auto bit = [](int group) { return uint64_t{1} << group; };
   uint64_t used = bit(0);
   if (has_image) used |= bit(groups_.vision);
+  if (has_connector_text && groups_.connector_text >= 0) used |= bit(groups_.connector_text);
   if (has_region_target) used |= bit(groups_.token_box) | bit(groups_.head_region);
   if (has_box_input) used |= bit(groups_.box_input);
   return used;

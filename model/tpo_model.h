@@ -6,6 +6,8 @@
 //   tokens (N) i32, positions (N) i32 from 0 per sequence, cu_seqlens (S+1) i32      always
 //   targets (N) i32: label of the NEXT position or -100; row_ids (N) i64             loss() only
 //   images (I, T, H, W, 3) f32, visual_rows (I * slots) i32 in media order           together or not at all
+//   connector_text.{ids,positions,medium} (M) i32, .joint_cu (I+1) i32, .{order,back} (I * slots + M) i32, .row_ids (M)
+//     i64: ConnectorText, with a Q-Former only           all or none; .row_ids loss() only
 //   region_rows (R) i32: rows of <boxes>; region_targets (R, 4) f32 xyxy in 0..1     targets: loss() only
 //   box_in_rows (K) i32: rows of <track_box>; box_in (K, 4) f32                      together or not at all
 // The rows named are overwritten after the embedding lookup; the state that a head reads is the one at the slot itself,
@@ -15,7 +17,7 @@
 #include <vector>
 
 #include "core/batch.h"
-#include "model/connector/connector.h"
+#include "model/connector/qformer.h"
 #include "model/heads/box_encoder.h"
 #include "model/heads/region.h"
 #include "model/heads/task_tokens.h"
@@ -24,8 +26,9 @@
 namespace tpo {
 
 struct ConnectorConfig {
-  enum class Kind { kLinear } kind = Kind::kLinear;
-  int64_t merge = 1;  // patches per side that share a slot; divides image_size / patch
+  enum class Kind { kLinear, kQFormer } kind = Kind::kLinear;
+  int64_t merge = 1;  // kLinear: patches per side that share a slot; divides image_size / patch
+  QFormerConfig qformer = {};
 };
 
 struct TpoConfig {
@@ -65,8 +68,9 @@ class TpoModel {
     Tensor region;  // (1), undefined without region slots
   };
 
-  // Creates all parameters, in groups: trunk (language model), vision (encoder and connector), token.box,
-  // token.temporal, token.track, box_input, head.region. Throws ConfigError with every problem of the configuration.
+  // Creates all parameters, in groups: trunk (language model), vision (encoder and connector), connector.text,
+  // token.box, token.temporal, token.track, box_input, head.region. Throws ConfigError with every problem of the
+  // configuration.
   TpoModel(ParamStore& store, const TpoConfig& config, ProcessGroup& tp);
   TpoModel(const TpoModel&) = delete;
   TpoModel& operator=(const TpoModel&) = delete;
@@ -74,15 +78,16 @@ class TpoModel {
   // Records on the current tape, if there is one. Throws ShapeError that names a missing or ill-shaped array.
   Losses loss(const Batch& batch, const Scales& scales, RngKey dropout_key) const;
 
-  // Input rows of the language model (N, C): embeddings with every slot overwritten.
-  Tensor embed(const Batch& batch) const;
+  // Input rows of the language model (N, C): embeddings with every slot overwritten. Dropout as in forward.
+  Tensor embed(const Batch& batch, RngKey dropout_key = {}) const;
   // States after the final norm (N, C). Dropout is drawn only while a tape records and the batch has row_ids.
   Tensor forward(const Batch& batch, RngKey dropout_key) const;
   // Boxes at region_rows (R, 4), unclamped, not recorded: teacher-forced prediction.
   Tensor predict_boxes(const Batch& batch) const;
 
   // Bit g is set if parameter group g takes part in a microbatch that has these arrays.
-  uint64_t groups_used(bool has_image, bool has_region_target, bool has_box_input) const;
+  uint64_t groups_used(bool has_image, bool has_region_target, bool has_box_input,
+                       bool has_connector_text = false) const;
   // Rows of `tokens` that a medium of `frames` frames fills.
   int64_t visual_slots_per_media(int64_t frames = 1) const;
   // Floating point operations of loss() and its backward in matrix products and attention, with what is frozen left
@@ -103,10 +108,11 @@ class TpoModel {
 
  private:
   struct Groups {
-    int vision, token_box, head_region, box_input;
+    int vision, connector_text, token_box, head_region, box_input;  // connector_text -1: it reads no texts
   };
 
   SequenceContext context(const Batch& batch, RngKey dropout_key) const;
+  Tensor visual_slots(const Batch& batch, RngKey dropout_key) const;
 
   TpoConfig config_;
   UmtVit vision_;

@@ -73,6 +73,13 @@ void drop(const Dropout& k, int64_t begin, int64_t end) {
   for (int64_t r = begin; r < end; ++r) {
     const T* x = static_cast<const T*>(k.x) + r * k.cols;
     T* y = static_cast<T*>(k.y) + r * k.cols;
+    if (k.whole_rows) {
+      const uint32_t word = philox(k.key, 0, static_cast<uint64_t>(k.row_ids[r]))[0];
+      const bool kept = static_cast<int32_t>(word >> 8) >= limit;
+#pragma omp simd
+      for (int64_t c = 0; c < k.cols; ++c) y[c] = narrow<T>(kept ? widen(x[c]) * keep : 0.0f);
+      continue;
+    }
     // The first block may begin before the columns held here.
     for (int64_t c0 = -(k.first_col % 4); c0 < k.cols; c0 += 4 * kBlocks) {
       philox_blocks(k.key, static_cast<uint64_t>((k.first_col + c0) / 4), static_cast<uint64_t>(k.row_ids[r]), words);

@@ -26,6 +26,18 @@ struct GatherElements {
 void run(const GatherElements&, Cpu, Stream&);
 void run(const GatherElements&, Cuda, Stream&);
 
+// y[j] = x[idx[j]] of 64-bit integers
+struct GatherIds {
+  static constexpr const char* kName = "gather_ids";
+  const int64_t* x;
+  const int32_t* idx;  // (picks)
+  int64_t* y;          // (picks)
+  int64_t picks;
+  Cost cost() const { return {0, picks * 12, picks * 8}; }
+};
+void run(const GatherIds&, Cpu, Stream&);
+void run(const GatherIds&, Cuda, Stream&);
+
 // out[r,c] (+)= sum over j with idx[r,j] = c of src[r,j], in the order of j, in fp32 with one rounding at the end
 struct ScatterAddElements {
   static constexpr const char* kName = "scatter_add_elements";

@@ -22,6 +22,10 @@ void run(const GatherElements& k, Cpu, Stream&) {
   });
 }
 
+void run(const GatherIds& k, Cpu, Stream&) {
+  for (int64_t j = 0; j < k.picks; ++j) k.y[j] = k.x[k.idx[j]];
+}
+
 namespace {
 
 template <class In, class Out>

@@ -13,4 +13,9 @@ namespace tpo {
 //   the dtypes or the shapes do not fit, before any effect.
 Tensor dropout(const Tensor& x, float p, RngKey key, const Tensor& row_ids, int64_t first_column = 0);
 
+// Stochastic depth: rows are kept or dropped as a whole.
+//   y[n,c] = keep(n) ? x[n,c] / (1 - p) : 0,   keep(n) = uniform01(word 0 of philox(key, 0, ids[n])) >= p
+// Rows of one sample carry one id. Otherwise as dropout. Source: Huang et al. 2016, arXiv:1603.09382.
+Tensor drop_path(const Tensor& x, float p, RngKey key, const Tensor& ids);
+
 }  // namespace tpo

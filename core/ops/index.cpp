@@ -44,6 +44,17 @@ Tensor gather_last(const Tensor& x, const Tensor& idx) {
   return y;
 }
 
+Tensor gather_ids(const Tensor& ids, const Tensor& idx) {
+  check_shape(ids.defined() && ids.dtype() == DType::kI64 && ids.rank() == 1,
+              "[gather_ids] ids must be a vector of i64");
+  check_i32_vector("gather_ids", idx, "idx");
+  check_in_range("gather_ids", "idx", idx, ids.dim(0));
+  Tensor y = Tensor::empty(idx.shape(), DType::kI64);
+  launch(GatherIds{static_cast<const int64_t*>(ids.raw()), i32(idx), static_cast<int64_t*>(y.raw()), idx.numel()});
+  record_data("gather_ids");
+  return y;
+}
+
 Tensor scatter_add_last(const Tensor& src, const Tensor& idx, int64_t cols) {
   check_float("scatter_add_last", src, "src");
   check_shape(cols >= 0 && idx.defined() && idx.shape() == src.shape(),

@@ -10,6 +10,9 @@ namespace tpo {
 // torch.gather of the last dim. Saves idx; backward is scatter_add_last.
 Tensor gather_last(const Tensor& x, const Tensor& idx);
 
+// y[k] = ids[idx[k]]: names of rows, as dropout wants them.   ids (N) i64, idx (K) in [0, N) -> (K) i64. Not recorded.
+Tensor gather_ids(const Tensor& ids, const Tensor& idx);
+
 // y[..., c] = sum over j with idx[..., j] = c of src[..., j], in the order of j.
 //   src and idx (..., K), indices in [0, cols) -> (..., cols)
 // torch.scatter_add of the last dim onto zeros. Saves idx; backward is gather_last.

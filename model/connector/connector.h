@@ -1,19 +1,47 @@
 #pragma once
-// Connector: from vision tokens to the rows that fill the visual slots of the language model.
+// Connector: from vision tokens to the rows that fill the visual slots of the language model. I media, M rows of texts.
 #include "model/vision/umt_vit.h"
 
 namespace tpo {
 
+// Texts that a connector reads beside the media, one a medium, possibly empty. Undefined ids: no texts.
+struct ConnectorText {
+  Tensor ids = {}, positions = {};  // (M) i32, positions from 0 in each text
+  Tensor row_ids = {};              // (M) i64, unique in the step; undefined: no dropout
+  Tensor medium = {};               // (M) i32: the medium of a row
+  Tensor joint_cu = {};             // (I+1) i32, queries and text of a medium together
+  Tensor order = {},
+         back = {};  // (I*Q + M) i32: the row, of the queries of all media followed by all texts, that stands at a
+                     // place where each medium's queries are followed by its text; and the inverse
+  bool any() const { return ids.defined(); }
+};
+
+struct ConnectorInput {
+  Tensor vision;  // (I * grid.tokens_per_media(), C_v)
+  PatchGrid grid;
+  ConnectorText text = {};
+  RngKey key = {};
+  Tensor row_ids = {};  // (I * slots(grid)) i64 of the visual slots, unique in the step; undefined: no dropout
+};
+
+// Adds up floating point operations; each call returns whether the result wants a gradient.
+class ProductCounter {
+ public:
+  virtual ~ProductCounter() = default;
+  virtual bool linear(const Linear& layer, int64_t rows, bool x_wants) = 0;
+  virtual bool attention(int64_t pairs, const AttentionSpec& spec, bool wants) = 0;
+};
+
 class Connector {
  public:
   virtual ~Connector() = default;
-  // vision (media * grid.tokens_per_media(), C_v) -> (media * slots(grid), C), media order.
-  virtual Tensor operator()(const Tensor& vision_tokens, const PatchGrid& grid) const = 0;
+  // -> (I * slots(grid), C), media order.
+  virtual Tensor operator()(const ConnectorInput& in) const = 0;
   // Slots that one medium fills; may depend on frames, height and width, never on grid.media.
   virtual int64_t slots(const PatchGrid& grid) const = 0;
-  // Its matrix products, for the count of floating point operations: calls visit(layer, rows of its input).
-  virtual void for_each_linear(const PatchGrid& grid,
-                               const std::function<void(const Linear&, int64_t rows)>& visit) const = 0;
+  // Counts the products of a pass without texts. `wants`: whether the vision tokens want a gradient; returns whether
+  // the slots do.
+  virtual bool count(ProductCounter& counter, const PatchGrid& grid, bool wants) const = 0;
 };
 
 }  // namespace tpo

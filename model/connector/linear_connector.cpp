@@ -16,14 +16,13 @@ int64_t LinearConnector::slots(const PatchGrid& g) const {
   return g.frames * (g.height / merge_) * (g.width / merge_);
 }
 
-Tensor LinearConnector::operator()(const Tensor& vision_tokens, const PatchGrid& g) const {
-  slots(g);  // checks the grid
-  return proj_(merge_ == 1 ? vision_tokens : merge_patches(vision_tokens, g.height, g.width, merge_));
+Tensor LinearConnector::operator()(const ConnectorInput& in) const {
+  slots(in.grid);  // checks the grid
+  return proj_(merge_ == 1 ? in.vision : merge_patches(in.vision, in.grid.height, in.grid.width, merge_));
 }
 
-void LinearConnector::for_each_linear(const PatchGrid& g,
-                                      const std::function<void(const Linear&, int64_t rows)>& visit) const {
-  visit(proj_, g.media * slots(g));
+bool LinearConnector::count(ProductCounter& counter, const PatchGrid& g, bool wants) const {
+  return counter.linear(proj_, g.media * slots(g), wants);
 }
 
 }  // namespace tpo

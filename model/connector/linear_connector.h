@@ -9,10 +9,9 @@ class LinearConnector final : public Connector {
   LinearConnector(const ParamScope& scope, int64_t vision_width, int64_t width, int64_t merge,
                   const TensorParallel& tp);
   // Throws ShapeError if merge does not divide the grid's height and width.
-  Tensor operator()(const Tensor& vision_tokens, const PatchGrid& grid) const override;
+  Tensor operator()(const ConnectorInput& in) const override;
   int64_t slots(const PatchGrid& grid) const override;
-  void for_each_linear(const PatchGrid& grid,
-                       const std::function<void(const Linear&, int64_t rows)>& visit) const override;
+  bool count(ProductCounter& counter, const PatchGrid& grid, bool wants) const override;
 
  private:
   int64_t merge_;

@@ -11,12 +11,14 @@ namespace {
 const RngKey kKey = RngKey(5).with("dropout");
 
 // One counter at a time from core/rng.h, as the contract says.
+// first -1: one word for the whole row.
 Ref reference(const Ref& x, const Ref& row_ids, double p, double factor, int64_t first) {
   Ref y = x;
   for (int64_t r = 0; r < x.rows(); ++r)
     for (int64_t c = 0; c < x.cols(); ++c) {
       const auto id = static_cast<uint64_t>(static_cast<int64_t>(row_ids[r]));
-      const auto word = philox(kKey, static_cast<uint64_t>((first + c) / 4), id)[static_cast<size_t>((first + c) % 4)];
+      const int64_t at = first < 0 ? 0 : first + c;
+      const auto word = philox(kKey, static_cast<uint64_t>(at / 4), id)[static_cast<size_t>(at % 4)];
       y.at(r, c) = static_cast<double>(uniform01(word)) >= p ? factor * x.at(r, c) / (1 - p) : 0;
     }
   return y;
@@ -32,7 +34,7 @@ Tensor ids(Rand& r, int64_t n) {
 struct Dims {
   int64_t rows, cols;
   float p;
-  int64_t first = 0;  // column within the full tensor
+  int64_t first = 0;  // column within the full tensor; -1: drop_path
   Size size = Size::kSmall;
 };
 
@@ -46,18 +48,23 @@ void add_dropout_cases(CaseList& list) {
                        {5, 7, 0.5f, 3},
                        {2, 131, 0.4f, 129},
                        {3, 1, 0.5f, 4},
+                       {6, 5, 0.5f, -1},
+                       {1, 1, 0.9f, -1},
+                       {4, 3, 0, -1},
+                       {67, 33, 0.3f, -1, Size::kLarge},
                        {67, 1031, 0.3f, 1021, Size::kLarge},
                        {1024, 1024, 0.1f, 0, Size::kBench}})
     for (const bool chained : {false, true}) {
       if (chained && d.size == Size::kBench) continue;
       list.add(
-          cat("dropout/", chained ? "in_place" : "", d.rows, "x", d.cols, "_", d.p,
+          cat(d.first < 0 ? "drop_path/" : "dropout/", chained ? "in_place" : "", d.rows, "x", d.cols, "_", d.p,
               d.first > 0 ? cat("_from", d.first) : ""),
           [=](Rand& r) {
             return OpCase{.in = {r.normal({d.rows, d.cols}), ids(r, d.rows)},
                           .run =
                               [=](Inputs v) {
-                                const Tensor y = dropout(v[0], d.p, kKey, v[1], d.first);
+                                const Tensor y = d.first < 0 ? drop_path(v[0], d.p, kKey, v[1])
+                                                             : dropout(v[0], d.p, kKey, v[1], d.first);
                                 return chained ? scale(y, 2) : y;
                               },
                           .ref =

@@ -124,7 +124,7 @@ TEST(Connector, slots_follow_the_grid_and_rows_the_neighbourhood) {
   const LinearConnector connector(ParamScope(store, "connector"), 3, 5, 2, *tp);
   const PatchGrid grid{2, 3, 4, 6};
   EXPECT_EQ(connector.slots(grid), 3 * 2 * 3);
-  EXPECT_EQ(connector(noise_tensor("v", {2 * 3 * 4 * 6, 3}), grid).shape(), Shape({36, 5}));
+  EXPECT_EQ(connector({.vision = noise_tensor("v", {2 * 3 * 4 * 6, 3}), .grid = grid}).shape(), Shape({36, 5}));
   EXPECT_THROW(connector.slots({1, 1, 3, 6}), ShapeError);
 }
 

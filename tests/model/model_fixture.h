@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "model/connector/text_rows.h"
 #include "model/tpo_model.h"
 #include "parallel/comm/process_group.h"
 
@@ -94,6 +95,21 @@ inline TpoConfig tiny_config() {
   c.language.lora_rank = 3, c.language.lora_alpha = 6;
   c.region.hidden = 10;
   c.box_encoder_hidden = 12;
+  return c;
+}
+
+// The same with a Q-Former of 4 queries, as many as the linear connector's slots of a picture, that may read texts.
+inline TpoConfig tiny_qformer_config() {
+  TpoConfig c = tiny_config();
+  c.connector.kind = ConnectorConfig::Kind::kQFormer;
+  c.connector.qformer = {.layers = 3,
+                         .width = 18,
+                         .heads = 3,
+                         .mlp_hidden = 22,
+                         .queries = 3,
+                         .extra_queries = 1,
+                         .text_vocab = 11,
+                         .text_positions = 6};
   return c;
 }
 
@@ -207,6 +223,16 @@ inline MicrobatchSize size_of_batch(const std::vector<Sample>& samples) {
 }
 
 // Loss with gradients in the parameters.
+// Adds a text of the connector to each medium of a batch.
+inline void set_connector_text(Batch& batch, const std::vector<std::vector<int32_t>>& texts) {
+  HostBatch host;
+  const auto media = static_cast<int64_t>(texts.size());
+  const std::vector<int64_t> row_ids(texts.size(), 0);
+  add_connector_text(host, texts, batch.at("visual_rows").numel() / media, row_ids);
+  const Batch text = upload(host);
+  for (const auto& [name, tensor] : text.tensors()) batch.set(name, tensor);
+}
+
 inline float run_loss(const TpoModel& model, const Batch& batch, const TpoModel::Scales& scales,
                       RngKey dropout_key = RngKey(1)) {
   Tape tape;

@@ -27,6 +27,10 @@ TEST(Presets, videochat_tpo_7b_has_the_published_parameter_counts) {
   EXPECT_EQ(count(s, "*.lora_?"), 42520688);
   EXPECT_EQ(count(s, "language.*") - count(s, "*.lora_?"), 7241789440);
   EXPECT_EQ(count(s, "task_tokens.*"), 12288);
+  EXPECT_EQ(count(s, "connector.*queries"), 73728);
+  EXPECT_EQ(count(s, "connector.project_up.*"), 3149824);
+  // The checkpoint counts 512 position ids with it.
+  EXPECT_EQ(count(s, "connector.*") - 73728 - 3149824, 182121728 - 512);
   // A step of the whole on meta: shapes fit at full size, and its length is predicted.
   const Batch batch = pack(rig.model, {make_sample(rig.model, "s", 100, true, 1, true)});
   EXPECT_NO_THROW(run_loss(rig.model, batch, {1, 1}));
