@@ -68,7 +68,7 @@ void list(std::vector<std::string>& lines, const char* what, const std::vector<N
 }  // namespace
 
 WeightImport::WeightImport(const std::vector<std::pair<std::string, std::string>>& sources,
-                           const std::vector<NamedShape>& ours, const ImportOptions& options)
+                           const std::vector<NamedShape>& ours, const WeightsImportOptions& options)
     : options_(options) {
   std::map<std::string, std::string> made;
   for (const auto& [path, layout] : sources) {

@@ -10,7 +10,7 @@
 
 namespace tpo {
 
-struct ImportOptions {
+struct WeightsImportOptions {
   LoraMerge lora;
   std::optional<DType> dtype;  // f32 or bf16; nothing: as stored, f16 as f32
   // Patterns over our names (missing, shape) and theirs (unexpected).
@@ -23,7 +23,7 @@ class WeightImport {
   // full shape. Throws DataError for a lie in a file or two tensors that stand for one of ours; IoError; ConfigError
   // for a layout without a name.
   WeightImport(const std::vector<std::pair<std::string, std::string>>& sources, const std::vector<NamedShape>& ours,
-               const ImportOptions& options);
+               const WeightsImportOptions& options);
   ~WeightImport();
 
   // What was found, a line each: files, tensors by fate, every missing, unexpected and reshaped name.
@@ -40,7 +40,7 @@ class WeightImport {
   struct Source;
   std::vector<NameNote> missing() const;
 
-  ImportOptions options_;
+  WeightsImportOptions options_;
   std::vector<std::unique_ptr<Source>> sources_;
 };
 

@@ -89,7 +89,7 @@ int ckpt_import(const Args& args, ProcessGroup& world) {
   for (size_t i = 0; i < from.size(); ++i) sources.emplace_back(from[i], layout[i]);
   const config::RunConfig config = load_config(args.required("config"), args.list("set"));
   const int64_t vocab = make_tokenizer(config)->vocab_size();
-  ImportOptions options;
+  WeightsImportOptions options;
   options.lora = {args.is_on("merge_lora"), static_cast<float>(args.real("lora_scale", 0, 65536))};
   const int dtype = args.choice("dtype", {"stored", "fp32", "bf16"});
   if (dtype > 0) options.dtype = dtype == 1 ? DType::kF32 : DType::kBF16;

@@ -78,8 +78,8 @@ Cluster examine(const Args& args, ProcessGroup& world) {
   if (folder.empty()) folder = ".";
   std::vector<int> nodes = mpi_nodes();
   nodes.resize(static_cast<size_t>(world.size()), 0);
-  RankFacts mine = collect_facts(world.rank(), world.size(), nodes[static_cast<size_t>(world.rank())], folder,
-                                 std::max<int64_t>(1, threads));
+  MachineFacts mine = collect_facts(world.rank(), world.size(), nodes[static_cast<size_t>(world.rank())], folder,
+                                    std::max<int64_t>(1, threads));
   mine.sees_rank0 = sees_file_of_rank0(world, folder) ? 1 : 0;
   mine.clock_ms = clock_offset_ms(world);
   Cluster cluster{.ranks = {}, .parameters = args.real("parameters", 0, 1e15)};
@@ -111,7 +111,7 @@ std::string json(const Cluster& cluster, const std::vector<Diagnosis>& all) {
     line.text("remedy", d.finding.remedy).text("where", d.where);
     findings += (findings.empty() ? "\n" : ",\n") + line.str();
   }
-  for (const RankFacts& f : cluster.ranks) {
+  for (const MachineFacts& f : cluster.ranks) {
     JsonLine line;
     each_field(f, [&](const char* name, const auto& value) {
       if constexpr (std::is_same_v<std::decay_t<decltype(value)>, std::string>) {

@@ -9,7 +9,7 @@ namespace tpo {
 
 // What one rank found. Probes of the node and its files are made by the first rank of a node; the others leave those
 // fields empty. Bytes are -1 where there is no limit; texts of errors are empty where there was none.
-struct RankFacts {
+struct MachineFacts {
   int64_t rank = 0, ranks = 1;
   int64_t node = 0;  // first rank of this node
   std::string host;
@@ -62,20 +62,20 @@ void each_field(Facts& f, F&& visit) {
   visit("gpu_devices", f.gpu_devices), visit("nccl", f.nccl), visit("cublaslt", f.cublaslt), visit("cudnn", f.cudnn);
 }
 // One field a line, and back.
-std::string to_text(const RankFacts& facts);
-RankFacts facts_from_text(const std::string& text);
+std::string to_text(const MachineFacts& facts);
+MachineFacts facts_from_text(const std::string& text);
 
 struct Cluster {
-  std::vector<RankFacts> ranks;
+  std::vector<MachineFacts> ranks;
   double parameters = 0;  // trainable ones of the run to come; 0: not said
   bool several_nodes() const { return ranks.back().node != ranks[0].node; }
-  std::vector<const RankFacts*> node_of(const RankFacts& f) const;  // ranks of its node
+  std::vector<const MachineFacts*> node_of(const MachineFacts& f) const;  // ranks of its node
 };
 
 enum class Level { kOk, kWarn, kFail };
 const char* name_of(Level level);  // OK, WARN, FAIL
 
-struct Finding {
+struct CheckResult {
   Level level;
   std::string fact;
   std::string remedy;  // empty for kOk
@@ -83,7 +83,7 @@ struct Finding {
 // The same finding of a check for some ranks.
 struct Diagnosis {
   std::string check;
-  Finding finding;
+  CheckResult finding;
   std::vector<int64_t> ranks;
   std::string where;  // "" (everywhere), or hosts or ranks
 };
@@ -95,7 +95,7 @@ double shared_memory_needed(int64_t ranks_of_node, bool several_nodes, double pa
 // Cores of a list such as "0-3,8".
 std::vector<int64_t> parse_cores(const std::string& list);
 
-// What this process can see by itself; `node` as in RankFacts. Makes and removes small files in `folder`.
-RankFacts collect_facts(int64_t rank, int64_t ranks, int64_t node, const std::string& folder, int64_t threads);
+// What this process can see by itself; `node` as in MachineFacts. Makes and removes small files in `folder`.
+MachineFacts collect_facts(int64_t rank, int64_t ranks, int64_t node, const std::string& folder, int64_t threads);
 
 }  // namespace tpo

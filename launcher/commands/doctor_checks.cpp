@@ -12,9 +12,9 @@ namespace {
 
 constexpr double kMiB = 1 << 20, kGiB = 1 << 30;
 
-Finding ok(std::string fact) { return {Level::kOk, std::move(fact), ""}; }
-Finding warn(std::string fact, std::string remedy) { return {Level::kWarn, std::move(fact), std::move(remedy)}; }
-Finding fail(std::string fact, std::string remedy) { return {Level::kFail, std::move(fact), std::move(remedy)}; }
+CheckResult ok(std::string fact) { return {Level::kOk, std::move(fact), ""}; }
+CheckResult warn(std::string fact, std::string remedy) { return {Level::kWarn, std::move(fact), std::move(remedy)}; }
+CheckResult fail(std::string fact, std::string remedy) { return {Level::kFail, std::move(fact), std::move(remedy)}; }
 
 std::string amount(double bytes) {
   char text[32];
@@ -25,9 +25,11 @@ std::string amount(int64_t bytes) { return amount(static_cast<double>(bytes)); }
 
 // Start-up
 
-Finding check_mpi(const RankFacts& f, const Cluster&) { return ok(cat(f.mpi_library, ", MPI ", f.mpi_standard)); }
+CheckResult check_mpi(const MachineFacts& f, const Cluster&) {
+  return ok(cat(f.mpi_library, ", MPI ", f.mpi_standard));
+}
 
-Finding check_start(const RankFacts& f, const Cluster& c) {
+CheckResult check_start(const MachineFacts& f, const Cluster& c) {
   if (f.slurm_step_tasks > 1 && c.ranks.size() == 1)
     return fail(cat("srun started ", f.slurm_step_tasks, " tasks, but each believes to be rank 0 of 1"),
                 "srun and MPI do not share a PMI: use srun --mpi=pmix (srun --mpi=list shows what there is); without "
@@ -36,7 +38,7 @@ Finding check_start(const RankFacts& f, const Cluster& c) {
   return ok(cat(c.ranks.size(), " rank(s), started by ", f.launcher));
 }
 
-Finding check_thread_level(const RankFacts& f, const Cluster&) {
+CheckResult check_thread_level(const MachineFacts& f, const Cluster&) {
   if (f.mpi_running == 0) return ok("not asked: MPI is not running");
   if (f.mpi_one_thread != 0)
     return fail(cat("MPI allows calls from the main thread only (", f.thread_level, ")"),
@@ -47,7 +49,7 @@ Finding check_thread_level(const RankFacts& f, const Cluster&) {
 
 // Cores
 
-Finding check_binding(const RankFacts& f, const Cluster& c) {
+CheckResult check_binding(const MachineFacts& f, const Cluster& c) {
   const auto ranks = static_cast<int64_t>(c.node_of(f).size());
   const std::string fact = cat(f.core_count, " core(s) of ", f.machine_cores, " for ", f.threads, " thread(s) a rank");
   const std::string free =
@@ -59,10 +61,10 @@ Finding check_binding(const RankFacts& f, const Cluster& c) {
   return ok(fact);
 }
 
-Finding check_oversubscription(const RankFacts& f, const Cluster& c) {
+CheckResult check_oversubscription(const MachineFacts& f, const Cluster& c) {
   std::set<int64_t> cores;
   int64_t threads = 0, ranks = 0;
-  for (const RankFacts* r : c.node_of(f)) {
+  for (const MachineFacts* r : c.node_of(f)) {
     for (const int64_t core : parse_cores(r->cores)) cores.insert(core);
     threads += r->threads, ++ranks;
   }
@@ -74,7 +76,7 @@ Finding check_oversubscription(const RankFacts& f, const Cluster& c) {
                         ":node, srun --ntasks-per-node=", most, "), or a smaller run.threads"));
 }
 
-Finding check_cpu(const RankFacts& f, const Cluster&) {
+CheckResult check_cpu(const MachineFacts& f, const Cluster&) {
   if (!f.missing_cpu_feature.empty())
     return fail(cat(f.cpu_model, " lacks ", f.missing_cpu_feature, ", which this program was compiled for"),
                 "build with -DTPO_NATIVE=OFF or on this machine");
@@ -96,7 +98,7 @@ int64_t bits_of_kernels(const std::string& name) {
   return 0;
 }
 
-Finding check_blas(const RankFacts& f, const Cluster&) {
+CheckResult check_blas(const MachineFacts& f, const Cluster&) {
   const std::string fact = cat(f.blas_library, ", kernels ", f.blas_kernels);
   if (const int64_t bits = bits_of_kernels(f.blas_kernels); bits > 0 && bits < f.vector_bits) {
     const std::string slow = cat(fact, " of ", bits, " bits on a processor with ", f.vector_bits);
@@ -110,7 +112,7 @@ Finding check_blas(const RankFacts& f, const Cluster&) {
   return ok(fact);
 }
 
-Finding check_omp(const RankFacts& f, const Cluster&) {
+CheckResult check_omp(const MachineFacts& f, const Cluster&) {
   if (f.omp_num_threads.empty() || f.omp_num_threads == std::to_string(f.threads))
     return ok(cat("run.threads = ", f.threads));
   return ok(cat("run.threads = ", f.threads, " decides; OMP_NUM_THREADS=", f.omp_num_threads, " is not used by train"));
@@ -118,7 +120,7 @@ Finding check_omp(const RankFacts& f, const Cluster&) {
 
 // Memory
 
-Finding check_shared_memory(const RankFacts& f, const Cluster& c) {
+CheckResult check_shared_memory(const MachineFacts& f, const Cluster& c) {
   const auto n = static_cast<int64_t>(c.node_of(f).size());
   const std::string fact = cat("/dev/shm has ", amount(f.shm_free_bytes), " free of ", amount(f.shm_bytes));
   if (n == 1) return ok(fact + "; one rank on the node needs none");
@@ -131,7 +133,7 @@ Finding check_shared_memory(const RankFacts& f, const Cluster& c) {
                                 static_cast<int64_t>(need / kMiB) + 1, "m, or remove leftovers in /dev/shm"));
 }
 
-Finding check_memory(const RankFacts& f, const Cluster& c) {
+CheckResult check_memory(const MachineFacts& f, const Cluster& c) {
   int64_t free = f.memory_free_bytes;
   std::string fact = cat(amount(free), " free of ", amount(f.memory_bytes));
   if (f.memory_limit_bytes >= 0 && f.memory_limit_bytes < f.memory_bytes) {
@@ -147,20 +149,20 @@ Finding check_memory(const RankFacts& f, const Cluster& c) {
       "ranks a node, or shard them (tpo_dist plan says what a rank holds)");
 }
 
-Finding check_huge_pages(const RankFacts& f, const Cluster&) {
+CheckResult check_huge_pages(const MachineFacts& f, const Cluster&) {
   if (f.huge_pages != "never") return ok(cat("transparent huge pages: ", f.huge_pages));
   return warn("transparent huge pages: never",
               "large tensors cost a page fault each 4 KiB: echo madvise > /sys/kernel/mm/transparent_hugepage/enabled");
 }
 
-Finding check_open_files(const RankFacts& f, const Cluster&) {
+CheckResult check_open_files(const MachineFacts& f, const Cluster&) {
   const std::string fact = f.open_files < 0 ? "no limit" : cat("at most ", f.open_files);
   if (f.open_files < 0 || f.open_files >= 4096) return ok(fact);
   return warn(fact,
               "every shard is an open file: raise the hard limit (ulimit -Hn, limits.conf, LimitNOFILE of slurmd)");
 }
 
-Finding check_locked_memory(const RankFacts& f, const Cluster&) {
+CheckResult check_locked_memory(const MachineFacts& f, const Cluster&) {
   const std::string fact = f.locked_bytes < 0 ? "no limit" : cat("at most ", amount(f.locked_bytes));
   if (f.locked_bytes < 0 || f.infiniband.empty()) return ok(fact);
   return warn(fact + " with " + f.infiniband,
@@ -169,7 +171,7 @@ Finding check_locked_memory(const RankFacts& f, const Cluster&) {
 
 // Files
 
-Finding check_folder(const RankFacts& f, const Cluster&) {
+CheckResult check_folder(const MachineFacts& f, const Cluster&) {
   if (!f.folder_error.empty()) return fail(f.folder_error, "name a folder that every rank may write with --folder");
   if (!f.fsync_error.empty())
     return warn(cat(f.folder, ": fsync fails: ", f.fsync_error),
@@ -177,7 +179,7 @@ Finding check_folder(const RankFacts& f, const Cluster&) {
   return ok(cat(f.folder, ": writing and fsync work"));
 }
 
-Finding check_locking(const RankFacts& f, const Cluster&) {
+CheckResult check_locking(const MachineFacts& f, const Cluster&) {
   if (!f.folder_error.empty()) return ok("not tried");
   const bool off = f.hdf5_locking == "FALSE" || f.hdf5_locking == "0" || f.hdf5_locking == "BEST_EFFORT";
   if (f.flock_error.empty() && f.fcntl_error.empty()) return ok("flock and fcntl work");
@@ -190,7 +192,7 @@ Finding check_locking(const RankFacts& f, const Cluster&) {
   return f.flock_error.empty() ? warn(fact, remedy) : fail(fact + "; HDF5 refuses files it cannot lock", remedy);
 }
 
-Finding check_direct(const RankFacts& f, const Cluster&) {
+CheckResult check_direct(const MachineFacts& f, const Cluster&) {
   if (!f.folder_error.empty()) return ok("not tried");
   if (f.direct_error.empty()) return ok("O_DIRECT works");
   return warn(cat("no O_DIRECT: ", f.direct_error),
@@ -198,7 +200,7 @@ Finding check_direct(const RankFacts& f, const Cluster&) {
               "disks; nothing to do on a network file system");
 }
 
-Finding check_disk(const RankFacts& f, const Cluster& c) {
+CheckResult check_disk(const MachineFacts& f, const Cluster& c) {
   if (!f.folder_error.empty()) return ok("not tried");
   const double need = std::max(kGiB, 2 * 12 * c.parameters);
   const std::string fact = cat(amount(f.disk_free_bytes), " free");
@@ -206,7 +208,7 @@ Finding check_disk(const RankFacts& f, const Cluster& c) {
   return warn(fact, cat("two checkpoints (12 bytes per trainable parameter) want ", amount(need), ": another disk"));
 }
 
-Finding check_one_file_system(const RankFacts& f, const Cluster& c) {
+CheckResult check_one_file_system(const MachineFacts& f, const Cluster& c) {
   if (!c.several_nodes()) return ok("one node");
   if (f.sees_rank0 != 0) return ok(cat("every node sees ", f.folder));
   return fail(cat(f.folder, " here is not that of rank 0"),
@@ -215,7 +217,7 @@ Finding check_one_file_system(const RankFacts& f, const Cluster& c) {
 
 // Network
 
-Finding check_network(const RankFacts& f, const Cluster& c) {
+CheckResult check_network(const MachineFacts& f, const Cluster& c) {
   if (!c.several_nodes()) return ok(cat("one node; ", f.interfaces));
   if (f.address.empty())
     return warn(cat("the name ", f.host, " has no address"), "add it to DNS or /etc/hosts of every node");
@@ -230,7 +232,7 @@ Finding check_network(const RankFacts& f, const Cluster& c) {
   return ok(cat(f.interfaces, f.infiniband.empty() ? "" : "; " + f.infiniband));
 }
 
-Finding check_clock(const RankFacts& f, const Cluster& c) {
+CheckResult check_clock(const MachineFacts& f, const Cluster& c) {
   if (c.ranks.size() == 1) return ok("one rank");
   const int64_t off = std::max(f.clock_ms, -f.clock_ms);
   if (off <= 1000) return ok("within 1 s of rank 0");
@@ -239,7 +241,7 @@ Finding check_clock(const RankFacts& f, const Cluster& c) {
 
 // GPU
 
-Finding check_gpu(const RankFacts& f, const Cluster&) {
+CheckResult check_gpu(const MachineFacts& f, const Cluster&) {
   if (f.gpu_driver == 0) return ok("no driver: run.device=cpu works");
   const std::string fact = cat("CUDA driver ", f.gpu_driver / 1000, ".", f.gpu_driver % 1000 / 10);
   if (!f.gpu_error.empty())
@@ -249,7 +251,7 @@ Finding check_gpu(const RankFacts& f, const Cluster&) {
   return ok(cat(fact, "; ", f.gpu_devices));
 }
 
-Finding check_gpu_libraries(const RankFacts& f, const Cluster&) {
+CheckResult check_gpu_libraries(const MachineFacts& f, const Cluster&) {
   std::string found, missing;
   for (const auto& [name, path] : {std::pair{"NCCL", f.nccl}, {"cuBLASLt", f.cublaslt}, {"cuDNN", f.cudnn}}) {
     std::string& list = path.empty() ? missing : found;
@@ -263,18 +265,18 @@ Finding check_gpu_libraries(const RankFacts& f, const Cluster&) {
 
 // Nodes that differ
 
-template <std::string RankFacts::*field>
-Finding same_text(const RankFacts& f, const Cluster& c) {
+template <std::string MachineFacts::*field>
+CheckResult same_text(const MachineFacts& f, const Cluster& c) {
   const std::string &mine = f.*field, &first = c.ranks[0].*field;
   if (mine == first) return ok(mine.empty() ? "the same everywhere" : "the same everywhere: " + mine);
   const std::string fact = cat("here ", mine, ", on ", c.ranks[0].host, " ", first);
-  return field == &RankFacts::mpi_library
+  return field == &MachineFacts::mpi_library
              ? fail(fact, "ranks of different MPI libraries do not understand each other: one module on all nodes")
              : warn(fact, "the slowest node sets the pace, and sums differ in their last bits: nodes alike");
 }
 
-template <int64_t RankFacts::*field>
-Finding same_limit(const RankFacts& f, const Cluster& c) {
+template <int64_t MachineFacts::*field>
+CheckResult same_limit(const MachineFacts& f, const Cluster& c) {
   const int64_t mine = f.*field, first = c.ranks[0].*field;
   if (mine == first) return ok("the same everywhere");
   return warn(cat("here ", mine, ", on ", c.ranks[0].host, " ", first), "configure nodes alike");
@@ -284,7 +286,7 @@ enum class Ask { kRank, kNode, kNodes };  // every rank; the first of every node
 struct Check {
   const char* name;
   Ask ask;
-  Finding (*find)(const RankFacts&, const Cluster&);
+  CheckResult (*find)(const MachineFacts&, const Cluster&);
 };
 constexpr Check kChecks[] = {
     {"start", Ask::kNode, check_start},
@@ -309,16 +311,16 @@ constexpr Check kChecks[] = {
     {"clock", Ask::kRank, check_clock},
     {"gpu", Ask::kNode, check_gpu},
     {"gpu libraries", Ask::kNode, check_gpu_libraries},
-    {"nodes: mpi", Ask::kNodes, same_text<&RankFacts::mpi_library>},
-    {"nodes: processor", Ask::kNodes, same_text<&RankFacts::cpu_model>},
-    {"nodes: blas", Ask::kNodes, same_text<&RankFacts::blas_library>},
-    {"nodes: blas kernels", Ask::kNodes, same_text<&RankFacts::blas_kernels>},
-    {"nodes: huge pages", Ask::kNodes, same_text<&RankFacts::huge_pages>},
-    {"nodes: gpus", Ask::kNodes, same_text<&RankFacts::gpu_devices>},
-    {"nodes: gpu driver", Ask::kNodes, same_limit<&RankFacts::gpu_driver>},
-    {"nodes: open files", Ask::kNodes, same_limit<&RankFacts::open_files>},
-    {"nodes: locked memory", Ask::kNodes, same_limit<&RankFacts::locked_bytes>},
-    {"nodes: shared memory", Ask::kNodes, same_limit<&RankFacts::shm_bytes>},
+    {"nodes: mpi", Ask::kNodes, same_text<&MachineFacts::mpi_library>},
+    {"nodes: processor", Ask::kNodes, same_text<&MachineFacts::cpu_model>},
+    {"nodes: blas", Ask::kNodes, same_text<&MachineFacts::blas_library>},
+    {"nodes: blas kernels", Ask::kNodes, same_text<&MachineFacts::blas_kernels>},
+    {"nodes: huge pages", Ask::kNodes, same_text<&MachineFacts::huge_pages>},
+    {"nodes: gpus", Ask::kNodes, same_text<&MachineFacts::gpu_devices>},
+    {"nodes: gpu driver", Ask::kNodes, same_limit<&MachineFacts::gpu_driver>},
+    {"nodes: open files", Ask::kNodes, same_limit<&MachineFacts::open_files>},
+    {"nodes: locked memory", Ask::kNodes, same_limit<&MachineFacts::locked_bytes>},
+    {"nodes: shared memory", Ask::kNodes, same_limit<&MachineFacts::shm_bytes>},
 };
 
 // "ranks 0, 3 and 6 more", or hosts where a check is about nodes.
@@ -344,9 +346,9 @@ double shared_memory_needed(int64_t ranks_of_node, bool several_nodes, double pa
   return kGroups * static_cast<double>(arena) + 4 * parameters * static_cast<double>(ranks_of_node);
 }
 
-std::vector<const RankFacts*> Cluster::node_of(const RankFacts& f) const {
-  std::vector<const RankFacts*> out;
-  for (const RankFacts& r : ranks)
+std::vector<const MachineFacts*> Cluster::node_of(const MachineFacts& f) const {
+  std::vector<const MachineFacts*> out;
+  for (const MachineFacts& r : ranks)
     if (r.node == f.node) out.push_back(&r);
   return out;
 }
@@ -357,10 +359,10 @@ std::vector<Diagnosis> diagnose(const Cluster& c) {
     if (check.ask == Ask::kNodes && !c.several_nodes()) continue;
     const size_t begin = out.size();
     size_t asked = 0;
-    for (const RankFacts& f : c.ranks) {
+    for (const MachineFacts& f : c.ranks) {
       if (check.ask != Ask::kRank && f.node != f.rank) continue;
       ++asked;
-      const Finding finding = check.find(f, c);
+      const CheckResult finding = check.find(f, c);
       const auto same = std::find_if(out.begin() + static_cast<std::ptrdiff_t>(begin), out.end(), [&](const auto& d) {
         return d.finding.level == finding.level && d.finding.fact == finding.fact;
       });

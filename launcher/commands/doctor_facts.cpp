@@ -61,7 +61,7 @@ std::string first_word(const std::string& path) {
   return word;
 }
 
-void find_start(RankFacts& f) {
+void find_start(MachineFacts& f) {
   const MpiFacts mpi = mpi_facts();
   f.mpi_library = mpi.library, f.mpi_standard = mpi.standard, f.thread_level = mpi.thread_level;
   f.mpi_running = mpi.running ? 1 : 0, f.mpi_one_thread = mpi.one_thread ? 1 : 0;
@@ -76,7 +76,7 @@ void find_start(RankFacts& f) {
 }
 
 // "0-3,8" of an affinity mask. The mask may be wider than cpu_set_t on large machines.
-void find_cores(RankFacts& f) {
+void find_cores(MachineFacts& f) {
   for (int wide = 1024; wide <= 1 << 16; wide *= 2) {
     const std::unique_ptr<cpu_set_t, void (*)(cpu_set_t*)> set(CPU_ALLOC(static_cast<size_t>(wide)),
                                                                [](cpu_set_t* s) { CPU_FREE(s); });
@@ -100,7 +100,7 @@ void find_cores(RankFacts& f) {
   if (const char* missing = missing_cpu_feature()) f.missing_cpu_feature = missing;
 }
 
-void find_blas(RankFacts& f) {
+void find_blas(MachineFacts& f) {
   f.blas_kernels = blas_kernels();
   f.openblas_coretype = environment("OPENBLAS_CORETYPE");
   f.omp_num_threads = environment("OMP_NUM_THREADS");
@@ -111,7 +111,7 @@ void find_blas(RankFacts& f) {
   }
 }
 
-void find_memory(RankFacts& f) {
+void find_memory(MachineFacts& f) {
   struct statvfs shm {};
   if (statvfs("/dev/shm", &shm) == 0) {
     f.shm_bytes = static_cast<int64_t>(shm.f_blocks * shm.f_frsize);
@@ -130,7 +130,7 @@ void find_memory(RankFacts& f) {
     f.huge_pages = line.substr(begin + 1, line.find(']') - begin - 1);
 }
 
-void find_limits(RankFacts& f) {
+void find_limits(MachineFacts& f) {
   const auto limit = [](auto resource) {
     rlimit value{};
     if (getrlimit(resource, &value) != 0 || value.rlim_max == RLIM_INFINITY) return int64_t{-1};
@@ -155,7 +155,7 @@ struct ProbeFile {
   int fd;
 };
 
-void find_files(RankFacts& f) {
+void find_files(MachineFacts& f) {
   f.hdf5_locking = environment("HDF5_USE_FILE_LOCKING");
   constexpr size_t kBlock = 4096;
   const std::unique_ptr<void, void (*)(void*)> block(std::aligned_alloc(kBlock, kBlock), std::free);
@@ -189,7 +189,7 @@ std::string printed(const sockaddr* address) {
   return text.data();
 }
 
-void find_network(RankFacts& f) {
+void find_network(MachineFacts& f) {
   addrinfo wanted{}, *found = nullptr;
   wanted.ai_family = AF_INET;
   if (getaddrinfo(f.host.c_str(), nullptr, &wanted, &found) == 0) {
@@ -221,7 +221,7 @@ std::string loadable(std::initializer_list<const char*> names) {
   return "";
 }
 
-void find_gpu(RankFacts& f) {
+void find_gpu(MachineFacts& f) {
   f.nccl = loadable({"libnccl.so.2"});
   f.cublaslt = loadable({"libcublasLt.so.13", "libcublasLt.so.12", "libcublasLt.so.11"});
   f.cudnn = loadable({"libcudnn.so.9", "libcudnn.so.8"});
@@ -264,7 +264,7 @@ std::vector<int64_t> parse_cores(const std::string& list) {
   return cores;
 }
 
-std::string to_text(const RankFacts& facts) {
+std::string to_text(const MachineFacts& facts) {
   std::string out;
   each_field(facts, [&](const char*, const auto& value) {
     std::string line = cat(value);
@@ -274,8 +274,8 @@ std::string to_text(const RankFacts& facts) {
   return out;
 }
 
-RankFacts facts_from_text(const std::string& text) {
-  RankFacts facts;
+MachineFacts facts_from_text(const std::string& text) {
+  MachineFacts facts;
   size_t at = 0;
   each_field(facts, [&](const char* name, auto& value) {
     const size_t end = text.find('\n', at);
@@ -291,8 +291,8 @@ RankFacts facts_from_text(const std::string& text) {
   return facts;
 }
 
-RankFacts collect_facts(int64_t rank, int64_t ranks, int64_t node, const std::string& folder, int64_t threads) {
-  RankFacts f;
+MachineFacts collect_facts(int64_t rank, int64_t ranks, int64_t node, const std::string& folder, int64_t threads) {
+  MachineFacts f;
   f.rank = rank, f.ranks = ranks, f.node = node, f.folder = folder, f.threads = threads;
   std::array<char, 256> host{};
   gethostname(host.data(), host.size() - 1);

@@ -23,7 +23,7 @@ class Imported : public testing::Test {
     return v;
   }
   // All of one of ours, read in stretches of `step` elements.
-  std::vector<float> make(const std::string& layout, const NamedShape& ours, const ImportOptions& options = {},
+  std::vector<float> make(const std::string& layout, const NamedShape& ours, const WeightsImportOptions& options = {},
                           int64_t step = 1 << 30, DType* dtype = nullptr) {
     const std::string folder = cat(dir_.path(), "/", count_++);
     write_safetensors(folder, tensors_, [&](size_t i, int64_t at, std::span<std::byte> to) {
@@ -76,7 +76,7 @@ TEST_F(Imported, adapters_are_merged_in_fp32_and_rounded_once) {
   put(at + "base_layer.weight", SafeType::kBF16, {2, 3}, {1, 2, 3, 4, 5, 6});
   put(at + "lora_A.default.weight", SafeType::kF32, {2, 3}, {1, 0, 0.5f, 0, 1, 0.001f});
   put(at + "lora_B.default.weight", SafeType::kF32, {2, 2}, {0.25f, 1, 3, -1});
-  ImportOptions options;
+  WeightsImportOptions options;
   options.lora = {true, 2};
   DType dtype = DType::kF32;
   const NamedShape ours{"language.lm_head.weight", {2, 3}};
@@ -114,7 +114,7 @@ TEST_F(Imported, positions_must_count) {
                       [&, &v = values](size_t, int64_t at, std::span<std::byte> to) {
                         std::memcpy(to.data(), reinterpret_cast<const char*>(v.data()) + at, to.size());
                       });
-    ImportOptions options;
+    WeightsImportOptions options;
     options.allow_missing = {"*"};
     const WeightImport import({{folder, "bert"}}, ours, options);
     if (*says == '\0') {
@@ -195,7 +195,7 @@ TEST(Weights, what_does_not_fit_is_refused_unless_allowed) {
   write_random(x, {{"model.norm.weight", {4}}, {"model.layers.0.mlp.up_proj.weight", {4, 2}}, {"extra", {1}}},
                SafeType::kBF16, 1 << 30);
   const Names ours{{"language.norm.weight", {5}}, {"language.lm_head.weight", {9, 2}}, {"heads.x", {1}}};
-  ImportOptions options;
+  WeightsImportOptions options;
   const auto refused = [&] {
     return message_of<ConfigError>([&] { WeightImport({{x, "mistral"}}, ours, options).require_fit(); });
   };

@@ -257,7 +257,7 @@ def bad_input_is_one_clear_error(b):
     os.remove(glob.glob(newest + "/*.h5")[0])
     b.fails(b.train("second", ["train.steps=6"]), 3, "is missing", "step_00000002, move " + newest)
     os.rename(newest, b.folder + "/damaged")
-    assert "continuing from " + newest.replace("4", "2") in b.ok(b.train("second", ["train.steps=6"]))
+    assert "continuing from " + newest.replace("step_00000004", "step_00000002") in b.ok(b.train("second", ["train.steps=6"]))
     r = subprocess.run(["bash", "-c", 'ulimit -f 100; exec "$@"', "bash"] + b.command(b.train("small", ["train.steps=2"])),
                        env=ENV, stderr=subprocess.PIPE, text=True)
     assert r.returncode == 5 and "File too large" in r.stderr, (r.returncode, r.stderr)

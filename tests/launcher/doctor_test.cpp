@@ -15,8 +15,8 @@ namespace {
 constexpr int64_t kGiB = int64_t{1} << 30;
 
 // A machine that nothing is wrong with.
-RankFacts healthy(int64_t rank, int64_t node) {
-  RankFacts f;
+MachineFacts healthy(int64_t rank, int64_t node) {
+  MachineFacts f;
   f.rank = rank, f.node = node, f.host = "node" + std::to_string(node);
   f.mpi_library = "Open MPI v5.0.3", f.mpi_standard = "3.1", f.thread_level = "MPI_THREAD_MULTIPLE";
   f.launcher = "mpirun", f.mpi_running = 1;
@@ -62,77 +62,78 @@ struct Sick {
   const char* where;
 };
 
-std::function<void(Cluster&)> every(void (*change)(RankFacts&)) {
+std::function<void(Cluster&)> every(void (*change)(MachineFacts&)) {
   return [change](Cluster& c) { std::for_each(c.ranks.begin(), c.ranks.end(), change); };
 }
-std::function<void(Cluster&)> last_node(void (*change)(RankFacts&)) {
+std::function<void(Cluster&)> last_node(void (*change)(MachineFacts&)) {
   return [change](Cluster& c) { change(c.ranks[2]); };
 }
 
 const Sick kCases[] = {
-    {"mpi threads", Level::kFail, every([](RankFacts& f) { f.mpi_one_thread = 1, f.thread_level = "FUNNELED"; }),
+    {"mpi threads", Level::kFail, every([](MachineFacts& f) { f.mpi_one_thread = 1, f.thread_level = "FUNNELED"; }),
      "main thread only (FUNNELED)", "MPI_THREAD_SERIALIZED", ""},
     {"binding", Level::kWarn,
      [](Cluster& c) { c.ranks[1].cores = "8", c.ranks[1].core_count = 1, c.ranks[1].threads = 4; },
      "1 core(s) of 16 for 4 thread(s)", "--map-by slot:PE=5", "rank 1"},
-    {"binding", Level::kWarn, every([](RankFacts& f) { f.core_count = 4; }), "though cores are free",
+    {"binding", Level::kWarn, every([](MachineFacts& f) { f.core_count = 4; }), "though cores are free",
      "srun --cpus-per-task=5", ""},
-    {"oversubscription", Level::kWarn, every([](RankFacts& f) { f.cores = "0-5"; }),
+    {"oversubscription", Level::kWarn, every([](MachineFacts& f) { f.cores = "0-5"; }),
      "2 rank(s) with 8 thread(s) on 6 core(s)", "at most 1 rank(s) a node (mpirun --map-by ppr:1:node", ""},
-    {"processor", Level::kFail, last_node([](RankFacts& f) { f.missing_cpu_feature = "AVX-512"; }),
+    {"processor", Level::kFail, last_node([](MachineFacts& f) { f.missing_cpu_feature = "AVX-512"; }),
      "EPYC lacks AVX-512", "-DTPO_NATIVE=OFF", "node2"},
-    {"blas", Level::kWarn, every([](RankFacts& f) { f.blas_kernels = "Haswell", f.openblas_coretype = "Haswell"; }),
+    {"blas", Level::kWarn, every([](MachineFacts& f) { f.blas_kernels = "Haswell", f.openblas_coretype = "Haswell"; }),
      "256 bits on a processor with 512, forced by OPENBLAS_CORETYPE=Haswell", "unset OPENBLAS_CORETYPE", ""},
-    {"blas", Level::kWarn, every([](RankFacts& f) { f.blas_kernels = "Prescott"; }), "kernels Prescott of 128 bits",
+    {"blas", Level::kWarn, every([](MachineFacts& f) { f.blas_kernels = "Prescott"; }), "kernels Prescott of 128 bits",
      "install a newer one", ""},
-    {"blas", Level::kWarn, every([](RankFacts& f) { f.blas_library = "/usr/lib/openblas-pthread/libopenblas.so.0"; }),
-     "pthread", "libopenblas-openmp-dev", ""},
-    {"shared memory", Level::kWarn, every([](RankFacts& f) { f.shm_bytes = f.shm_free_bytes = 32 << 20; }),
+    {"blas", Level::kWarn,
+     every([](MachineFacts& f) { f.blas_library = "/usr/lib/openblas-pthread/libopenblas.so.0"; }), "pthread",
+     "libopenblas-openmp-dev", ""},
+    {"shared memory", Level::kWarn, every([](MachineFacts& f) { f.shm_bytes = f.shm_free_bytes = 32 << 20; }),
      "32 MiB free of 32 MiB; 2 ranks take 192 MiB and 4 bytes", "--shm-size=193m", ""},
     {"shared memory", Level::kWarn,
      [](Cluster& c) {
        c.parameters = 1e9;
-       for (RankFacts& f : c.ranks) f.shm_free_bytes = 4 * kGiB;
+       for (MachineFacts& f : c.ranks) f.shm_free_bytes = 4 * kGiB;
      },
      "4.0 GiB free of 64.0 GiB; 2 ranks take 7.6 GiB", "/dev/shm", ""},  // 8 * 24 MiB + 2 * 4e9 bytes
-    {"memory", Level::kWarn, last_node([](RankFacts& f) { f.memory_limit_bytes = 256 << 20; }),
+    {"memory", Level::kWarn, last_node([](MachineFacts& f) { f.memory_limit_bytes = 256 << 20; }),
      "the control group allows 256 MiB: 128 MiB a rank, below 256 MiB", "fewer ranks a node", "node2"},
-    {"huge pages", Level::kWarn, every([](RankFacts& f) { f.huge_pages = "never"; }), "never", "echo madvise", ""},
-    {"open files", Level::kWarn, every([](RankFacts& f) { f.open_files = 1024; }), "at most 1024", "ulimit -Hn", ""},
-    {"locked memory", Level::kWarn, every([](RankFacts& f) { f.locked_bytes = 8 << 20, f.infiniband = "mlx5_0"; }),
+    {"huge pages", Level::kWarn, every([](MachineFacts& f) { f.huge_pages = "never"; }), "never", "echo madvise", ""},
+    {"open files", Level::kWarn, every([](MachineFacts& f) { f.open_files = 1024; }), "at most 1024", "ulimit -Hn", ""},
+    {"locked memory", Level::kWarn, every([](MachineFacts& f) { f.locked_bytes = 8 << 20, f.infiniband = "mlx5_0"; }),
      "at most 8 MiB with mlx5_0", "ulimit -l unlimited", ""},
     {"folder", Level::kFail,
-     last_node([](RankFacts& f) { f.folder_error = "cannot write in /runs: Permission denied"; }), "Permission denied",
-     "--folder", "node2"},
-    {"folder", Level::kWarn, every([](RankFacts& f) { f.fsync_error = "Invalid argument"; }), "fsync fails",
+     last_node([](MachineFacts& f) { f.folder_error = "cannot write in /runs: Permission denied"; }),
+     "Permission denied", "--folder", "node2"},
+    {"folder", Level::kWarn, every([](MachineFacts& f) { f.fsync_error = "Invalid argument"; }), "fsync fails",
      "another disk", ""},
-    {"file locking", Level::kFail, every([](RankFacts& f) { f.flock_error = "Function not implemented"; }),
+    {"file locking", Level::kFail, every([](MachineFacts& f) { f.flock_error = "Function not implemented"; }),
      "flock: Function not implemented; fcntl: works; HDF5 refuses", "HDF5_USE_FILE_LOCKING=FALSE", ""},
-    {"file locking", Level::kWarn, every([](RankFacts& f) { f.fcntl_error = "No locks available"; }),
+    {"file locking", Level::kWarn, every([](MachineFacts& f) { f.fcntl_error = "No locks available"; }),
      "fcntl: No locks available", "HDF5_USE_FILE_LOCKING=FALSE", ""},
-    {"direct writes", Level::kWarn, every([](RankFacts& f) { f.direct_error = "Invalid argument"; }), "no O_DIRECT",
+    {"direct writes", Level::kWarn, every([](MachineFacts& f) { f.direct_error = "Invalid argument"; }), "no O_DIRECT",
      "page cache", ""},
-    {"disk", Level::kWarn, every([](RankFacts& f) { f.disk_free_bytes = kGiB / 2; }), "512 MiB free", "1.0 GiB", ""},
-    {"one file system", Level::kFail, last_node([](RankFacts& f) { f.sees_rank0 = 0; }),
+    {"disk", Level::kWarn, every([](MachineFacts& f) { f.disk_free_bytes = kGiB / 2; }), "512 MiB free", "1.0 GiB", ""},
+    {"one file system", Level::kFail, last_node([](MachineFacts& f) { f.sees_rank0 = 0; }),
      "/runs here is not that of rank 0", "one file system", "node2"},
-    {"network", Level::kWarn, last_node([](RankFacts& f) { f.address = ""; }), "node2 has no address", "/etc/hosts",
+    {"network", Level::kWarn, last_node([](MachineFacts& f) { f.address = ""; }), "node2 has no address", "/etc/hosts",
      "node2"},
-    {"network", Level::kWarn, every([](RankFacts& f) { f.interfaces += ", docker0 172.17.0.1"; }), "docker0",
+    {"network", Level::kWarn, every([](MachineFacts& f) { f.interfaces += ", docker0 172.17.0.1"; }), "docker0",
      "OMPI_MCA_btl_tcp_if_include", ""},
     {"clock", Level::kWarn, [](Cluster& c) { c.ranks[3].clock_ms = -1500; }, "-1500 ms", "chrony", "rank 3"},
-    {"gpu", Level::kWarn, every([](RankFacts& f) {
+    {"gpu", Level::kWarn, every([](MachineFacts& f) {
        f.gpu_driver = 12040, f.gpu_error = "cuInit gives error 100";
        f.nccl = f.cublaslt = f.cudnn = "x";
      }),
      "CUDA driver 12.4: cuInit gives error 100", "nvidia-smi", ""},
     {"gpu libraries", Level::kWarn,
-     every([](RankFacts& f) { f.gpu_driver = 12040, f.nccl = "libnccl.so.2", f.cudnn = "c"; }),
+     every([](MachineFacts& f) { f.gpu_driver = 12040, f.nccl = "libnccl.so.2", f.cudnn = "c"; }),
      "libnccl.so.2, c; not found: cuBLASLt", "LD_LIBRARY_PATH", ""},
-    {"nodes: mpi", Level::kFail, last_node([](RankFacts& f) { f.mpi_library = "MPICH 4.2"; }),
+    {"nodes: mpi", Level::kFail, last_node([](MachineFacts& f) { f.mpi_library = "MPICH 4.2"; }),
      "here MPICH 4.2, on node0 Open MPI v5.0.3", "one module", "node2"},
-    {"nodes: blas kernels", Level::kWarn, last_node([](RankFacts& f) { f.blas_kernels = "Cooperlake"; }),
+    {"nodes: blas kernels", Level::kWarn, last_node([](MachineFacts& f) { f.blas_kernels = "Cooperlake"; }),
      "here Cooperlake, on node0 SkylakeX", "slowest node", "node2"},
-    {"nodes: open files", Level::kWarn, last_node([](RankFacts& f) { f.open_files = 4096; }),
+    {"nodes: open files", Level::kWarn, last_node([](MachineFacts& f) { f.open_files = 4096; }),
      "here 4096, on node0 65536", "alike", "node2"},
 };
 
@@ -183,7 +184,7 @@ TEST(doctor, long_lists_of_ranks_are_shortened) {
 TEST(doctor, facts_travel_as_text_and_this_machine_has_some) {
   const std::string folder = std::filesystem::temp_directory_path() / "tpo_doctor_test";
   std::filesystem::create_directories(folder);
-  const RankFacts f = collect_facts(0, 1, 0, folder, 3);
+  const MachineFacts f = collect_facts(0, 1, 0, folder, 3);
   EXPECT_TRUE(std::filesystem::is_empty(folder)) << "probes are removed";
   std::filesystem::remove_all(folder);
   EXPECT_EQ(f.threads, 3);
@@ -194,7 +195,7 @@ TEST(doctor, facts_travel_as_text_and_this_machine_has_some) {
   EXPECT_FALSE(f.mpi_library.empty() || f.blas_kernels.empty() || f.blas_library.empty() || f.host.empty());
   EXPECT_EQ(to_text(facts_from_text(to_text(f))), to_text(f));
   EXPECT_THROW(facts_from_text("0\n1\n"), DataError);
-  const RankFacts nowhere = collect_facts(0, 1, 0, folder + "/gone", 1);
+  const MachineFacts nowhere = collect_facts(0, 1, 0, folder + "/gone", 1);
   EXPECT_NE(nowhere.folder_error.find("/gone: No such file"), std::string::npos) << nowhere.folder_error;
   EXPECT_EQ(parse_cores("0-2,5,7-8"), (std::vector<int64_t>{0, 1, 2, 5, 7, 8}));
 }

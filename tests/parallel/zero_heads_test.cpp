@@ -260,8 +260,8 @@ TEST(zero_heads, a_gather_ahead_for_a_head_that_is_then_skipped_is_dropped) {
   run_ranks(2, [](ProcessGroup& world) {
     const auto single = make_single();
     ZeroRank dp({world, world, *single, *single},
-                {.bucket_bytes = 4096, .sharding = Sharding::kParameters, .prefetch_buckets = 1000}, 3,
-                Recompute::kNone, "heads.2.*");
+                {.bucket_bytes = 4096, .sharding = Sharding::kParameters, .prefetch_buckets = 1000}, 3, Rerun::kNone,
+                "heads.2.*");
     const auto weights = [] {
       return Stream::current().allocator()->memory().live[static_cast<size_t>(MemoryKind::kWeights)];
     };

@@ -238,7 +238,7 @@ class Simulation {
   int64_t values_ = 0, values_peak_ = 0, grads_ = 0, grads_peak_ = 0;
 };
 
-void expect_bytes(const SyncGroups& groups, const BucketOptions& options, Recompute recompute, int rounds) {
+void expect_bytes(const SyncGroups& groups, const BucketOptions& options, Rerun recompute, int rounds) {
   const Sharding sharding = options.sharding;
   const int n = groups.data->size();
   const std::string what = cat(name_of(sharding), ", ", n, " ranks, ", groups.shard->size(), " shards, reshard ",
@@ -248,7 +248,7 @@ void expect_bytes(const SyncGroups& groups, const BucketOptions& options, Recomp
   ZeroRank r(groups, options, 2, recompute);
   BytesByKind rest = at_rest(r, sharding, groups.shard->size()), peak = rest;
   if (sharding >= Sharding::kGradients) {
-    const auto [values, grads] = Simulation(r, options, recompute != Recompute::kNone).run(rounds);
+    const auto [values, grads] = Simulation(r, options, recompute != Rerun::kNone).run(rounds);
     peak[kW] += values, peak[kG] += grads;
   }
   std::vector<ToyMicrobatch> mbs;
@@ -277,9 +277,9 @@ TEST(zero_memory, every_rank_holds_its_part_and_what_the_rules_say_to_the_byte) 
                                           .sharding = sharding,
                                           .reshard_after_forward = reshard,
                                           .prefetch_buckets = prefetch};
-              for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull})
+              for (const Rerun recompute : {Rerun::kNone, Rerun::kSelective, Rerun::kFull})
                 expect_bytes(world, options, recompute, rounds);
-              if (n == 4) expect_bytes(Mesh(world, {.data = 4, .shard = 2}), options, Recompute::kFull, rounds);
+              if (n == 4) expect_bytes(Mesh(world, {.data = 4, .shard = 2}), options, Rerun::kFull, rounds);
             }
           }
         }
@@ -312,7 +312,7 @@ Forecast train(ProcessGroup& world, Sharding sharding) {
     BucketOptions options{.bucket_bytes = 4096, .sharding = sharding};
     if (sharding == Sharding::kParameters) options.rules = {{"heads.1.*", Sharding::kGradients}};
     const auto allocator = Stream::current().allocator();
-    ZeroRank r(world, options, 2, Recompute::kSelective);
+    ZeroRank r(world, options, 2, Rerun::kSelective);
     allocator->reset_peak();
     const int n = world.size();
     r.step({{1, 3}, {2, 1}, {3, 0}, {4, 2}, {5, 1}}, {0, 1 % n, 0, 2 % n, 0});

@@ -15,15 +15,14 @@
 
 namespace tpo {
 
-enum class Recompute { kNone, kSelective, kFull };
+enum class Rerun { kNone, kSelective, kFull };
 
 class LayeredModel {
  public:
   static constexpr int64_t kRows = 3, kWidth = 20, kRank = 3;
   static constexpr int kLayers = 4;
 
-  LayeredModel(ParamStore& store, int heads, Recompute recompute = Recompute::kNone,
-               const std::string& frozen = "*.base")
+  LayeredModel(ParamStore& store, int heads, Rerun recompute = Rerun::kNone, const std::string& frozen = "*.base")
       : recompute_(recompute), table_(store.create("trunk.table", {7, kWidth}, Init::normal(0, 1), 0)) {
     for (int i = 0; i < kLayers; ++i) {
       const std::string at = "trunk.layers." + std::to_string(i) + ".";
@@ -58,9 +57,9 @@ class LayeredModel {
         return linear(h, w, b, Activation::kSilu);
       };
       const std::vector<Tensor> in{x};
-      x = recompute_ == Recompute::kNone
+      x = recompute_ == Rerun::kNone
               ? block(in)
-              : recompute_block(block, in, recompute_ == Recompute::kFull ? Keep::kNothing : Keep::kProducts);
+              : recompute_block(block, in, recompute_ == Rerun::kFull ? Keep::kNothing : Keep::kProducts);
     }
     Tensor total = sum_all(mul(x, x));
     for (size_t h = 0; h < heads_.size(); ++h) {
@@ -79,7 +78,7 @@ class LayeredModel {
   struct Head {
     Param *w, *b;
   };
-  Recompute recompute_;
+  Rerun recompute_;
   Param& table_;
   std::vector<Layer> layers_;
   std::vector<Head> heads_;
@@ -91,7 +90,7 @@ using State = std::map<std::string, std::vector<float>>;
 inline const AdamWParams kZeroAdam{.lr = 0.01f, .eps = 1e-3f, .weight_decay = 0.1f};
 
 struct ZeroRank {
-  ZeroRank(const SyncGroups& groups, BucketOptions options, int heads = 2, Recompute recompute = Recompute::kNone,
+  ZeroRank(const SyncGroups& groups, BucketOptions options, int heads = 2, Rerun recompute = Rerun::kNone,
            const std::string& frozen = "*.base")
       : model(store, heads, recompute, frozen),
         sync(store, groups, options),

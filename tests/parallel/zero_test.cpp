@@ -33,7 +33,7 @@ std::vector<Step> steps_for(int ranks) {
 // bucket_sync_test; clipping divides by a norm that is as far off.
 constexpr double kFiveSteps = 2e-5;
 
-void expect_equal_to_one(const SyncGroups& groups, const BucketOptions& options, Recompute recompute,
+void expect_equal_to_one(const SyncGroups& groups, const BucketOptions& options, Rerun recompute,
                          const std::string& what) {
   ZeroRank dp(groups, options, 2, recompute);
   OneRank one;
@@ -57,7 +57,7 @@ INSTANTIATE_TEST_SUITE_P(policies, ZeroPolicy, testing::ValuesIn(kAll),
 
 TEST_P(ZeroPolicy, two_three_and_four_ranks_equal_one) {
   for (const int n : {1, 2, 3, 4}) {
-    for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
+    for (const Rerun recompute : {Rerun::kNone, Rerun::kSelective, Rerun::kFull}) {
       for (const bool reshard : {true, false}) {
         for (const int prefetch : {0, 1, 2, 1000}) {
           if (GetParam() != Sharding::kParameters && (!reshard || prefetch != 2)) continue;
@@ -80,7 +80,7 @@ TEST_P(ZeroPolicy, two_copies_of_two_shards_equal_one) {
   run_ranks(4, [](ProcessGroup& world) {
     Mesh mesh(world, {.data = 4, .shard = 2});
     expect_equal_to_one({mesh.data(), mesh.shard(), mesh.replica(), mesh.tensor()},
-                        {.bucket_bytes = 4096, .sharding = GetParam()}, Recompute::kFull, "hybrid");
+                        {.bucket_bytes = 4096, .sharding = GetParam()}, Rerun::kFull, "hybrid");
   });
 }
 
@@ -94,7 +94,7 @@ TEST(zero, each_part_of_a_model_has_its_policy) {
                                             {"trunk.layers.*.b", Sharding::kParameters, false},
                                             {"trunk.layers.2.*", Sharding::kGradients},
                                             {"heads.*", Sharding::kReplicated}}};
-      expect_equal_to_one({world, world, *single, *single}, options, Recompute::kFull, "by part");
+      expect_equal_to_one({world, world, *single, *single}, options, Rerun::kFull, "by part");
     });
   }
 }
@@ -185,7 +185,7 @@ TEST(zero, random_mixtures_equal_one_rank) {
       if (below(2) == 0) options.rules.push_back({part, kAll[below(4)], below(2) == 0});
     options.prefetch_buckets = prefetch[below(4)];
     const std::string freeze = frozen[below(6)];
-    const auto recompute = static_cast<Recompute>(below(3));
+    const auto recompute = static_cast<Rerun>(below(3));
     const int n = 2 + static_cast<int>(below(3));
     const bool copies = n == 4 && below(2) == 0;
     std::vector<Step> steps(3);
