@@ -34,7 +34,7 @@ bool NodeExchange::changing(const std::string& name, const std::string& bytes, d
 // What an earlier job left is old.
 void NodeExchange::enter(const std::string& run_folder, const std::string& host, double now_s) {
   folder_ = run_folder + "/guard";
-  own_ = cat(folder_, "/", host, ".views");
+  own_ = cat(folder_, "/", host);
   std::filesystem::create_directories(folder_);
   for (const auto& entry : std::filesystem::directory_iterator(folder_))
     seen_[entry.path()] = {std::hash<std::string>()(read_file(entry.path())), now_s - kFresh_s};
@@ -42,7 +42,7 @@ void NodeExchange::enter(const std::string& run_folder, const std::string& host,
 
 void NodeExchange::publish(const std::vector<RankView>& mine) {
   const std::string bytes = pack_views(mine);
-  write_bytes(own_, std::as_bytes(std::span(bytes.data(), bytes.size())));
+  write_bytes(own_ + ".views", std::as_bytes(std::span(bytes.data(), bytes.size())));
 }
 
 std::vector<RankView> NodeExchange::turn(const std::string& run_folder, const std::vector<RankView>& mine,
@@ -52,15 +52,18 @@ std::vector<RankView> NodeExchange::turn(const std::string& run_folder, const st
   others_.clear();
   try {
     if (folder_.empty()) enter(run_folder, mine.front().facts.host, now_s);
-    const std::string alert = folder_ + "/alert";
-    if (suspicious) write_text(alert, cat(mine.front().facts.host, " ", steady_ns())), wrote_alert_ = true;
-    const std::string asked = read_file(alert);
-    if (!suspicious && (asked.empty() || !changing(alert, asked, now_s))) return {};
-    publish(mine);
-    if (!suspicious) return {};
+    if (suspicious) write_text(own_ + ".alert", cat(steady_ns()));
+    bool asked = suspicious;
+    std::vector<std::string> views;
     for (const auto& entry : std::filesystem::directory_iterator(folder_)) {
       const std::string path = entry.path();
-      if (!path.ends_with(".views") || path == own_) continue;
+      if (path.starts_with(own_ + ".")) continue;
+      if (path.ends_with(".alert")) asked = changing(path, read_file(path), now_s) || asked;
+      if (path.ends_with(".views")) views.push_back(path);
+    }
+    if (asked) publish(mine);
+    if (!suspicious) return {};
+    for (const std::string& path : views) {
       const std::string bytes = read_file(path);
       if (!changing(path, bytes, now_s)) continue;
       for (RankView& v : parse_views(bytes)) others_.push_back(std::move(v));
@@ -72,8 +75,7 @@ std::vector<RankView> NodeExchange::turn(const std::string& run_folder, const st
 
 void NodeExchange::leave() {
   if (folder_.empty()) return;
-  unlink(own_.c_str());
-  if (wrote_alert_) unlink((folder_ + "/alert").c_str());
+  for (const char* kind : {".views", ".alert"}) unlink((own_ + kind).c_str());
   rmdir(folder_.c_str());
 }
 

@@ -1,6 +1,7 @@
 #pragma once
 // What supervisors of several nodes tell each other: small files in <run.folder>/guard. A supervisor that has a reason
-// writes `alert`; while it keeps changing, every supervisor publishes what its ranks' rings say, twice a second. Files
+// writes HOST.alert; while one of these keeps changing, every supervisor publishes what its ranks' rings say in
+// HOST.views, twice a second. No two nodes write one file: each would take the other's half-written one away. Files
 // are opened anew each time, which is when network file systems look at the server. Only changes of a file count, so
 // that clocks of nodes need not agree.
 #include <map>
@@ -29,10 +30,9 @@ class NodeExchange {
   void enter(const std::string& run_folder, const std::string& host, double now_s);
   void publish(const std::vector<RankView>& mine);
 
-  std::string folder_, own_;
+  std::string folder_, own_;  // own_: the beginning of the names of this node's files
   std::map<std::string, Seen> seen_;
   double last_s_ = -1e9;
-  bool wrote_alert_ = false;
   std::vector<RankView> others_;
 };
 

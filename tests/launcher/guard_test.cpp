@@ -4,11 +4,13 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <barrier>
 #include <csignal>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <sstream>
+#include <thread>
 
 #include "core/error.h"
 #include "launcher/black_box.h"
@@ -201,6 +203,28 @@ TEST(NodeExchange, a_suspicion_of_one_node_makes_the_others_speak) {
   }
   for (NodeExchange* x : {&a, &b, &c}) x->leave();
   EXPECT_FALSE(fs::exists(folder.path + "/guard"));
+}
+
+// Two nodes that suspect at the same moment, again and again, must not stand in each other's way.
+TEST(NodeExchange, nodes_that_suspect_at_once_hear_each_other_every_time) {
+  const Folder folder;
+  std::barrier together(2);
+  const auto suspect = [&](const char* host, int rank, int& deaf) {
+    NodeExchange x;
+    for (int i = 0; i < 200; ++i) {
+      const double t = 0.5 * i;
+      together.arrive_and_wait();
+      const auto others = x.turn(folder.path, node(host, rank, t), true, t);
+      deaf += i >= 2 && others.size() != 1;
+    }
+    together.arrive_and_wait();
+    x.leave();
+  };
+  int deaf[2] = {0, 0};
+  std::thread b([&] { suspect("b", 1, deaf[1]); });
+  suspect("a", 0, deaf[0]);
+  b.join();
+  EXPECT_EQ(deaf[0] + deaf[1], 0);
 }
 
 TEST(NodeExchange, without_a_folder_verdicts_stay_local) {
