@@ -213,7 +213,7 @@ TEST_F(Layouts, every_layout_trains_as_one_rank_does) {
 }
 
 // How this model answers a change of last bits, by which the bound with a tensor axis is to be judged: it is no wider
-// than sixteen times that, which itself differs with the kernels of BLAS: 2.1e-6 and 2.7e-6 were seen.
+// than twelve times that, which itself differs with the kernels of BLAS: 2.1e-6 and 2.7e-6 were seen.
 TEST_F(Layouts, the_bound_with_a_tensor_axis_is_the_models_own_condition) {
   const Trajectory& want = reference({1, "one rank", {}});
   const Trajectory nudged = train({1, "one rank", {}}, kSteps, "", false, true);
@@ -228,7 +228,7 @@ TEST_F(Layouts, the_bound_with_a_tensor_axis_is_the_models_own_condition) {
     worst = std::max(worst, difference / largest);
   }
   std::cout << "one last bit of every weight: m " << worst << std::endl;
-  EXPECT_LE(kGradient, 16 * worst);
+  EXPECT_LE(kGradient, 12 * worst);
 }
 
 // Ten steps in one layout, saved, two more in another: as twelve on one rank, moments and step counts too. Each goes on
