@@ -201,6 +201,13 @@ Tensor Rand::distinct(int64_t n, int64_t limit) {
   return of(v);
 }
 
+Tensor Rand::row_ids(int64_t n) {
+  std::vector<int64_t> v(static_cast<size_t>(n));
+  // Below 2^53, so that the reference's double holds them; above 2^32, so that both words of the counter matter.
+  for (int64_t& e : v) e = static_cast<int64_t>(below(uint64_t{1} << 50));
+  return Tensor::from(v, {n});
+}
+
 Tensor Rand::of(const std::vector<int32_t>& values) {
   return Tensor::from(values, {static_cast<int64_t>(values.size())});
 }

@@ -40,6 +40,7 @@ class Rand {
   Tensor integers(int64_t n, int64_t lo, int64_t hi);  // (n) i32 in [lo, hi)
   Tensor distinct(int64_t n, int64_t limit);           // (n) i32, distinct, in [0, limit)
   Tensor of(const std::vector<int32_t>& values);       // (n) i32
+  Tensor row_ids(int64_t n);                           // (n) i64 for dropout
   uint64_t below(uint64_t n) { return uniform_below(key_, counter_++, n); }
 
  private:

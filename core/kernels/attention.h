@@ -6,6 +6,7 @@
 #include "core/cost.h"
 #include "core/device.h"
 #include "core/dtype.h"
+#include "core/rng.h"
 
 namespace tpo {
 
@@ -81,6 +82,19 @@ struct AttentionBiasGrad {
   bool any() const { return full != nullptr || rel_h.p != nullptr || rel_w.p != nullptr; }
 };
 
+// Dropout of probabilities: query row n of head h keeps the j-th key of its segment iff word j % 4 of
+// philox(key.with(first_head + h), j / 4, row_ids[n]), as a number in [0, 1) of 24 bits, is >= p. Made again in
+// backward.
+struct AttentionDropView {
+  const int64_t* row_ids = nullptr;  // (q_rows)
+  RngKey key = {};
+  float p = 0;  // 0 <= p < 1; 0: none
+  int64_t first_head = 0;
+  bool any() const { return p > 0; }
+  int64_t flops(const AttentionShape& s) const { return any() ? 26 * s.scores() : 0; }
+  int64_t bytes(const AttentionShape& s) const { return any() ? 8 * s.q_rows : 0; }
+};
+
 struct AttentionFwd {
   static constexpr const char* kName = "attention_fwd";
   AttentionShape s;
@@ -89,10 +103,11 @@ struct AttentionFwd {
   float* lse;    // (q_heads, q_rows) log2 of the sum of exponentials of a row's scaled scores; null: not wanted
   AttentionTurn turn = {};
   AttentionBiasView bias = {};
+  AttentionDropView drop = {};
   Cost cost() const {
     const int64_t q_bytes = s.q_size() * width_of(q.dtype), k_bytes = s.k_size() * width_of(k.dtype);
-    return {s.scores() * (4 * s.dim + 16) + turn.flops(s) + bias.flops(s),
-            q_bytes + 2 * k_bytes + turn.bytes(s) + bias.bytes(s),
+    return {s.scores() * (4 * s.dim + 16) + turn.flops(s) + bias.flops(s) + drop.flops(s),
+            q_bytes + 2 * k_bytes + turn.bytes(s) + bias.bytes(s) + drop.bytes(s),
             q_bytes + (lse == nullptr ? 0 : 4 * s.q_rows * s.q_heads)};
   }
 };
@@ -110,6 +125,7 @@ struct AttentionBwd {
   AttentionTurn turn = {};
   AttentionBiasView bias = {};
   AttentionBiasGrad dbias = {};
+  AttentionDropView drop = {};
   // The gradient of a shared bias is summed over heads in a sweep of its own, which forms dS again.
   bool bias_sweep() const { return dbias.full != nullptr && bias.heads < s.q_heads; }
   bool main_sweep() const {
@@ -122,8 +138,9 @@ struct AttentionBwd {
     const int64_t products = 2 * sweeps + (dq.p != nullptr) + 2 * (dk.p != nullptr);
     const int64_t grids =
         s.q_rows * s.q_heads * ((dbias.rel_h.p != nullptr) * bias.grid_h + (dbias.rel_w.p != nullptr) * bias.grid_w);
-    return {s.scores() * (2 * products * s.dim + 20 * sweeps) + 2 * turn.flops(s) + 2 * bias.flops(s),
-            w * (3 * q + 2 * k) + 4 * s.q_rows * s.q_heads + turn.bytes(s) + bias.bytes(s),
+    return {s.scores() * (2 * products * s.dim + 20 * sweeps) + 2 * turn.flops(s) + 2 * bias.flops(s) +
+                sweeps * (drop.flops(s) + drop.any() * s.scores()),
+            w * (3 * q + 2 * k) + 4 * s.q_rows * s.q_heads + turn.bytes(s) + bias.bytes(s) + drop.bytes(s),
             (dq.p != nullptr) * q * width_of(dq.dtype) +
                 (dk.p != nullptr) * k * (width_of(dk.dtype) + width_of(dv.dtype)) +
                 (dbias.full != nullptr) * bias.full_bytes(s) + grids * width_of(bias.rel_h.dtype)};

@@ -1,5 +1,6 @@
 // Attention backward. With P the probabilities, recomputed from the saved log-sum-exp, and D_i = sum_d dO_id O_id:
 //   dV = P^T dO,   dS = P * (dO V^T - D),   dQ = dS K * scale,   dK = dS^T Q * scale.
+// With a mask M of dropout, scaled: dV = (P * M)^T dO and dS = P * (dO V^T * M - D); D is the same, as O has M in it.
 // Gradients of keys and values of a (segment, key head) are summed in packed memory of a thread, in the order of
 // queries. Where threads share a pair, each sums its own queries and the sums are added in the order of threads: no
 // atomics, and the result depends on the number of threads only.
@@ -8,6 +9,7 @@
 #include <span>
 
 #include "core/kernels/attention_bias.h"
+#include "core/kernels/attention_drop.h"
 #include "core/kernels/attention_tiles.h"
 #include "core/parallel_for.h"
 
@@ -19,7 +21,7 @@ using namespace attention;
 
 constexpr int64_t kPanels = 2;  // of queries in a tile: sums over queries are then long enough for the register tile
 constexpr int64_t kSide = kPanels * kPanel;
-constexpr int64_t kKeys = 48;  // a multiple of kRows; P and dS of a tile are 24 KiB
+constexpr int64_t kKeys = 48;  // a multiple of kRows and 4; P and dS of a tile are 24 KiB
 
 struct BwdState {
   int64_t wide, key_rows;
@@ -29,11 +31,11 @@ struct BwdState {
   float *queries, *dout;      // the same transposed, panel by panel of queries
   float *p, *ds;              // kPanels of (kKeys, kPanel)
   float* dq;                  // panels of kSide rows
+  float* mask;                // (kKeys, kPanel), with dropout
   float* bias_memory;
   alignas(64) float lse[kSide], delta[kSide];
 
-  BwdState(int64_t dim, int64_t longest, const AttentionBiasView& bias)
-      : wide(tile::round_up(dim, kPanel)), key_rows(longest) {
+  BwdState(const AttentionBwd& k, int64_t longest) : wide(tile::round_up(k.s.dim, kPanel)), key_rows(longest) {
     const int64_t all = wide * longest;
     scratch({{&keys, all},
              {&values, all},
@@ -46,7 +48,8 @@ struct BwdState {
              {&p, kSide * kKeys},
              {&ds, kSide * kKeys},
              {&dq, wide * kSide},
-             {&bias_memory, kPanels * PanelBias::floats(bias, kKeys)}});
+             {&mask, k.drop.any() ? kPanel * kKeys : 0},
+             {&bias_memory, kPanels * PanelBias::floats(k.bias, kKeys)}});
   }
 };
 
@@ -156,7 +159,12 @@ void backward_tile(const AttentionBwd& k, BwdState& st, const Segment& g, int64_
       score_rows(panel, st.keys, st.key_rows, st.queries + u * st.wide, dim, p);
       if (k.bias.any()) bias[static_cast<size_t>(u / kPanel)].add(panel, p);
       score_rows(panel, st.values, st.key_rows, st.dout + u * st.wide, dim, ds);
+      if (k.drop.any()) {
+        drop_mask(k.drop, panel, head, st.mask);
+        apply_mask(panel, st.mask, ds);
+      }
       probabilities(panel, st.lse + u, st.delta + u, p, ds);
+      if (k.drop.any()) apply_mask(panel, st.mask, p);
       if (k.dbias.any()) bias[static_cast<size_t>(u / kPanel)].add_gradient(panel, ds, k.dbias);
     }
     if (k.dk.p != nullptr) {
@@ -221,7 +229,7 @@ void main_sweep(const AttentionBwd& k) {
   const Partition parts(k.s, kSide, k.s.kv_heads, k.s.q_heads / k.s.kv_heads);
   Partials partials(parts.threads(), tile::round_up(k.s.dim, kPanel) * parts.longest());
   parallel_for(parts.threads(), 1, [&](int64_t begin, int64_t end) {
-    BwdState st(k.s.dim, parts.longest(), k.bias);
+    BwdState st(k, parts.longest());
     for (const Piece& p : parts.pieces(begin, end)) backward_piece(k, st, p, begin, partials);
   });
   std::vector<Partial> open;
@@ -239,7 +247,7 @@ void main_sweep(const AttentionBwd& k) {
 void bias_sweep(const AttentionBwd& k) {
   const Partition parts(k.s, kSide, 1, 1);
   parallel_for(parts.threads(), 1, [&](int64_t begin, int64_t end) {
-    BwdState st(k.s.dim, parts.longest(), k.bias);
+    BwdState st(k, parts.longest());
     for (Piece& p : parts.pieces(begin, end))
       for (int64_t h = 0; h < k.s.q_heads; ++h) {
         load_keys(k, st, p.g, h / (k.s.q_heads / k.s.kv_heads));

@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "core/kernels/attention_bias.h"
+#include "core/kernels/attention_drop.h"
 #include "core/kernels/attention_few.h"
 #include "core/kernels/attention_tiles.h"
 #include "core/parallel_for.h"
@@ -14,7 +15,7 @@ namespace {
 
 using namespace attention;
 
-constexpr int64_t kKeys = 96;   // a multiple of kRows; with 32 queries 12 KiB of scores
+constexpr int64_t kKeys = 96;   // a multiple of kRows and 4; with 32 queries 12 KiB of scores
 constexpr float kLow = -1e30f;  // below every score; finite, so that differences of maxima are no NaN
 
 struct FwdState {
@@ -24,18 +25,19 @@ struct FwdState {
   float *q_rows, *queries;  // a panel of queries as rows and transposed
   float* scores;            // (kKeys, kPanel)
   float* acc;               // panels of kPanel rows
+  float* mask;              // as scores, with dropout
   float* bias_memory;
   alignas(64) float top[kPanel], sum[kPanel];
 
-  FwdState(int64_t dim, int64_t longest, const AttentionBiasView& bias)
-      : wide(tile::round_up(dim, kPanel)), key_rows(longest) {
+  FwdState(const AttentionFwd& k, int64_t longest) : wide(tile::round_up(k.s.dim, kPanel)), key_rows(longest) {
     scratch({{&keys, wide * longest},
              {&values, wide * longest},
              {&q_rows, wide * kPanel},
              {&queries, wide * kPanel},
              {&scores, kKeys * kPanel},
              {&acc, wide * kPanel},
-             {&bias_memory, PanelBias::floats(bias, kKeys)}});
+             {&mask, k.drop.any() ? kKeys * kPanel : 0},
+             {&bias_memory, PanelBias::floats(k.bias, kKeys)}});
   }
 };
 
@@ -106,6 +108,10 @@ void forward_tile(const AttentionFwd& k, FwdState& st, const Segment& g, int64_t
     score_rows(t, st.keys, st.key_rows, st.queries, dim, st.scores);
     if (k.bias.any()) bias.add(t, st.scores);
     softmax(t, st);
+    if (k.drop.any()) {  // after the sums, which are of all keys
+      drop_mask(k.drop, t, head, st.mask);
+      apply_mask(t, st.mask, st.scores);
+    }
     for (int64_t p = 0; p < tile::panels(dim); ++p) {
       for (int64_t r = 0; r < n; r += kRows) {
         const int64_t rows = std::min(kRows, n - r), depth = t.depth(r + rows);
@@ -135,11 +141,11 @@ void run(const AttentionFwd& k, Cpu, Stream&) {
   parallel_for(parts.threads(), 1, [&](int64_t begin, int64_t end) {
     for (const Piece& p : parts.pieces(begin, end)) {
       if (p.tiles == 0) continue;
-      if (p.g.lq <= kFewQueries && k.turn.k == nullptr && !k.bias.any()) {
+      if (p.g.lq <= kFewQueries && k.turn.k == nullptr && !k.bias.any() && !k.drop.any()) {
         forward_few(k, p.g, p.head, p.head * group + p.begin, p.end - p.begin);
         continue;
       }
-      FwdState st(k.s.dim, parts.longest(), k.bias);
+      FwdState st(k, parts.longest());
       load_rows(k.k, k.turn.k, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.keys, st.key_rows);
       load_rows(k.v, nullptr, p.g.k0, p.g.lk, p.head, k.s.dim, 1.0f, st.values, st.key_rows);
       for (int64_t u = p.begin; u < p.end; ++u) {

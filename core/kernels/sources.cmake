@@ -5,6 +5,7 @@ foreach(file
     attention_bias.cpp
     attention_bwd_cpu.cpp
     attention_cpu.cpp
+    attention_drop.cpp
     attention_few_cpu.cpp
     attention_tiles.cpp
     bmm_cpu.cpp
@@ -45,6 +46,7 @@ foreach(file
     attention_bias.cpp
     attention_bwd_cpu.cpp
     attention_cpu.cpp
+    attention_drop.cpp
     attention_few_cpu.cpp
     attention_tiles.cpp
     conv_cpu.cpp

@@ -121,6 +121,18 @@ void check_bias(const char* op, const AttentionBias& bias, const Tensor& q, cons
   }
 }
 
+void check_dropout(const char* op, const AttentionDropout& d, int64_t rows) {
+  check_shape(d.p >= 0 && d.p < 1, "[", op, "] dropout.p is ", d.p, ", must be in [0, 1)");
+  check_shape(d.first_head >= 0, "[", op, "] dropout.first_head is ", d.first_head, ", must not be negative");
+  check_shape(!d.on() || (d.row_ids.dtype() == DType::kI64 && d.row_ids.shape() == Shape{rows}), "[", op,
+              "] dropout.row_ids ", d.row_ids.shape(), " must be (", rows, ") i64");
+}
+
+AttentionDropView view(const AttentionDropout& d) {
+  if (!d.on()) return {};
+  return {static_cast<const int64_t*>(d.row_ids.raw()), d.key, d.p, d.first_head};
+}
+
 // Heads of t, or a null view of an undefined tensor.
 HeadView grid_heads(const Tensor& t, int64_t q_heads) {
   return t.defined() ? heads(t, 0, last_dim(t) / q_heads) : HeadView{};
@@ -174,11 +186,13 @@ class Targets {
 Tensor kept(const Tensor& t) { return t.defined() ? t.detach() : t; }
 AttentionRope kept(const AttentionRope& r) { return {kept(r.q), kept(r.k), r.theta}; }
 AttentionBias kept(const AttentionBias& b) { return {kept(b.full), kept(b.rel_h), kept(b.rel_w)}; }
+AttentionDropout kept(const AttentionDropout& d) { return {d.p, d.key, kept(d.row_ids), d.first_head}; }
 
 }  // namespace
 
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
-                 const AttentionSpec& spec, const AttentionRope& rope, const AttentionBias& bias) {
+                 const AttentionSpec& spec, const AttentionRope& rope, const AttentionBias& bias,
+                 const AttentionDropout& dropout) {
   check_spec("attention", spec);
   check_operand("attention", "q", q, spec.q_heads * spec.head_dim);
   check_operand("attention", "k", k, spec.kv_heads * spec.head_dim);
@@ -191,6 +205,7 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   check_segments("attention", cu_q, cu_k, spec.causal);
   check_rope("attention", rope, q.dim(0), k.dim(0), spec.head_dim);
   check_bias("attention", bias, q, cu_q, cu_k, spec);
+  check_dropout("attention", dropout, q.dim(0));
 
   AttentionShape s = shape_of(spec, q.dim(0), k.dim(0));
   s.cu_q = i32(cu_q), s.cu_k = i32(cu_k), s.segments = cu_q.dim(0) - 1;
@@ -199,12 +214,12 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
   {
     const Turn turn(rope, D);
     launch(AttentionFwd{s, heads(q, 0, D), heads(k, 0, D), heads(v, 0, D), heads(y, 0, D), f32(lse), turn.view(),
-                        view(bias, s.q_heads)});
+                        view(bias, s.q_heads), view(dropout)});
   }
   record(
       "attention", {q, k, v, bias.full, bias.rel_h, bias.rel_w}, {&y},
       [s, D, q = q.detach(), k = k.detach(), v = v.detach(), y = y.detach(), lse, cu_q = cu_q.detach(),
-       cu_k = cu_k.detach(), rope = kept(rope), bias = kept(bias),
+       cu_k = cu_k.detach(), rope = kept(rope), bias = kept(bias), dropout = kept(dropout),
        slots = slots_of({&q, &k, &v, &bias.full, &bias.rel_h, &bias.rel_w})](std::span<const Tensor> dy, GradSink& dx) {
         const Turn turn(rope, D);
         AttentionBwd b{.s = s,
@@ -215,7 +230,8 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
                        .dout = heads(dy[0], 0, D),
                        .lse = f32(lse),
                        .turn = turn.view(),
-                       .bias = view(bias, s.q_heads)};
+                       .bias = view(bias, s.q_heads),
+                       .drop = view(dropout)};
         Targets targets(dx, slots);
         b.dbias = targets.take_bias(3, bias, s.q_heads);
         const GradDest dq = targets.take(0, q);
@@ -235,13 +251,14 @@ Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor
 }
 
 Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec& spec, const AttentionRope& rope,
-                        const AttentionBias& bias) {
+                        const AttentionBias& bias, const AttentionDropout& dropout) {
   check_spec("attention_packed", spec);
   const int64_t D = spec.head_dim, k0 = spec.q_heads * D, v0 = k0 + spec.kv_heads * D, N = rows_of(qkv);
   check_operand("attention_packed", "qkv", qkv, v0 + spec.kv_heads * D);
   check_cu("attention_packed", "cu", cu, N);
   check_rope("attention_packed", rope, N, N, D);
   check_bias("attention_packed", bias, qkv, cu, cu, spec);
+  check_dropout("attention_packed", dropout, N);
 
   AttentionShape s = shape_of(spec, N, N);
   s.cu_q = s.cu_k = i32(cu), s.segments = cu.dim(0) - 1;
@@ -249,10 +266,11 @@ Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec
   {
     const Turn turn(rope, D);
     launch(AttentionFwd{s, heads(qkv, 0, D), heads(qkv, k0, D), heads(qkv, v0, D), heads(y, 0, D), f32(lse),
-                        turn.view(), view(bias, s.q_heads)});
+                        turn.view(), view(bias, s.q_heads), view(dropout)});
   }
   record("attention_packed", {qkv, bias.full, bias.rel_h, bias.rel_w}, {&y},
          [s, D, k0, v0, qkv = qkv.detach(), y = y.detach(), lse, cu = cu.detach(), rope = kept(rope), bias = kept(bias),
+          dropout = kept(dropout),
           slots = slots_of({&qkv, &bias.full, &bias.rel_h, &bias.rel_w})](std::span<const Tensor> dy, GradSink& dx) {
            const Turn turn(rope, D);
            AttentionBwd b{.s = s,
@@ -263,7 +281,8 @@ Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec
                           .dout = heads(dy[0], 0, D),
                           .lse = f32(lse),
                           .turn = turn.view(),
-                          .bias = view(bias, s.q_heads)};
+                          .bias = view(bias, s.q_heads),
+                          .drop = view(dropout)};
            Targets targets(dx, slots);
            b.dbias = targets.take_bias(1, bias, s.q_heads);
            if (const GradDest d = targets.take(0, qkv); d.grad.defined()) {

@@ -3,6 +3,7 @@
 // bf16, all stored alike; scores, probabilities and sums are fp32.
 // A segment is one document: rows [cu[s], cu[s+1]). Empty segments are allowed.
 // Source: Dao et al. 2022, arXiv:2205.14135 (tiling, saved log-sum-exp, recomputation in backward).
+#include "core/rng.h"
 #include "core/tape.h"
 
 namespace tpo {
@@ -35,17 +36,31 @@ struct AttentionBias {
   Tensor rel_w = {};  // (Nq, q_heads*Kw)
 };
 
+// Dropout of probabilities: out = (P * M / (1 - p)) V with P the softmax over all keys that a row sees, and for query
+// row n, query head h and the j-th key of the row's segment
+//   M(n, h, j) = uniform01(word j % 4 of philox(key.with(first_head + h), j / 4, row_ids[n])) >= p
+// a function of key, row id, head and key place only, as in core/ops/dropout.h: packing, tiles, threads and ranks do
+// not change it. Saves row_ids alone: backward makes the mask again. p = 0 or undefined row_ids: no dropout.
+struct AttentionDropout {
+  float p = 0;  // 0 <= p < 1
+  RngKey key = {};
+  Tensor row_ids = {};     // (Nq) i64
+  int64_t first_head = 0;  // of the operands within the whole, where heads are cut over ranks
+  bool on() const { return p > 0 && row_ids.defined(); }
+};
+
 // q (Nq, q_heads*D), k and v (Nk, kv_heads*D), cu_q and cu_k (S+1) i32 rising from 0 to Nq and Nk -> (Nq, q_heads*D)
 // Saves the operands, the output and one fp32 per row and head. Causal skips the tiles above the diagonal.
-// Throws ShapeError for shapes; DataError (host values only) for cumulative lengths that do not rise from 0 to the row
-// count, for a segment with queries and no keys or other keys than its bias has and, if causal, for one with more
-// queries than keys.
+// Throws ShapeError for shapes and what dropout is given; DataError (host values only) for cumulative lengths that do
+// not rise from 0 to the row count, for a segment with queries and no keys or other keys than its bias has and, if
+// causal, for one with more queries than keys.
 Tensor attention(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k,
-                 const AttentionSpec& spec, const AttentionRope& rope = {}, const AttentionBias& bias = {});
+                 const AttentionSpec& spec, const AttentionRope& rope = {}, const AttentionBias& bias = {},
+                 const AttentionDropout& dropout = {});
 
 // The same on qkv (N, (q_heads + 2*kv_heads)*D), columns q | k | v, with one set of cumulative lengths (S+1).
 Tensor attention_packed(const Tensor& qkv, const Tensor& cu, const AttentionSpec& spec, const AttentionRope& rope = {},
-                        const AttentionBias& bias = {});
+                        const AttentionBias& bias = {}, const AttentionDropout& dropout = {});
 
 // Generation: out (Nq, q_heads*D) = attention of q against rows [0, len) of the caches (capacity, kv_heads*D), one
 // sequence. Writes `out` in place and is never recorded. The cache holds turned keys: rope.k is undefined. Throws

@@ -24,13 +24,6 @@ Ref reference(const Ref& x, const Ref& row_ids, double p, double factor, int64_t
   return y;
 }
 
-Tensor ids(Rand& r, int64_t n) {
-  std::vector<int64_t> v(static_cast<size_t>(n));
-  // Below 2^53, so that the reference's double holds them; above 2^32, so that both words of the counter matter.
-  for (int64_t& e : v) e = static_cast<int64_t>(r.below(uint64_t{1} << 50));
-  return Tensor::from(v, {n});
-}
-
 struct Dims {
   int64_t rows, cols;
   float p;
@@ -60,7 +53,7 @@ void add_dropout_cases(CaseList& list) {
           cat(d.first < 0 ? "drop_path/" : "dropout/", chained ? "in_place" : "", d.rows, "x", d.cols, "_", d.p,
               d.first > 0 ? cat("_from", d.first) : ""),
           [=](Rand& r) {
-            return OpCase{.in = {r.normal({d.rows, d.cols}), ids(r, d.rows)},
+            return OpCase{.in = {r.normal({d.rows, d.cols}), r.row_ids(d.rows)},
                           .run =
                               [=](Inputs v) {
                                 const Tensor y = d.first < 0 ? drop_path(v[0], d.p, kKey, v[1])
