@@ -35,6 +35,7 @@ void override_connector(const config::Connector& given, ConnectorConfig& out) {
   if (q.has_text_vocab()) to.text_vocab = q.text_vocab();
   if (q.has_text_positions()) to.text_positions = q.text_positions();
   if (q.has_dropout()) to.dropout = q.dropout();
+  if (q.has_attention_dropout()) to.attention_dropout = q.attention_dropout();
   if (q.has_drop_path()) to.drop_path = q.drop_path();
 }
 
@@ -56,6 +57,7 @@ void resolve_connector(const ConnectorConfig& c, config::Connector& out) {
   q.set_text_vocab(static_cast<int32_t>(c.qformer.text_vocab));
   q.set_text_positions(static_cast<int32_t>(c.qformer.text_positions));
   q.set_dropout(c.qformer.dropout);
+  q.set_attention_dropout(c.qformer.attention_dropout);
   q.set_drop_path(c.qformer.drop_path);
 }
 
@@ -160,6 +162,7 @@ std::string model_fingerprint(const config::RunConfig& config, int64_t vocab) {
   m.mutable_region()->clear_box_loss();
   if (m.connector().has_qformer()) {
     m.mutable_connector()->mutable_qformer()->clear_dropout();
+    m.mutable_connector()->mutable_qformer()->clear_attention_dropout();
     m.mutable_connector()->mutable_qformer()->clear_drop_path();
   }
   auto& l = *m.mutable_language();

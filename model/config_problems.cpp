@@ -49,7 +49,8 @@ void check_vision(const TpoConfig& c, Problems& p) {
 }
 
 void check_qformer(const QFormerConfig& q, Problems& p) {
-  for (const auto& [name, share] : {std::pair{"dropout", q.dropout}, {"drop_path", q.drop_path}})
+  for (const auto& [name, share] :
+       {std::pair{"dropout", q.dropout}, {"attention_dropout", q.attention_dropout}, {"drop_path", q.drop_path}})
     p.unless(share >= 0 && share < 1, "connector.qformer.", name, " is ", share, "; it must be in [0, 1)");
   p.unless(q.extra_queries >= 0 && q.text_vocab >= 0, "connector.qformer.extra_queries and text_vocab are ",
            q.extra_queries, " and ", q.text_vocab, "; neither may be negative");

@@ -39,22 +39,31 @@ Tensor indices(int64_t n, F f) {
 QFormerAttention::QFormerAttention(const ParamScope& s, const QFormerConfig& c, int64_t source_width,
                                    const TensorParallel& tp)
     : spec_{.q_heads = c.heads, .kv_heads = c.heads, .head_dim = c.width / c.heads},
+      dropout_(c.attention_dropout),
+      site_(RngKey().with(s.prefix())),
       q_(whole(s / "q", c.width, c.width, tp)),
       k_(whole(s / "k", source_width, c.width, tp)),
       v_(whole(s / "v", source_width, c.width, tp)),
       o_(whole(s / "o", c.width, c.width, tp)) {}
 
+AttentionDropout QFormerAttention::dropout(const QFormerPass& pass, const Tensor& row_ids) const {
+  return {dropout_, pass.in->key.with(site_.value).with("probabilities"), row_ids};
+}
+
 Tensor QFormerAttention::among(const Tensor& x, const QFormerPass& pass) const {
   const ConnectorText& text = pass.in->text;
-  if (!text.any()) return o_(attention(q_(x), k_(x), v_(x), pass.cu_queries, pass.cu_queries, spec_));
+  const AttentionDropout drop = dropout(pass, pass.joint_ids);
+  if (!text.any()) return o_(attention(q_(x), k_(x), v_(x), pass.cu_queries, pass.cu_queries, spec_, {}, {}, drop));
   const auto in_order = [&](const Tensor& rows) { return gather_rows(rows, text.order); };
-  const Tensor y = attention(in_order(q_(x)), in_order(k_(x)), in_order(v_(x)), text.joint_cu, text.joint_cu, spec_);
+  const Tensor y =
+      attention(in_order(q_(x)), in_order(k_(x)), in_order(v_(x)), text.joint_cu, text.joint_cu, spec_, {}, {}, drop);
   return o_(gather_rows(y, text.back));
 }
 
 Tensor QFormerAttention::to_vision(const Tensor& x, const QFormerPass& pass) const {
   const Tensor& source = pass.in->vision;
-  return o_(attention(q_(x), k_(source), v_(source), pass.cu_queries, pass.cu_vision, spec_));
+  return o_(attention(q_(x), k_(source), v_(source), pass.cu_queries, pass.cu_vision, spec_, {}, {},
+                      dropout(pass, pass.in->row_ids)));
 }
 
 bool QFormerAttention::count(ProductCounter& f, int64_t media, int64_t rows, int64_t keys, bool x_wants,
@@ -162,8 +171,11 @@ QFormerPass QFormer::pass_of(const ConnectorInput& in) const {
   pass.cu_vision = equal_segments(I, in.grid.tokens_per_media());
   if (!in.row_ids.defined()) return pass;
   check_shape(in.row_ids.shape() == Shape{I * Q}, "[qformer] row_ids ", in.row_ids.shape(), " must be (", I * Q, ")");
+  pass.joint_ids = in.row_ids;
   pass.query_paths = gather_ids(in.row_ids, indices(I * Q, [Q](int64_t n) { return n - n % Q; }));
   if (!in.text.any()) return pass;
+  check_shape(in.text.row_ids.defined(), "[qformer] texts have no row_ids, the queries have some");
+  pass.joint_ids = gather_ids(concat_rows({in.row_ids, in.text.row_ids}), in.text.order);
   const Tensor of_media = gather_ids(in.row_ids, indices(I, [Q](int64_t i) { return i * Q; }));
   pass.text_paths = gather_ids(of_media, in.text.medium);
   return pass;

@@ -1,7 +1,8 @@
 #pragma once
 // Q-Former: a BERT whose rows are learnable queries, which attend to each other, to a text if there is one, and in
 // every other layer to the vision tokens of their medium; then a linear layer to the language model's width. Post-norm:
-// x = LayerNorm(x + drop(branch(x))). Queries and text have a feed-forward each; self-attention is common to both.
+// x = LayerNorm(x + drop(branch(x))). Queries and text have a feed-forward each; self-attention is common to both. In
+// training probabilities of attention are dropped too.
 // I media, Q queries of a medium, M rows of all texts, N = I*Q + M rows, C width.
 // Source: Li et al. 2023, arXiv:2301.12597; queries for videos and drop-path of the public VideoChat2 code.
 #include <optional>
@@ -21,17 +22,20 @@ struct QFormerConfig {
   int64_t text_vocab = 0;        // of the text that may stand beside the queries; 0: never any, and no weights for it
   int64_t text_positions = 512;  // rows of the position table
   float ln_eps = 1e-12f;
-  float dropout = 0.1f;    // of embeddings and of every branch
-  float drop_path = 0.2f;  // of the last layer's branches; rises linearly from 0 in the first
+  float dropout = 0.1f;            // of embeddings and of every branch
+  float attention_dropout = 0.1f;  // of the probabilities of attention
+  float drop_path = 0.2f;          // of the last layer's branches; rises linearly from 0 in the first
   int64_t slots() const { return queries + extra_queries; }
 };
 
 // What the layers must know of a pass. Rows: the queries of all media, then the texts of all media.
 struct QFormerPass {
   const ConnectorInput* in = nullptr;
-  int64_t query_rows = 0;                    // I*Q
-  Tensor cu_queries = {}, cu_vision = {};    // (I+1) i32
-  Tensor query_paths = {}, text_paths = {};  // (I*Q), (M) i64, the same for all rows of a medium; undefined: no dropout
+  int64_t query_rows = 0;                  // I*Q
+  Tensor cu_queries = {}, cu_vision = {};  // (I+1) i32
+  // i64, undefined: no dropout.
+  Tensor query_paths = {}, text_paths = {};  // (I*Q), (M) the same for all rows of a medium
+  Tensor joint_ids = {};                     // (N) row ids in the order in which self-attention has its rows
 };
 
 // Multi-head attention with its projections, biases everywhere. Names: <scope>.{q,k,v,o}.
@@ -47,9 +51,11 @@ class QFormerAttention {
   bool count(ProductCounter& counter, int64_t media, int64_t rows, int64_t keys, bool x_wants, bool source_wants) const;
 
  private:
-  Tensor attend(const Tensor& q, const Tensor& k, const Tensor& v, const Tensor& cu_q, const Tensor& cu_k) const;
+  AttentionDropout dropout(const QFormerPass& pass, const Tensor& row_ids) const;
 
   AttentionSpec spec_;
+  float dropout_;
+  RngKey site_;
   Linear q_, k_, v_, o_;
 };
 

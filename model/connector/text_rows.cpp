@@ -23,7 +23,7 @@ void add_connector_text(HostBatch& batch, std::span<const std::vector<int32_t>> 
       ids.push_back(text[j]);
       positions.push_back(static_cast<int32_t>(j));
       medium.push_back(static_cast<int32_t>(i));
-      names.push_back(row_ids[static_cast<size_t>(i)] * kLongest + static_cast<int64_t>(j));
+      names.push_back(-1 - (row_ids[static_cast<size_t>(i)] * kLongest + static_cast<int64_t>(j)));
     }
     cu.push_back(static_cast<int32_t>(order.size()));
   }

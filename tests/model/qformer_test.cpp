@@ -28,9 +28,11 @@ struct Former {
   }
 };
 
-ConnectorText text_of(const std::vector<std::vector<int32_t>>& texts) {
+// first: row ids of the first query of each medium; none: zeros.
+ConnectorText text_of(const std::vector<std::vector<int32_t>>& texts, std::vector<int64_t> first = {}) {
   HostBatch host;
-  add_connector_text(host, texts, kSlots, std::vector<int64_t>(texts.size(), 0));
+  first.resize(texts.size());
+  add_connector_text(host, texts, kSlots, first);
   const Batch b = upload(host);
   const auto part = [&](const char* name) { return b.at(cat("connector_text.", name)); };
   return {part("ids"),      part("positions"), part("row_ids"), part("medium"),
@@ -65,50 +67,82 @@ void compare(const std::string& file, bool with_text) {
 TEST(QFormerTest, equals_the_public_one) { compare("qformer.golden", false); }
 TEST(QFormerTest, equals_the_public_one_with_texts_of_several_lengths) { compare("qformer_text.golden", true); }
 
-// What one medium gives does not depend on the others, with and without its text.
+// Row ids of the queries of media whose first rows have these.
+Tensor query_ids(const std::vector<int64_t>& first) {
+  std::vector<int64_t> all;
+  for (const int64_t id : first)
+    for (int64_t q = 0; q < kSlots; ++q) all.push_back(id + q);
+  return Tensor::from(all, {static_cast<int64_t>(all.size())});
+}
+
+// What one medium gives does not depend on the others, with and without its text, and with all kinds of dropout: masks
+// follow the rows of queries and texts into self-attention, where their order depends on the other media.
 TEST(QFormerTest, media_are_independent) {
   const Former f(config_of(true));
   const auto texts = golden_texts();
   const Tensor vision = noise_tensor("vision", {kMedia * kTokens, kVision});
-  const std::vector<float> all = f.former({vision, {kMedia, 1, 1, kTokens}, text_of(texts)}).to_vector<float>();
   const std::vector<float> v = vision.to_vector<float>();
-  for (int64_t i = 0; i < kMedia; ++i) {
-    const std::vector<float> own(v.begin() + i * kTokens * kVision, v.begin() + (i + 1) * kTokens * kVision);
-    const ConnectorInput in{
-        Tensor::from(own, {kTokens, kVision}), {1, 1, 1, kTokens}, text_of({texts[static_cast<size_t>(i)]})};
-    const std::vector<float> want(all.begin() + i * kSlots * kOut, all.begin() + (i + 1) * kSlots * kOut);
-    EXPECT_LE(relative_difference(f.former(in).to_vector<float>(), want), 1e-5) << i;
+  for (const bool drops : {false, true}) {
+    const auto run = [&](const Tensor& tokens, const std::vector<std::vector<int32_t>>& some,
+                         const std::vector<int64_t>& first) {
+      const auto media = static_cast<int64_t>(some.size());
+      ConnectorInput in{tokens, {media, 1, 1, kTokens}, text_of(some, first), RngKey(3)};
+      if (drops) in.row_ids = query_ids(first);
+      return f.former(in).to_vector<float>();
+    };
+    const std::vector<int64_t> first{100, 7, 3000};
+    const std::vector<float> all = run(vision, texts, first);
+    for (int64_t i = 0; i < kMedia; ++i) {
+      const std::vector<float> own(v.begin() + i * kTokens * kVision, v.begin() + (i + 1) * kTokens * kVision);
+      const std::vector<float> want(all.begin() + i * kSlots * kOut, all.begin() + (i + 1) * kSlots * kOut);
+      const auto at = static_cast<size_t>(i);
+      EXPECT_LE(relative_difference(run(Tensor::from(own, {kTokens, kVision}), {texts[at]}, {first[at]}), want), 1e-5)
+          << i;
+    }
   }
 }
 
-// Masks follow row ids, not places; without row ids there are none; a whole branch of a medium goes or stays.
+// Masks follow row ids, not places; without row ids there are none; a whole branch of a medium goes or stays. Each kind
+// of dropout alone, with and without texts.
 TEST(QFormerTest, dropout_is_a_function_of_row_ids) {
-  QFormerConfig c = config_of(false);
-  c.dropout = 0.3f, c.drop_path = 0.5f;
-  const Former f(c);
   const Tensor one = noise_tensor("vision", {kTokens, kVision});
   std::vector<float> twice = one.to_vector<float>();
   twice.insert(twice.end(), twice.begin(), twice.end());
-  const auto ids = [](std::vector<int64_t> first) {
-    std::vector<int64_t> all;
-    for (const int64_t id : first)
-      for (int64_t q = 0; q < kSlots; ++q) all.push_back(id + q);
-    return Tensor::from(all, {static_cast<int64_t>(all.size())});
-  };
-  const auto run = [&](std::vector<int64_t> first) {
-    return f.former({Tensor::from(twice, {2 * kTokens, kVision}), {2, 1, 1, kTokens}, {}, RngKey(3), ids(first)})
-        .to_vector<float>();
-  };
   const auto half = [](const std::vector<float>& v, size_t which) {
     return std::vector<float>(v.begin() + static_cast<std::ptrdiff_t>(which * v.size() / 2),
                               v.begin() + static_cast<std::ptrdiff_t>((which + 1) * v.size() / 2));
   };
-  const auto same = run({100, 100}), other = run({200, 100});
-  EXPECT_LE(relative_difference(half(same, 0), half(same, 1)), 1e-5);
-  EXPECT_GT(relative_difference(half(other, 0), half(other, 1)), 0.1);
-  EXPECT_LE(relative_difference(half(other, 1), half(same, 1)), 1e-5);
-  const auto still = f.former({one, {1, 1, 1, kTokens}}).to_vector<float>();
-  EXPECT_GT(relative_difference(half(same, 0), still), 0.1);
+  struct Shares {
+    float dropout, attention, path;
+  };
+  for (const Shares& s : {Shares{0.3f, 0, 0}, {0, 0.3f, 0}, {0, 0, 0.5f}, {0, 0, 0}})
+    for (const bool text : {false, true}) {
+      SCOPED_TRACE(cat(s.dropout, " ", s.attention, " ", s.path, " ", text));
+      QFormerConfig c = config_of(text);
+      c.dropout = s.dropout, c.attention_dropout = s.attention, c.drop_path = s.path;
+      const Former f(c);
+      const auto run = [&](std::vector<int64_t> first, bool drops = true) {
+        ConnectorInput in{Tensor::from(twice, {2 * kTokens, kVision}), {2, 1, 1, kTokens}, {}, RngKey(3)};
+        if (text) in.text = text_of({{1, 2, 3}, {1, 2, 3}}, first);
+        if (drops) in.row_ids = query_ids(first);
+        return f.former(in).to_vector<float>();
+      };
+      const auto same = run({100, 100}), other = run({200, 100}), still = run({100, 100}, false);
+      EXPECT_LE(relative_difference(half(same, 0), half(same, 1)), 1e-5);
+      EXPECT_LE(relative_difference(half(other, 1), half(same, 1)), 1e-5);
+      if (s.dropout + s.attention + s.path == 0) {
+        EXPECT_EQ(same, still);
+        continue;
+      }
+      EXPECT_GT(relative_difference(half(other, 0), half(other, 1)), 0.01);
+      EXPECT_GT(relative_difference(half(same, 0), half(still, 0)), 0.01);
+    }
+}
+
+// Queries and texts stand in one self-attention: no text has the row id of a query.
+TEST(QFormerTest, texts_have_row_ids_of_their_own) {
+  const int64_t first = 16;  // times 2^16 it is the first row of the second slot of a step
+  for (const int64_t id : text_of({{1, 2, 3}}, {first}).row_ids.to_vector<int64_t>()) EXPECT_LT(id, 0);
 }
 
 TEST(QFormerTest, a_text_needs_a_vocabulary_and_row_ids_the_right_number) {

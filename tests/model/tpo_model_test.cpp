@@ -79,7 +79,8 @@ TEST(TpoModel, packed_samples_equal_samples_one_by_one) {
 }
 
 void expect_slopes(TpoConfig config, const std::vector<const char*>& names) {
-  config.connector.qformer.dropout = config.connector.qformer.drop_path = 0;  // none in loss_only
+  QFormerConfig& q = config.connector.qformer;
+  q.dropout = q.attention_dropout = q.drop_path = 0;  // none in loss_only
   Rig rig(config);
   fill_with_noise(rig.store);
   const Batch batch = pack(rig.model, mixed_samples(rig.model, 2));
