@@ -27,6 +27,19 @@ Cut fused_columns(const Cut& heads, int64_t width) {
 
 Bias qkv_bias(const CausalAttentionConfig& c) { return c.qkv_bias ? Bias::kYes : Bias::kNo; }
 
+std::vector<Linear> qkv_layers(const ParamScope& s, int64_t width, QkvProjection projection, const TensorParallel& tp,
+                               const Cut& heads) {
+  std::vector<Linear> layers;
+  if (projection == QkvProjection::kFused) {
+    layers.emplace_back(s / "qkv", width, 3 * width, Split::kColumn, tp, Bias::kNo, Init::xavier(width, 3 * width),
+                        fused_columns(heads, width));
+  } else {
+    for (const char* name : {"q", "k", "v"})
+      layers.emplace_back(s / name, width, width, Split::kColumn, tp, Bias::kYes, Init::xavier(width, width), heads);
+  }
+  return layers;
+}
+
 AttentionSpec with_heads(AttentionSpec spec, int64_t q_heads, int64_t kv_heads) {
   spec.q_heads = q_heads, spec.kv_heads = kv_heads;
   return spec;
@@ -34,16 +47,16 @@ AttentionSpec with_heads(AttentionSpec spec, int64_t q_heads, int64_t kv_heads) 
 
 }  // namespace
 
-VisionAttention::VisionAttention(const ParamScope& s, int64_t width, int64_t heads, const TensorParallel& tp)
+VisionAttention::VisionAttention(const ParamScope& s, int64_t width, int64_t heads, const TensorParallel& tp,
+                                 QkvProjection projection)
     : tp_(tp),
       spec_{.q_heads = heads, .kv_heads = heads, .head_dim = width / heads, .causal = false},
       heads_(head_columns(s, heads, spec_.head_dim, tp)),
       local_(with_heads(spec_, heads_.size() / spec_.head_dim, heads_.size() / spec_.head_dim)),
-      qkv_(s / "qkv", width, 3 * width, Split::kColumn, tp, Bias::kNo, Init::xavier(width, 3 * width),
-           fused_columns(heads_, width)),
-      proj_(s / "proj", width, width, Split::kRow, tp, Bias::kYes, Init::xavier(width, width), heads_),
-      q_bias_(&bias(s, "q_bias")),
-      v_bias_(&bias(s, "v_bias")) {}
+      in_(qkv_layers(s, width, projection, tp, heads_)),
+      proj_(s / "proj", width, width, Split::kRow, tp, Bias::kYes, Init::xavier(width, width), heads_) {
+  if (projection == QkvProjection::kFused) q_bias_ = &bias(s, "q_bias"), v_bias_ = &bias(s, "v_bias");
+}
 
 Param& VisionAttention::bias(const ParamScope& s, const char* name) const {
   const Shape full{spec_.q_heads * spec_.head_dim};
@@ -52,11 +65,22 @@ Param& VisionAttention::bias(const ParamScope& s, const char* name) const {
 }
 
 Tensor VisionAttention::operator()(const Tensor& x_NC, int64_t rows, const Tensor& cu) const {
-  const Tensor qkv_N3C = qkv_(tp_.enter(x_NC, rows, qkv_.weight().name));
+  const Tensor whole_NC = tp_.enter(x_NC, rows, in_[0].weight().name);
+  if (q_bias_ == nullptr) {
+    const Tensor q_NC = in_[0](whole_NC), k_NC = in_[1](whole_NC), v_NC = in_[2](whole_NC);
+    return proj_(attention(q_NC, k_NC, v_NC, cu, cu, local_));
+  }
+  const Tensor qkv_N3C = in_[0](whole_NC);
   const Shape row{1, heads_.size()};
   const Tensor q_bias = q_bias_->use().view(row), v_bias = v_bias_->use().view(row);
   const Tensor bias_3C = concat_rows({q_bias, Tensor::zeros(row), v_bias}).view({3 * heads_.size()});
   return proj_(attention_packed(add_bias(qkv_N3C, bias_3C), cu, local_));
+}
+
+bool VisionAttention::count(ProductCounter& f, int64_t rows, int64_t pairs, Recompute recompute, bool wants) const {
+  bool inner = q_bias_ != nullptr && (q_bias_->trainable || v_bias_->trainable);
+  for (const Linear& layer : in_) inner = f.linear(layer, rows, wants) || inner;
+  return f.attention(pairs, spec_, inner, proj_, rows, recompute);
 }
 
 std::unique_ptr<ProcessGroup> split_kv_sharers(int64_t kv_heads, const TensorParallel& tp) {

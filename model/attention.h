@@ -4,32 +4,40 @@
 // layer if there are fewer heads than ranks.
 #include "core/ops/attention.h"
 #include "model/lora.h"
+#include "model/product_counter.h"
 
 namespace tpo {
 
-// Bidirectional, as in the UMT vision transformer: one qkv matrix without bias, learnable biases of q and v only (that
-// of k is fixed to 0, since it changes no softmax). Names: <scope>.qkv.weight (3C, C), <scope>.q_bias, <scope>.v_bias,
-// <scope>.proj.
+// How queries, keys and values are made.
+enum class QkvProjection {
+  // One matrix without bias, learnable biases of q and v only (that of k is fixed to 0, since it changes no softmax),
+  // as
+  // in UMT. Names: qkv.weight (3C, C), q_bias, v_bias.
+  kFused,
+  kSeparate,  // three layers with bias, as in SigLIP: q, k, v
+};
+
+// Bidirectional. Names: <scope>.proj and those of `projection`.
 class VisionAttention {
  public:
-  VisionAttention(const ParamScope& scope, int64_t width, int64_t heads, const TensorParallel& tp);
+  VisionAttention(const ParamScope& scope, int64_t width, int64_t heads, const TensorParallel& tp,
+                  QkvProjection projection = QkvProjection::kFused);
   // x (N, C), cu (S+1) i32 -> (N, C).
   Tensor operator()(const Tensor& x_NC, int64_t rows, const Tensor& cu) const;
 
-  const Linear& qkv() const { return qkv_; }
-  const Linear& proj() const { return proj_; }
-  const AttentionSpec& spec() const { return spec_; }  // of the whole layer
-  bool bias_trains() const { return q_bias_->trainable || v_bias_->trainable; }
+  // Counts the products; `pairs` of a row and a row that it sees.
+  bool count(ProductCounter& counter, int64_t rows, int64_t pairs, Recompute recompute, bool wants) const;
 
  private:
   Param& bias(const ParamScope& scope, const char* name) const;
 
   TensorParallel tp_;
   AttentionSpec spec_;
-  Cut heads_;            // columns of this rank's heads in each of q, k, v
-  AttentionSpec local_;  // of this rank
-  Linear qkv_, proj_;
-  Param *q_bias_, *v_bias_;
+  Cut heads_;               // columns of this rank's heads in each of q, k, v
+  AttentionSpec local_;     // of this rank
+  std::vector<Linear> in_;  // qkv, or q, k, v
+  Linear proj_;
+  Param *q_bias_ = nullptr, *v_bias_ = nullptr;  // kFused
 };
 
 // What a decoder layer must know of the rows: all of them, also where the stream is a shard.

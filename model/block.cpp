@@ -27,16 +27,22 @@ Tensor residual_pair(const Tensor& x, Recompute recompute, Attention attention, 
 }  // namespace
 
 VisionBlock::VisionBlock(const ParamScope& s, int64_t width, int64_t heads, int64_t mlp_hidden, float ln_eps,
-                         const TensorParallel& tp)
+                         const TensorParallel& tp, const VisionBlockStyle& style)
     : norm1_(s / "norm1", width, ln_eps, tp.stream_group()),
       norm2_(s / "norm2", width, ln_eps, tp.stream_group()),
-      attn_(s / "attn", width, heads, tp),
-      mlp_(s / "mlp", width, mlp_hidden, tp) {}
+      attn_(s / "attn", width, heads, tp, style.projection),
+      mlp_(s / "mlp", width, mlp_hidden, tp, style.gelu) {}
 
 Tensor VisionBlock::operator()(const Tensor& x_NC, const Tensor& cu, Recompute recompute, int64_t rows) const {
   return residual_pair(
       x_NC, recompute, [this, cu, rows](const Tensor& x) { return attn_(norm1_(x), rows, cu); }, norm2_,
       [this, rows](const Tensor& normed) { return mlp_(normed, rows); });
+}
+
+bool VisionBlock::count(ProductCounter& f, int64_t rows, int64_t pairs, Recompute recompute, bool wants) const {
+  const bool inner = attn_.count(f, rows, pairs, recompute, wants || norm1_.trains()) || wants;
+  const bool hidden = f.linear(mlp_.fc1(), rows, inner || norm2_.trains());
+  return f.linear(mlp_.fc2(), rows, hidden) || inner;
 }
 
 DecoderBlock::DecoderBlock(const ParamScope& s, const DecoderBlockConfig& c, const TensorParallel& tp)

@@ -16,21 +16,24 @@ enum class Recompute {
   kFull,  // the block's input; the whole block runs again
 };
 
+struct VisionBlockStyle {
+  QkvProjection projection = QkvProjection::kFused;
+  Activation gelu = Activation::kGelu;  // its form
+};
+
 // x + attn(norm1(x)), then x + mlp(norm2(x)); LayerNorm and GELU. Names: norm1, attn, norm2, mlp.
 class VisionBlock {
  public:
   VisionBlock(const ParamScope& scope, int64_t width, int64_t heads, int64_t mlp_hidden, float ln_eps,
-              const TensorParallel& tp);
+              const TensorParallel& tp, const VisionBlockStyle& style = {});
   // `rows`: N where x is a shard.
   Tensor operator()(const Tensor& x_NC, const Tensor& cu, Recompute recompute, int64_t rows) const;
   Tensor operator()(const Tensor& x_NC, const Tensor& cu, Recompute recompute = Recompute::kNone) const {
     return (*this)(x_NC, cu, recompute, x_NC.dim(0));
   }
 
-  const LayerNorm& norm1() const { return norm1_; }
-  const LayerNorm& norm2() const { return norm2_; }
-  const VisionAttention& attention() const { return attn_; }
-  const GeluMlp& mlp() const { return mlp_; }
+  // Counts the products of one run; `pairs` of a row and a row that it sees.
+  bool count(ProductCounter& counter, int64_t rows, int64_t pairs, Recompute recompute, bool wants) const;
 
  private:
   LayerNorm norm1_, norm2_;

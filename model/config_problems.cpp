@@ -38,11 +38,14 @@ void check_vision(const TpoConfig& c, Problems& p) {
                    {"vision.depth", v.depth},
                    {"vision.mlp_hidden", v.mlp_hidden}}))
     return;
-  p.unless(v.image_size % v.patch == 0, "vision.image_size ", v.image_size, " is no multiple of vision.patch ",
+  const bool umt = v.kind == VisionConfig::Kind::kUmt;
+  p.unless(!umt || v.image_size % v.patch == 0, "vision.image_size ", v.image_size, " is no multiple of vision.patch ",
            v.patch);
+  p.unless(v.image_size >= v.patch, "vision.image_size ", v.image_size, " is below vision.patch ", v.patch);
+  p.unless(umt || v.tubelet == 1, "vision.tubelet is ", v.tubelet, "; frames of vision.kind siglip are independent: 1");
   p.unless(v.frames % v.tubelet == 0, "vision.frames ", v.frames, " is no multiple of vision.tubelet ", v.tubelet);
   p.unless(v.width % v.heads == 0, "vision.width ", v.width, " is no multiple of vision.heads ", v.heads);
-  p.unless(v.width % 2 == 0, "vision.width ", v.width, " must be even for the sinusoid positions");
+  p.unless(!umt || v.width % 2 == 0, "vision.width ", v.width, " must be even for the sinusoid positions");
   if (c.connector.kind == ConnectorConfig::Kind::kLinear && p.positive({{"connector.merge", c.connector.merge}}))
     p.unless(v.image_size / v.patch % c.connector.merge == 0, "connector.merge ", c.connector.merge,
              " does not divide the ", v.image_size / v.patch, " patches of a picture's side");

@@ -38,17 +38,21 @@ class FlopCounter final : public ProductCounter {
     if (wants) backward_ += (executed_ ? 5 : 4) * once;
     return wants;
   }
+  bool attention(int64_t pairs, const AttentionSpec& spec, bool wants, const Linear& out, int64_t rows,
+                 Recompute mode) override {
+    return attention_then(pairs, spec, wants, out, rows, mode);
+  }
   // Then the projection `out` of `rows`. Selective recompute runs the forward products of the pairs again.
   template <class Layer>
-  bool attention(int64_t pairs, const AttentionSpec& spec, bool wants, const Layer& out, int64_t rows, Recompute mode) {
+  bool attention_then(int64_t pairs, const AttentionSpec& spec, bool wants, const Layer& out, int64_t rows,
+                      Recompute mode) {
     const int64_t once = 2 * pairs * spec.q_heads * spec.head_dim;
     wants = linear(out, rows, attention(pairs, spec, wants));
     if (executed_ && wants && mode == Recompute::kSelective) backward_ += 2 * once;
     return wants;
   }
   // Counts `block` and, if its gradient is formed from a second run, that run too.
-  template <class F>
-  bool recomputed(Recompute mode, F block) {
+  bool recomputed(Recompute mode, const std::function<bool()>& block) override {
     const int64_t before = forward_;
     const bool wants = block();
     if (executed_ && wants && mode == Recompute::kFull) backward_ += forward_ - before;
@@ -60,23 +64,6 @@ class FlopCounter final : public ProductCounter {
   int64_t forward_ = 0, backward_ = 0;
 };
 
-bool count_vision(FlopCounter& f, const UmtVit& vit, const PatchGrid& g) {
-  const VisionConfig& c = vit.config();
-  const int64_t tokens = g.tokens_per_media(), rows = g.media * tokens;
-  bool wants = f.linear(vit.patch_embed(), rows, false);
-  for (const VisionBlock& block : vit.blocks()) {
-    wants = f.recomputed(c.recompute, [&] {
-      const bool before = wants || block.norm1().trains();
-      bool inner = f.linear(block.attention().qkv(), rows, before) || block.attention().bias_trains();
-      const int64_t pairs = g.media * tokens * tokens;
-      inner = f.attention(pairs, block.attention().spec(), inner, block.attention().proj(), rows, c.recompute) || wants;
-      const bool hidden = f.linear(block.mlp().fc1(), rows, inner || block.norm2().trains());
-      return f.linear(block.mlp().fc2(), rows, hidden) || inner;
-    });
-  }
-  return wants || vit.norm().trains();
-}
-
 bool count_decoder(FlopCounter& f, const Decoder& decoder, const MicrobatchSize& size, bool wants) {
   int64_t rows = 0, pairs = 0;
   for (const int64_t n : size.sequences) rows += n, pairs += n * (n + 1) / 2;
@@ -86,7 +73,8 @@ bool count_decoder(FlopCounter& f, const Decoder& decoder, const MicrobatchSize&
       const bool before = wants || block.attention_norm().trains();
       const bool q = f.linear(a.q(), rows, before), k = f.linear(a.k(), rows, before);
       const bool v = f.linear(a.v(), rows, before);
-      const bool inner = f.attention(pairs, a.spec(), q || k || v, a.o(), rows, decoder.config().recompute) || wants;
+      const bool inner =
+          f.attention_then(pairs, a.spec(), q || k || v, a.o(), rows, decoder.config().recompute) || wants;
       const bool normed = inner || block.mlp_norm().trains();
       const bool gate = f.linear(block.mlp().gate(), rows, normed), up = f.linear(block.mlp().up(), rows, normed);
       return f.linear(block.mlp().down(), rows, gate || up) || inner;
@@ -101,8 +89,8 @@ int64_t TpoModel::flops(const MicrobatchSize& size, Flops which) const {
   FlopCounter f(which);
   bool wants = !config_.language.detach_embeddings && language_.embedding().weight().trainable;
   if (size.media > 0) {
-    const PatchGrid grid = vision_.grid(size.media, size.frames);
-    wants = connector_->count(f, grid, count_vision(f, vision_, grid)) || wants;
+    const PatchGrid grid = vision_->grid(size.media, size.frames);
+    wants = connector_->count(f, grid, vision_->count(f, grid)) || wants;
   }
   if (size.box_inputs > 0) {
     const bool hidden = f.linear(box_encoder_.fc1(), size.box_inputs, false);

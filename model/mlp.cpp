@@ -4,13 +4,14 @@
 
 namespace tpo {
 
-GeluMlp::GeluMlp(const ParamScope& s, int64_t width, int64_t hidden, const TensorParallel& tp)
+GeluMlp::GeluMlp(const ParamScope& s, int64_t width, int64_t hidden, const TensorParallel& tp, Activation gelu)
     : tp_(tp),
+      gelu_(gelu),
       fc1_(s / "fc1", width, hidden, Split::kColumn, tp, Bias::kYes, Init::xavier(width, hidden)),
       fc2_(s / "fc2", hidden, width, Split::kRow, tp, Bias::kYes, Init::xavier(hidden, width)) {}
 
 Tensor GeluMlp::operator()(const Tensor& x_NC, int64_t rows) const {
-  return fc2_(fc1_(tp_.enter(x_NC, rows, fc1_.weight().name), Activation::kGelu));
+  return fc2_(fc1_(tp_.enter(x_NC, rows, fc1_.weight().name), gelu_));
 }
 
 SwigluMlp::SwigluMlp(const ParamScope& s, int64_t width, int64_t hidden, const TensorParallel& tp, const Init& init,

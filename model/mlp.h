@@ -5,10 +5,11 @@
 
 namespace tpo {
 
-// fc2(gelu(fc1(x))), both with bias, erf form of GELU. Names: <scope>.fc1, <scope>.fc2.
+// fc2(act(fc1(x))), both with bias; act is GELU, in its erf or its tanh form. Names: <scope>.fc1, <scope>.fc2.
 class GeluMlp {
  public:
-  GeluMlp(const ParamScope& scope, int64_t width, int64_t hidden, const TensorParallel& tp);
+  GeluMlp(const ParamScope& scope, int64_t width, int64_t hidden, const TensorParallel& tp,
+          Activation gelu = Activation::kGelu);
   Tensor operator()(const Tensor& x_NC, int64_t rows) const;
 
   const Linear& fc1() const { return fc1_; }
@@ -16,6 +17,7 @@ class GeluMlp {
 
  private:
   TensorParallel tp_;
+  Activation gelu_;
   Linear fc1_, fc2_;
 };
 

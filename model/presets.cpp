@@ -96,6 +96,18 @@ Config named(const std::pair<std::string_view, Config (*)()> (&table)[n], std::s
 
 }  // namespace
 
+VisionConfig siglip_so400m() {
+  return {.kind = VisionConfig::Kind::kSiglip,
+          .image_size = 384,
+          .patch = 14,
+          .frames = 32,
+          .width = 1152,
+          .heads = 16,
+          .depth = 26,
+          .mlp_hidden = 4304,
+          .ln_eps = 1e-6f};
+}
+
 TpoConfig preset(std::string_view name) { return named(kPresets, "model", name); }
 
 LanguageConfig language_preset(std::string_view name) { return named(kLanguages, "language", name); }

@@ -40,7 +40,7 @@ bool drops(const Batch& batch) { return Tape::current() != nullptr && batch.has(
 
 TpoModel::TpoModel(ParamStore& store, const TpoConfig& config, ProcessGroup& tp)
     : config_(checked(config)),
-      vision_(ParamScope(store).in_group("vision") / "vision", config.vision, tp),
+      vision_(make_vision_encoder(ParamScope(store).in_group("vision") / "vision", config.vision, tp)),
       connector_(make_connector(ParamScope(store).in_group("vision") / "connector", config, tp)),
       tokens_(ParamScope(store) / "task_tokens", config.language.width, config.task_token_stddev),
       box_encoder_(ParamScope(store).in_group("box_input") / "box_encoder", config.box_encoder_hidden,
@@ -57,7 +57,8 @@ TpoModel::TpoModel(ParamStore& store, const TpoConfig& config, ProcessGroup& tp)
 Tensor TpoModel::visual_slots(const Batch& batch, RngKey dropout_key) const {
   const Tensor& images = batch.at("images");
   const Tensor& rows = batch.at("visual_rows");
-  ConnectorInput in{.vision = vision_(images), .grid = vision_.grid(images.dim(0), images.dim(1)), .key = dropout_key};
+  ConnectorInput in{
+      .vision = (*vision_)(images), .grid = vision_->grid(images.dim(0), images.dim(1)), .key = dropout_key};
   check_shape(rows.numel() == in.grid.media * connector_->slots(in.grid), "[tpo_model] visual_rows ", rows.shape(),
               " must name ", connector_->slots(in.grid), " slots for each of ", in.grid.media, " media of ",
               images.dim(1), " frames");
@@ -132,6 +133,6 @@ uint64_t TpoModel::groups_used(bool has_image, bool has_region_target, bool has_
   return used;
 }
 
-int64_t TpoModel::visual_slots_per_media(int64_t frames) const { return connector_->slots(vision_.grid(1, frames)); }
+int64_t TpoModel::visual_slots_per_media(int64_t frames) const { return connector_->slots(vision_->grid(1, frames)); }
 
 }  // namespace tpo

@@ -99,7 +99,7 @@ class TpoModel {
 
   const TpoConfig& config() const { return config_; }
   TaskVocabulary vocabulary() const { return {static_cast<int32_t>(config_.language.vocab)}; }
-  const UmtVit& vision() const { return vision_; }
+  const VisionEncoder& vision() const { return *vision_; }
   const Connector& connector() const { return *connector_; }
   const Decoder& language() const { return language_; }
   const TaskTokens& task_tokens() const { return tokens_; }
@@ -115,7 +115,7 @@ class TpoModel {
   Tensor visual_slots(const Batch& batch, RngKey dropout_key) const;
 
   TpoConfig config_;
-  UmtVit vision_;
+  std::unique_ptr<VisionEncoder> vision_;
   std::unique_ptr<Connector> connector_;
   // In the order of first use: gradients become complete in the reverse order of creation, and buckets wait for it.
   TaskTokens tokens_;

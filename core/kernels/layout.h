@@ -47,7 +47,8 @@ void run(const CopyColumns&, Cuda, Stream&);
 
 // Cuts images (I, T, H, W, C) into patches of t x p x p:
 //   y[((i T/t + a) H/p + b) W/p + d, ((e p + f) p + g) C + c] = x[i, a t + e, b p + f, d p + g, c]
-// inverse: x and y exchange their roles, patches become images. Requires: t divides T, p divides H and W.
+// with H/p and W/p rounded down. inverse: x and y exchange their roles, patches become images, whose pixels outside of
+// all patches become 0. Requires: t divides T.
 struct Patchify {
   static constexpr const char* kName = "patchify";
   const void* src;
@@ -55,8 +56,11 @@ struct Patchify {
   int64_t images, frames, height, width, channels, tubelet, patch;
   bool inverse;
   DType dtype;
-  int64_t nbytes() const { return images * frames * height * width * channels * width_of(dtype); }
-  Cost cost() const { return {0, nbytes(), nbytes()}; }
+  int64_t image_bytes() const { return images * frames * height * width * channels * width_of(dtype); }
+  int64_t patch_bytes() const {
+    return images * frames * (height / patch * patch) * (width / patch * patch) * channels * width_of(dtype);
+  }
+  Cost cost() const { return {0, patch_bytes(), inverse ? image_bytes() : patch_bytes()}; }
 };
 void run(const Patchify&, Cpu, Stream&);
 void run(const Patchify&, Cuda, Stream&);

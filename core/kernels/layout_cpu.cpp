@@ -109,16 +109,23 @@ void run(const CopyColumns& k, Cpu, Stream&) {
 void run(const Patchify& k, Cpu, Stream&) {
   const int64_t down = k.height / k.patch, across = k.width / k.patch,
                 run_bytes = k.patch * k.channels * width_of(k.dtype);
-  const int64_t lines = k.images * k.frames * k.height;  // image lines of `across` runs
+  const int64_t lines = k.images * k.frames * k.height;  // image lines of `across` runs and a rest
+  const int64_t line_bytes = k.width * k.channels * width_of(k.dtype), rest_bytes = line_bytes - across * run_bytes;
   char* dst = static_cast<char*>(k.dst);
   const char* src = static_cast<const char*>(k.src);
   parallel_for(lines, row_grain(k.width * k.channels, kLightGrain), [&](int64_t begin, int64_t end) {
     for (int64_t line = begin; line < end; ++line) {
       const int64_t y = line % k.height, frame = line / k.height;  // frames of all images; tubelet divides T
+      const bool whole = y < down * k.patch;
+      if (k.inverse && (!whole || rest_bytes > 0)) {
+        const int64_t zeros = whole ? rest_bytes : line_bytes;
+        std::memset(dst + (line + 1) * line_bytes - zeros, 0, static_cast<size_t>(zeros));
+      }
+      if (!whole) continue;
       const int64_t block = (frame / k.tubelet * down + y / k.patch) * across;
       const int64_t inside = (frame % k.tubelet * k.patch + y % k.patch) * run_bytes;
       for (int64_t d = 0; d < across; ++d) {
-        const int64_t image_at = (line * across + d) * run_bytes;
+        const int64_t image_at = line * line_bytes + d * run_bytes;
         const int64_t patch_at = (block + d) * k.tubelet * k.patch * run_bytes + inside;
         const int64_t from = k.inverse ? patch_at : image_at, to = k.inverse ? image_at : patch_at;
         std::memcpy(dst + to, src + from, static_cast<size_t>(run_bytes));

@@ -172,8 +172,8 @@ Tensor patchify(const Tensor& images, int64_t patch, int64_t tubelet) {
   check_float("patchify", images, "images");
   const Shape& s = images.shape();
   check_shape(s.rank() == 5, "[patchify] images ", s, " must be (I, T, H, W, C)");
-  check_shape(patch >= 1 && tubelet >= 1 && s[1] % tubelet == 0 && s[2] % patch == 0 && s[3] % patch == 0,
-              "[patchify] images ", s, " (I, T, H, W, C) must divide by tubelet ", tubelet, " and patch ", patch);
+  check_shape(patch >= 1 && tubelet >= 1 && s[1] % tubelet == 0 && s[2] >= patch && s[3] >= patch, "[patchify] images ",
+              s, " (I, T, H, W, C) must divide by tubelet ", tubelet, " and have a patch of ", patch);
   const Shape out{s[0] * (s[1] / tubelet) * (s[2] / patch) * (s[3] / patch), tubelet * patch * patch * s[4]};
   return permute("patchify", images, out,
                  Patchify{nullptr, nullptr, s[0], s[1], s[2], s[3], s[4], tubelet, patch, false, images.dtype()});

@@ -28,9 +28,10 @@ Tensor concat_last(const std::vector<Tensor>& parts);
 // has gradient 0.
 std::vector<Tensor> split_last(const Tensor& x, const std::vector<int64_t>& widths);
 
-// Cuts images or clips into patches of `tubelet` frames by `patch` x `patch` pixels, one a row.
-//   images (I, T, H, W, C), tubelet divides T, patch divides H and W
-//   -> (I * T/tubelet * H/patch * W/patch, tubelet * patch * patch * C)
+// Cuts images or clips into patches of `tubelet` frames by `patch` x `patch` pixels, one a row. Pixels beyond the last
+// whole patch, at the bottom and at the right, are left out, as by a convolution with the patch as its stride.
+//   images (I, T, H, W, C), tubelet divides T, patch is at most H and W
+//   -> (I * T/tubelet * floor(H/patch) * floor(W/patch), tubelet * patch * patch * C)
 //   rows in the order (image, time, row, column), inside a patch (time, row, column, channel).
 Tensor patchify(const Tensor& images, int64_t patch, int64_t tubelet);
 

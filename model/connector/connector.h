@@ -1,6 +1,7 @@
 #pragma once
 // Connector: from vision tokens to the rows that fill the visual slots of the language model. I media, M rows of texts.
-#include "model/vision/umt_vit.h"
+#include "model/product_counter.h"
+#include "model/vision/vision_encoder.h"
 
 namespace tpo {
 
@@ -22,14 +23,6 @@ struct ConnectorInput {
   ConnectorText text = {};
   RngKey key = {};
   Tensor row_ids = {};  // (I * slots(grid)) i64 of the visual slots, unique in the step; undefined: no dropout
-};
-
-// Adds up floating point operations; each call returns whether the result wants a gradient.
-class ProductCounter {
- public:
-  virtual ~ProductCounter() = default;
-  virtual bool linear(const Linear& layer, int64_t rows, bool x_wants) = 0;
-  virtual bool attention(int64_t pairs, const AttentionSpec& spec, bool wants) = 0;
 };
 
 class Connector {

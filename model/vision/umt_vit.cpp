@@ -45,32 +45,13 @@ std::vector<float> interpolate_time(const std::vector<float>& table, int64_t fro
   return out;
 }
 
-namespace {
-
-// As `config` says, whatever the caller's choice for other parts.
-TensorParallel axis_of(const TensorParallel& tp, const VisionConfig& c) { return {*tp.group, c.sequence_parallel}; }
-
-std::vector<VisionBlock> make_blocks(const ParamScope& s, const VisionConfig& c, const TensorParallel& tp) {
-  std::vector<VisionBlock> blocks;
-  blocks.reserve(static_cast<size_t>(c.depth));
-  for (int i = 0; i < c.depth; ++i) blocks.emplace_back(s / i, c.width, c.heads, c.mlp_hidden, c.ln_eps, tp);
-  return blocks;
-}
-
-}  // namespace
-
 UmtVit::UmtVit(const ParamScope& s, const VisionConfig& c, const TensorParallel& tp)
-    : config_(c),
-      tp_(axis_of(tp, c)),
+    : VisionEncoder(c),
+      tp_{*tp.group, c.sequence_parallel},
       patch_embed_(s / "patch_embed", c.tubelet * c.patch * c.patch * 3, c.width, Split::kNone, tp, Bias::kYes,
                    Init::xavier(c.tubelet * c.patch * c.patch * 3, c.width)),
-      blocks_(make_blocks(s / "blocks", c, tp_)),
+      blocks_(make_vision_blocks(s / "blocks", c, {}, tp_)),
       norm_(s / "norm", c.width, c.outer_ln_eps, tp_.stream_group()) {}
-
-PatchGrid UmtVit::grid(int64_t media, int64_t frames) const {
-  const int64_t side = config_.image_size / config_.patch;
-  return {media, frames / config_.tubelet, side, side};
-}
 
 const Tensor& UmtVit::position_table(int64_t frames) const {
   const auto found = tables_.find(frames);
@@ -87,20 +68,19 @@ const Tensor& UmtVit::position_table(int64_t frames) const {
 Tensor UmtVit::operator()(const Tensor& images) const {
   const ProfileScope region("vision encoder");
   const VisionConfig& c = config_;
-  check_shape(images.rank() == 5 && images.dim(2) == c.image_size && images.dim(3) == c.image_size &&
-                  images.dim(4) == 3 && images.dim(1) >= 1 && images.dim(1) % c.tubelet == 0,
-              "[umt_vit] images ", images.shape(), " must be (media, frames, ", c.image_size, ", ", c.image_size,
-              ", 3) with frames a multiple of ", c.tubelet);
+  check_images(images);
   const int64_t I = images.dim(0), P = grid(I, images.dim(1)).tokens_per_media();
   const Tensor patches = patch_embed_(patchify(images, c.patch, c.tubelet));  // (I * P, C)
   // The table is one long bias of all patches of a medium.
-  Tensor x = add_bias(patches.view({I, P * c.width}), position_table(images.dim(1))).view({I * P, c.width});
-  std::vector<int32_t> ends;
-  for (int64_t i = 0; i <= I; ++i) ends.push_back(static_cast<int32_t>(i * P));
-  const Tensor cu = Tensor::from(ends, {I + 1});
-  x = tp_.begin_stream(x, patch_embed_.weight().name);
-  for (const VisionBlock& block : blocks_) x = block(x, cu, c.recompute, I * P);
-  return tp_.end_stream(norm_(x), I * P, norm_.weight().name);
+  const Tensor x_NC = add_bias(patches.view({I, P * c.width}), position_table(images.dim(1))).view({I * P, c.width});
+  const Tensor y_NC = run_vision_blocks(blocks_, tp_.begin_stream(x_NC, patch_embed_.weight().name), I * P, P, c);
+  return tp_.end_stream(norm_(y_NC), I * P, norm_.weight().name);
+}
+
+bool UmtVit::count(ProductCounter& f, const PatchGrid& g) const {
+  const int64_t tokens = g.tokens_per_media(), rows = g.media * tokens;
+  const bool wants = f.linear(patch_embed_, rows, false);
+  return count_vision_blocks(f, blocks_, rows, tokens, config_.recompute, wants) || norm_.trains();
 }
 
 }  // namespace tpo

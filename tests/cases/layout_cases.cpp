@@ -15,8 +15,8 @@ Ref cut(const Ref& x, int64_t p, int64_t t) {
   int64_t at = 0;
   for (int64_t i = 0; i < I; ++i)
     for (int64_t a = 0; a < T; a += t)
-      for (int64_t b = 0; b < H; b += p)
-        for (int64_t d = 0; d < W; d += p)
+      for (int64_t b = 0; b + p <= H; b += p)
+        for (int64_t d = 0; d + p <= W; d += p)
           for (int64_t e = 0; e < t; ++e)
             for (int64_t f = 0; f < p; ++f)
               for (int64_t g = 0; g < p; ++g)
@@ -204,6 +204,7 @@ void add_layout_cases(CaseList& list) {
   for (const Images& d : {Images{{1, 1, 1, 1, 3}, 1, 1},
                           {{2, 1, 4, 6, 3}, 2, 1},
                           {{2, 4, 6, 4, 3}, 2, 2},
+                          {{2, 2, 7, 5, 3}, 3, 2},
                           {{3, 2, 45, 30, 5}, 15, 1, Size::kLarge},
                           {{8, 1, 224, 224, 3}, 16, 1, Size::kBench}})
     list.add(

@@ -287,7 +287,7 @@ TEST(OpRefusals, name_the_op_and_the_shapes) {
   expect_refused([&] { concat_rows({}); }, "at least one");
   expect_refused([&] { slice_rows(x, 2, 5); }, "[slice_rows] rows [2, 5) of (4, 6)");
   expect_refused([&] { transpose(c); }, "[transpose]");
-  expect_refused([&] { patchify(random("i", {1, 2, 4, 6, 3}), 4, 1); }, "[patchify] images (1, 2, 4, 6, 3)");
+  expect_refused([&] { patchify(random("i", {1, 2, 3, 6, 3}), 4, 1); }, "[patchify] images (1, 2, 3, 6, 3)");
   expect_refused([&] { patchify(random("i", {1, 3, 4, 4, 3}), 2, 2); }, "tubelet 2");
   expect_refused([&] { merge_patches(x, 2, 2, 3); }, "[merge_patches]");
   expect_refused([&] { dropout(x, 1, RngKey(1), row_ids({1, 2, 3, 4})); }, "p is 1");

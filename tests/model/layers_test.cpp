@@ -2,6 +2,7 @@
 #include "core/ops/matmul.h"
 #include "core/ops/reduce.h"
 #include "model/connector/linear_connector.h"
+#include "model/vision/umt_vit.h"
 #include "model_fixture.h"
 
 namespace tpo::testing {

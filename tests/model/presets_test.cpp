@@ -37,6 +37,18 @@ TEST(Presets, videochat_tpo_7b_has_the_published_parameter_counts) {
   EXPECT_GT(stream->virtual_seconds(), 1);
 }
 
+TEST(Presets, siglip_has_the_published_parameter_count) {
+  const std::unique_ptr<Stream> stream = Stream::make_meta();
+  const StreamScope scope(*stream);
+  ParamStore s(1);
+  const auto tp = make_single();
+  const auto vit = make_vision_encoder(ParamScope(s, "vision"), siglip_so400m(), TensorParallel(*tp));
+  EXPECT_EQ(count(s, "*"), 397747744);
+  EXPECT_EQ(count(s, "*.position_embedding.weight"), 729 * 1152);
+  EXPECT_EQ(count(s, "*.post_norm.*"), 2 * 1152) << "which is there and not used";
+  EXPECT_EQ((*vit)(Tensor::zeros({2, 3, 384, 384, 3})).shape(), Shape({2 * 3 * 729, 1152}));
+}
+
 TEST(Presets, language_models_have_the_published_parameter_counts) {
   const struct {
     const char* name;

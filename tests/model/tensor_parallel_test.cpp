@@ -66,8 +66,9 @@ Layer decoder_block(const ParamScope& s, const TensorParallel& tp, Recompute rec
   return on_stream(tp, [=, keep = sharers](const Tensor& x) { return (*layer)(x, sequences(), recompute); });
 }
 
-Layer vision_block(const ParamScope& s, const TensorParallel& tp, Recompute recompute) {
-  const auto layer = std::make_shared<VisionBlock>(s, 10, 5, 13, 1e-5f, tp);
+Layer vision_block(const ParamScope& s, const TensorParallel& tp, Recompute recompute,
+                   const VisionBlockStyle& style = {}) {
+  const auto layer = std::make_shared<VisionBlock>(s, 10, 5, 13, 1e-5f, tp, style);
   return on_stream(tp, [=](const Tensor& x) { return (*layer)(x, boundaries(), recompute, kRows); });
 }
 
@@ -131,6 +132,9 @@ std::vector<LayerCase> layer_cases() {
     const Recompute recompute = mode;
     cases.push_back(
         {vision, 10, [=](const ParamScope& s, const TensorParallel& tp) { return vision_block(s, tp, recompute); }});
+    cases.push_back({"siglip block", 10, [=](const ParamScope& s, const TensorParallel& tp) {
+                       return vision_block(s, tp, recompute, {QkvProjection::kSeparate, Activation::kGeluTanh});
+                     }});
     cases.push_back(
         {decoder, 10, [=](const ParamScope& s, const TensorParallel& tp) { return decoder_block(s, tp, recompute); }});
   }

@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Writes siglip*.golden: SiglipVisionModel of transformers at small odd widths, in float64: the states before its last
+layer, which the public towers of LLaVA read, and every gradient. Pictures have pixels beyond the last whole patch.
+
+Made with transformers 4.46.3, torch 2.15.0. Run by hand:
+  python3 siglip_golden.py
+
+Names, weights, inputs and the file format are those of make_golden.py.
+"""
+import sys
+
+import torch
+import transformers
+from make_golden import noise, value, write
+
+# The table kSiglip of golden_test.cpp.
+CASES = {
+    "siglip_picture": dict(size=17, patch=4, width=18, heads=3, mlp=23, depth=2, media=3, frames=1),
+    "siglip_clip": dict(size=11, patch=3, width=15, heads=1, mlp=31, depth=1, media=2, frames=4),
+    "siglip_16": dict(size=14, patch=7, width=8, heads=4, mlp=9, depth=3, media=1, frames=16),
+}
+
+
+def ours(name):
+    """Public parameter name -> our name."""
+    name = name.replace("vision_model.", "vision.")
+    for a, b in [("embeddings.patch_embedding", "patch_embed"), ("embeddings.position_embedding", "position_embedding"),
+                 ("encoder.layers.", "blocks."), ("self_attn.out_proj", "attn.proj"), ("self_attn.", "attn."),
+                 ("_proj.", "."), ("layer_norm", "norm")]:
+        name = name.replace(a, b)
+    return name
+
+
+def case(file, size, patch, width, heads, mlp, depth, media, frames):
+    config = transformers.SiglipVisionConfig(
+        hidden_size=width, intermediate_size=mlp, num_hidden_layers=depth + 1, num_attention_heads=heads,
+        image_size=size, patch_size=patch, layer_norm_eps=1e-6, hidden_act="gelu_pytorch_tanh")
+    config._attn_implementation = "sdpa"
+    model = transformers.SiglipVisionModel(config).double()
+
+    def to_rows(w):  # (C, 3, p, p) -> (C, p*p*3)
+        return w.permute(0, 2, 3, 1).reshape(w.shape[0], -1)
+
+    with torch.no_grad():
+        for name, p in model.named_parameters():
+            if p.dim() == 4:
+                rows = torch.from_numpy(value(ours(name), tuple(to_rows(p).shape)))
+                p.copy_(rows.reshape(width, patch, patch, 3).permute(0, 3, 1, 2))
+            else:
+                p.copy_(torch.from_numpy(value(ours(name), tuple(p.shape))))
+    images = torch.from_numpy(noise("images", (media * frames, size, size, 3))).double()
+    y = model(images.permute(0, 3, 1, 2), output_hidden_states=True).hidden_states[-2].reshape(-1, width)
+    y.backward(torch.from_numpy(noise("dy", tuple(y.shape))).double())
+    arrays = {"output": y}
+    arrays |= {"grad." + ours(n): to_rows(p.grad) if p.dim() == 4 else p.grad
+               for n, p in model.named_parameters() if p.grad is not None}
+    write(file + ".golden", f"transformers {transformers.__version__}, torch {torch.__version__}", arrays)
+
+
+def main():
+    torch.manual_seed(0)
+    for name, c in CASES.items():
+        case(name, **c)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
