@@ -12,11 +12,17 @@ const Tensor& Batch::at(const std::string& name) const {
   return it->second;
 }
 
+std::span<const int64_t> Batch::extents(const std::string& name) const {
+  const auto found = extents_.find(name);
+  return found == extents_.end() ? std::span<const int64_t>() : found->second;
+}
+
 Batch upload(const HostBatch& host, Stream& stream) {
   const MemoryScope memory(MemoryKind::kBatch);
   Batch batch;
   for (const auto& [name, array] : host.arrays)
     batch.set(name, Tensor::from_bytes(array.bytes, array.shape, array.dtype, stream));
+  for (const auto& [name, values] : host.extents) batch.set_extents(name, values);
   return batch;
 }
 

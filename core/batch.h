@@ -3,6 +3,7 @@
 // made by the trainer's thread, so that allocation order, and with it peak memory, does not depend on the loader.
 #include <cstdint>
 #include <map>
+#include <span>
 #include <string>
 #include <vector>
 
@@ -35,6 +36,8 @@ struct HostBatch {
   int64_t samples = 0;
   std::vector<std::string> sample_ids;  // for error messages
   std::map<std::string, HostArray> arrays;
+  // Integers that decide shapes: kept on the host, so that they are known on every device, meta too.
+  std::map<std::string, std::vector<int64_t>> extents;
 };
 
 // Tensors by name. at() throws ShapeError that lists the names present.
@@ -44,12 +47,16 @@ class Batch {
   const Tensor& at(const std::string& name) const;
   void set(const std::string& name, Tensor t) { tensors_[name] = std::move(t); }
   const std::map<std::string, Tensor>& tensors() const { return tensors_; }
+  // HostBatch::extents; empty if there are none of that name.
+  std::span<const int64_t> extents(const std::string& name) const;
+  void set_extents(const std::string& name, std::vector<int64_t> v) { extents_[name] = std::move(v); }
 
  private:
   std::map<std::string, Tensor> tensors_;
+  std::map<std::string, std::vector<int64_t>> extents_;
 };
 
-// Copies every array to the stream's device, in name order.
+// Copies extents, and every array to the stream's device, in name order.
 Batch upload(const HostBatch& host, Stream& stream = Stream::current());
 
 // Which parameter groups a step touches, by rounds: round j is the j-th microbatch of every rank. Bit g is group g.

@@ -51,6 +51,10 @@ void check_vision(const TpoConfig& c, Problems& p) {
              " does not divide the ", v.image_size / v.patch, " patches of a picture's side");
 }
 
+void check_tiling(const TilingConfig& t, Problems& p) {
+  p.positive({{"connector.tiling.max_side", t.max_side}, {"connector.tiling.max_tiles", t.max_tiles}});
+}
+
 void check_qformer(const QFormerConfig& q, Problems& p) {
   for (const auto& [name, share] :
        {std::pair{"dropout", q.dropout}, {"attention_dropout", q.attention_dropout}, {"drop_path", q.drop_path}})
@@ -102,6 +106,7 @@ std::vector<std::string> config_problems(const TpoConfig& c) {
   Problems p;
   check_vision(c, p);
   if (c.connector.kind == ConnectorConfig::Kind::kQFormer) check_qformer(c.connector.qformer, p);
+  if (c.connector.kind == ConnectorConfig::Kind::kMlp) check_tiling(c.connector.tiling, p);
   check_language(c.language, p);
   p.positive({{"region.hidden", c.region.hidden}, {"box_encoder_hidden", c.box_encoder_hidden}});
   p.unless(c.region.l1_weight >= 0 && c.region.giou_weight >= 0, "region.l1_weight and region.giou_weight are ",

@@ -4,6 +4,7 @@
 #include "core/ops/index.h"
 #include "core/ops/pointwise.h"
 #include "model/connector/linear_connector.h"
+#include "model/connector/mlp_connector.h"
 
 namespace tpo {
 
@@ -22,8 +23,19 @@ std::unique_ptr<Connector> make_connector(const ParamScope& scope, const TpoConf
       return std::make_unique<LinearConnector>(scope, c.vision.width, c.language.width, c.connector.merge, tp);
     case ConnectorConfig::Kind::kQFormer:
       return std::make_unique<QFormer>(scope, c.connector.qformer, c.vision.width, c.language.width, tp);
+    case ConnectorConfig::Kind::kMlp:
+      return std::make_unique<MlpConnector>(scope, c.vision.width, c.language.width, c.vision.image_size,
+                                            c.connector.tiling, tp);
   }
   throw ConfigError("connector.kind has an unknown value");
+}
+
+// Pairs of width and height.
+std::vector<PictureSize> picture_sizes(std::span<const int64_t> extents) {
+  check_shape(extents.size() % 2 == 0, "[tpo_model] picture_sizes has ", extents.size(), " numbers, an odd number");
+  std::vector<PictureSize> sizes;
+  for (size_t i = 0; i < extents.size(); i += 2) sizes.push_back({extents[i], extents[i + 1]});
+  return sizes;
 }
 
 // Arrays that make sense as a pair only.
@@ -57,11 +69,13 @@ TpoModel::TpoModel(ParamStore& store, const TpoConfig& config, ProcessGroup& tp)
 Tensor TpoModel::visual_slots(const Batch& batch, RngKey dropout_key) const {
   const Tensor& images = batch.at("images");
   const Tensor& rows = batch.at("visual_rows");
-  ConnectorInput in{
-      .vision = (*vision_)(images), .grid = vision_->grid(images.dim(0), images.dim(1)), .key = dropout_key};
-  check_shape(rows.numel() == in.grid.media * connector_->slots(in.grid), "[tpo_model] visual_rows ", rows.shape(),
-              " must name ", connector_->slots(in.grid), " slots for each of ", in.grid.media, " media of ",
-              images.dim(1), " frames");
+  ConnectorInput in{.vision = (*vision_)(images),
+                    .grid = vision_->grid(images.dim(0), images.dim(1)),
+                    .key = dropout_key,
+                    .pictures = picture_sizes(batch.extents("picture_sizes"))};
+  const int64_t slots = connector_->slots_of_all(in);
+  check_shape(rows.numel() == slots, "[tpo_model] visual_rows ", rows.shape(), " must name ", slots, " slots of ",
+              in.grid.media, " media of ", images.dim(1), " frames");
   if (batch.has("connector_text.ids")) {
     const auto part = [&](const char* name) { return batch.at(std::string("connector_text.") + name); };
     in.text = {.ids = part("ids"),

@@ -6,6 +6,8 @@
 //   tokens (N) i32, positions (N) i32 from 0 per sequence, cu_seqlens (S+1) i32      always
 //   targets (N) i32: label of the NEXT position or -100; row_ids (N) i64             loss() only
 //   images (I, T, H, W, 3) f32, visual_rows (I * slots) i32 in media order           together or not at all
+//     extents "picture_sizes", kMlp: width and height in pixels of each picture that is tiled; images are then the
+//     views of all pictures (cut_views, normalised), T = 1, and visual_rows the slots of tile_layout
 //   connector_text.{ids,positions,medium} (M) i32, .joint_cu (I+1) i32, .{order,back} (I * slots + M) i32, .row_ids (M)
 //     i64: ConnectorText, with a Q-Former only           all or none; .row_ids loss() only
 //   region_rows (R) i32: rows of <boxes>; region_targets (R, 4) f32 xyxy in 0..1     targets: loss() only
@@ -26,9 +28,10 @@
 namespace tpo {
 
 struct ConnectorConfig {
-  enum class Kind { kLinear, kQFormer } kind = Kind::kLinear;
+  enum class Kind { kLinear, kQFormer, kMlp } kind = Kind::kLinear;
   int64_t merge = 1;  // kLinear: patches per side that share a slot; divides image_size / patch
   QFormerConfig qformer = {};
+  TilingConfig tiling = {};  // kMlp
 };
 
 struct TpoConfig {
@@ -50,7 +53,7 @@ enum class Flops { kExecuted, kModel };
 // Sizes of one microbatch, for the count of floating point operations.
 struct MicrobatchSize {
   std::vector<int64_t> sequences;  // rows of each packed sequence
-  int64_t media = 0, frames = 1;
+  int64_t media = 0, frames = 1;   // as the encoder sees them: each view of a tiled picture counts
   int64_t regions = 0, box_inputs = 0;
   int64_t loss_rows = 0;  // rows with a label
 };

@@ -1,6 +1,7 @@
 #pragma once
 // Connector: from vision tokens to the rows that fill the visual slots of the language model. I media, M rows of texts.
 #include "model/product_counter.h"
+#include "model/vision/any_resolution.h"
 #include "model/vision/vision_encoder.h"
 
 namespace tpo {
@@ -22,16 +23,24 @@ struct ConnectorInput {
   PatchGrid grid;
   ConnectorText text = {};
   RngKey key = {};
-  Tensor row_ids = {};  // (I * slots(grid)) i64 of the visual slots, unique in the step; undefined: no dropout
+  Tensor row_ids = {};  // (slots_of_all) i64 of the visual slots, unique in the step; undefined: no dropout
+  // Sizes of pictures that are tiled: the media of `grid` are then the views of the first, those of the second and so
+  // on (TileLayout). Empty: media are whole.
+  std::vector<PictureSize> pictures = {};
 };
 
 class Connector {
  public:
   virtual ~Connector() = default;
-  // -> (I * slots(grid), C), media order.
+  // -> (slots_of_all(in), C), media order.
   virtual Tensor operator()(const ConnectorInput& in) const = 0;
-  // Slots that one medium fills; may depend on frames, height and width, never on grid.media.
+  // Slots that one whole medium fills; may depend on frames, height and width, never on grid.media.
   virtual int64_t slots(const PatchGrid& grid) const = 0;
+  // Throws ShapeError if there are tiled pictures, unless the connector knows how to put them together.
+  virtual int64_t slots_of_all(const ConnectorInput& in) const {
+    check_shape(in.pictures.empty(), "[connector] pictures in tiles need connector.kind mlp");
+    return in.grid.media * slots(in.grid);
+  }
   // Counts the products of a pass without texts. `wants`: whether the vision tokens want a gradient; returns whether
   // the slots do.
   virtual bool count(ProductCounter& counter, const PatchGrid& grid, bool wants) const = 0;

@@ -113,6 +113,17 @@ inline TpoConfig tiny_qformer_config() {
   return c;
 }
 
+// The other variant: pictures with a rest beyond the last patch, odd widths.
+inline TpoConfig tiny_llava_config() {
+  TpoConfig c = tiny_config();
+  c.vision.kind = VisionConfig::Kind::kSiglip;
+  c.vision.image_size = 11, c.vision.patch = 2, c.vision.width = 20, c.vision.heads = 4, c.vision.mlp_hidden = 41;
+  c.connector.kind = ConnectorConfig::Kind::kMlp;
+  c.connector.tiling = {.max_side = 3, .max_tiles = 2};
+  c.language.qkv_bias = true, c.language.table_rows = 41, c.language.rope_theta = 1e6f;
+  return c;
+}
+
 struct Rig {
   explicit Rig(const TpoConfig& config = tiny_config(), uint64_t seed = 7)
       : store(seed), tp(make_single()), model(store, config, *tp) {}

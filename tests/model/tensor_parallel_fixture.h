@@ -54,6 +54,7 @@ struct ModelCase {
   std::vector<std::string> frozen;
   bool qkv_bias = false;
   int64_t table_rows = 0;
+  bool llava = false;  // SigLIP and MLP
 };
 
 inline const ModelCase kModels[] = {
@@ -61,10 +62,11 @@ inline const ModelCase kModels[] = {
     {"4/1 detached", 4, 1, true, false, {}, true},
     {"4/4 adapters only", 4, 4, true, false, {"*weight", "*bias", "task_tokens.*"}},
     {"8/4 language frozen", 8, 4, false, false, {"language.*"}},
+    {"6/2 llava", 6, 2, false, true, {}, true, 41, true},
 };
 
 inline TpoConfig config_of(const ModelCase& m, bool sequence, Recompute recompute) {
-  TpoConfig c = tiny_config();
+  TpoConfig c = m.llava ? tiny_llava_config() : tiny_config();
   c.vision.heads = 4, c.vision.mlp_hidden = 41;  // prime, as are hidden widths and rows of the tables
   LanguageConfig& l = c.language;
   l.heads = m.heads, l.kv_heads = m.kv_heads, l.mlp_hidden = 43, l.vocab = 30;
