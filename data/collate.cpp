@@ -55,7 +55,7 @@ void fill_media(const RawSample& raw, const CollateOptions& options, uint64_t co
       const ImageSize wish = options.exact_decode ? ImageSize{} : ImageSize{size, size};
       const Image image =
           decode_image(raw.frame(m, f), cat("of sample '", raw.sample.id(), "', media ", m, " frame ", f), wish);
-      resize_normalised(image, size, size, out.first(pixels));
+      resize_normalised(image, size, size, out.first(pixels), options.pixels);
       out = out.subspan(pixels);
     }
   }

@@ -13,12 +13,14 @@
 #include "core/batch.h"
 #include "core/rng.h"
 #include "data/dataset.h"
+#include "data/decode/image.h"
 #include "data/templates.h"
 
 namespace tpo {
 
 struct CollateOptions {
   int image_size = 224;  // pictures are resized to image_size x image_size, no crop, so boxes keep their fractions
+  PixelScale pixels = kImageNetScale;
   int clip_frames = 16;  // frames taken of a clip: one of each of clip_frames equal intervals
   enum class Frames { kMiddle, kRandom } frames = Frames::kMiddle;  // which frame of its interval
   RngKey key{};  // for Frames::kRandom, with the row id of the sample

@@ -17,11 +17,14 @@ void override_vision(const config::Vision& v, VisionConfig& out) {
   if (v.has_heads()) out.heads = v.heads();
   if (v.has_depth()) out.depth = v.depth();
   if (v.has_mlp_hidden()) out.mlp_hidden = v.mlp_hidden();
+  if (v.has_kind()) out.kind = v.kind() == "siglip" ? VisionConfig::Kind::kSiglip : VisionConfig::Kind::kUmt;
 }
 
 void override_connector(const config::Connector& given, ConnectorConfig& out) {
   if (given.has_kind())
-    out.kind = given.kind() == "qformer" ? ConnectorConfig::Kind::kQFormer : ConnectorConfig::Kind::kLinear;
+    out.kind = given.kind() == "qformer" ? ConnectorConfig::Kind::kQFormer
+               : given.kind() == "mlp"   ? ConnectorConfig::Kind::kMlp
+                                         : ConnectorConfig::Kind::kLinear;
   if (given.has_merge()) out.merge = given.merge();
   const config::QFormer& q = given.qformer();
   QFormerConfig& to = out.qformer;
@@ -45,6 +48,7 @@ void resolve_connector(const ConnectorConfig& c, config::Connector& out) {
     return out.set_merge(static_cast<int32_t>(c.merge));
   }
   out.clear_merge();
+  if (c.kind == ConnectorConfig::Kind::kMlp) return out.clear_qformer(), out.set_kind("mlp");
   out.set_kind("qformer");
   config::QFormer& q = *out.mutable_qformer();
   q.set_layers(static_cast<int32_t>(c.qformer.layers));
@@ -128,6 +132,10 @@ void resolve_model(config::RunConfig& config) {
   v.set_heads(static_cast<int32_t>(c.vision.heads));
   v.set_depth(static_cast<int32_t>(c.vision.depth));
   v.set_mlp_hidden(static_cast<int32_t>(c.vision.mlp_hidden));
+  if (c.vision.kind == VisionConfig::Kind::kUmt)
+    v.clear_kind();  // fingerprints of older checkpoints have none
+  else
+    v.set_kind("siglip");
   resolve_connector(c.connector, *m.mutable_connector());
   auto& l = *m.mutable_language();
   l.set_width(static_cast<int32_t>(c.language.width));
@@ -212,6 +220,7 @@ CollateOptions make_collate_options(const config::RunConfig& config) {
   const TpoConfig model = make_model_config(config, 1);
   CollateOptions options;
   options.image_size = static_cast<int>(model.vision.image_size);
+  if (model.vision.kind == VisionConfig::Kind::kSiglip) options.pixels = kSignedScale;
   options.clip_frames = static_cast<int>(model.vision.frames);
   options.frames = CollateOptions::Frames::kRandom;
   options.key = RngKey(config.run().seed()).with("frames");

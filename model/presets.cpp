@@ -78,8 +78,19 @@ TpoConfig videochat_tpo_7b() {
   return c;
 }
 
+// LLaVA-OneVision 7B with the heads of TPO.
+TpoConfig llava_ov_tpo_7b() {
+  TpoConfig c;
+  c.vision = siglip_so400m();
+  c.connector.kind = ConnectorConfig::Kind::kMlp;
+  c.language = qwen2_7b();
+  c.region.hidden = 1792;
+  c.box_encoder_hidden = 1792;
+  return c;
+}
+
 constexpr std::pair<std::string_view, TpoConfig (*)()> kPresets[] = {
-    {"nano", nano}, {"small", small}, {"videochat_tpo_7b", videochat_tpo_7b}};
+    {"nano", nano}, {"small", small}, {"videochat_tpo_7b", videochat_tpo_7b}, {"llava_ov_tpo_7b", llava_ov_tpo_7b}};
 constexpr std::pair<std::string_view, LanguageConfig (*)()> kLanguages[] = {{"mistral_7b", mistral_7b},
                                                                             {"qwen2_7b", qwen2_7b}};
 

@@ -22,13 +22,13 @@ const std::vector<MapRow> kUmt = {
 const std::vector<MapRow> kSiglip = {
     patches(4, "embeddings.patch_embedding.weight", "patch_embed.weight"),
     same("embeddings.patch_embedding.bias", "patch_embed.bias"),
-    same("embeddings.position_embedding.weight", "position.weight"),
-    counting("embeddings.position_ids", "position.weight"),
+    same("embeddings.position_embedding.weight", "position_embedding.weight"),
+    counting("embeddings.position_ids", "position_embedding.weight"),
     same("encoder.layers.#.layer_norm{1,2}.{weight,bias}", "blocks.#.norm{1,2}.{weight,bias}"),
     same("encoder.layers.#.self_attn.{q,k,v}_proj.{weight,bias}", "blocks.#.attn.{q,k,v}.{weight,bias}"),
     same("encoder.layers.#.self_attn.out_proj.{weight,bias}", "blocks.#.attn.proj.{weight,bias}"),
     same("encoder.layers.#.mlp.fc{1,2}.{weight,bias}", "blocks.#.mlp.fc{1,2}.{weight,bias}"),
-    unused("post_layernorm.*", "features are those of the last block but one, before it"),
+    same("post_layernorm.{weight,bias}", "post_norm.{weight,bias}"),
     unused("head.*", "pooling head"),
 };
 

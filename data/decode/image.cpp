@@ -133,20 +133,20 @@ Image resize(const Image& image, int width, int height) {
   return {width, height, to_u8(f.size(), [&](size_t i) { return f[i]; })};
 }
 
-void resize_normalised(const Image& image, int width, int height, std::span<float> out) {
+void resize_normalised(const Image& image, int width, int height, std::span<float> out, const PixelScale& scale) {
   check_shape(out.size() == static_cast<size_t>(width) * height * 3, "[resize_normalised] ", out.size(), " floats for ",
               width, " x ", height, " x 3");
   const std::vector<float> f = resize_float(image, width, height);
   for (size_t i = 0; i < out.size(); i += 3) {
-    for (size_t c = 0; c < 3; ++c) out[i + c] = (f[i + c] / 255.0f - kImageMean[c]) / kImageStd[c];
+    for (size_t c = 0; c < 3; ++c) out[i + c] = (f[i + c] / 255.0f - scale.mean[c]) / scale.std[c];
   }
 }
 
-Image denormalise(std::span<const float> pixels, int width, int height) {
+Image denormalise(std::span<const float> pixels, int width, int height, const PixelScale& scale) {
   check_shape(pixels.size() == static_cast<size_t>(width) * height * 3, "[denormalise] ", pixels.size(), " floats for ",
               width, " x ", height, " x 3");
   return {width, height,
-          to_u8(pixels.size(), [&](size_t i) { return (pixels[i] * kImageStd[i % 3] + kImageMean[i % 3]) * 255.0f; })};
+          to_u8(pixels.size(), [&](size_t i) { return (pixels[i] * scale.std[i % 3] + scale.mean[i % 3]) * 255.0f; })};
 }
 
 }  // namespace tpo

@@ -46,9 +46,16 @@ Image resize(const Image& image, int width, int height);  // rounded
 constexpr std::array<float, 3> kImageMean{0.485f, 0.456f, 0.406f};
 constexpr std::array<float, 3> kImageStd{0.229f, 0.224f, 0.225f};
 
+struct PixelScale {
+  std::array<float, 3> mean, std;  // RGB
+};
+constexpr PixelScale kImageNetScale{kImageMean, kImageStd};                 // UMT
+constexpr PixelScale kSignedScale{{0.5f, 0.5f, 0.5f}, {0.5f, 0.5f, 0.5f}};  // SigLIP: -1..1
+
 // out (height, width, 3) = (resize / 255 - mean) / std. Throws ShapeError if out has another size.
-void resize_normalised(const Image& image, int width, int height, std::span<float> out);
+void resize_normalised(const Image& image, int width, int height, std::span<float> out,
+                       const PixelScale& scale = kImageNetScale);
 // Back to a picture: inverse of the normalisation, rounded and clamped. For drawing.
-Image denormalise(std::span<const float> pixels, int width, int height);
+Image denormalise(std::span<const float> pixels, int width, int height, const PixelScale& scale = kImageNetScale);
 
 }  // namespace tpo

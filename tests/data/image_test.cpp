@@ -116,6 +116,9 @@ TEST(Image, normalisation_is_imagenets_and_has_an_inverse) {
   resize_normalised(p, 12, 9, out);
   EXPECT_NEAR(out[4], (p.rgb[4] / 255.0 - 0.456) / 0.224, 1e-5);
   EXPECT_EQ(denormalise(out, 12, 9).rgb, p.rgb);
+  resize_normalised(p, 12, 9, out, kSignedScale);
+  for (size_t i = 0; i < out.size(); ++i) EXPECT_NEAR(out[i], static_cast<float>(p.rgb[i]) / 127.5f - 1, 1e-6);
+  EXPECT_EQ(denormalise(out, 12, 9, kSignedScale).rgb, p.rgb);
   EXPECT_THROW(resize_normalised(p, 12, 8, out), ShapeError);
 }
 

@@ -37,6 +37,28 @@ TEST(Presets, videochat_tpo_7b_has_the_published_parameter_counts) {
   EXPECT_GT(stream->virtual_seconds(), 1);
 }
 
+TEST(Presets, llava_ov_tpo_7b_has_the_published_parameter_counts) {
+  const std::unique_ptr<Stream> stream = Stream::make_meta();
+  const StreamScope scope(*stream);
+  const Rig rig(preset("llava_ov_tpo_7b"));
+  const ParamStore& s = rig.store;
+  EXPECT_EQ(count(s, "vision.*"), 397747744);
+  EXPECT_EQ(count(s, "connector.fc?.*"), 16980992);
+  EXPECT_EQ(count(s, "connector.newline"), 3584);
+  EXPECT_EQ(count(s, "*.lora_?"), 42860544);
+  EXPECT_EQ(count(s, "vision.*") + count(s, "connector.*") + count(s, "language.*") - count(s, "*.lora_?"), 8030348832);
+  for (const auto& [name, shape] : {std::pair{"heads.region.fc1.weight", Shape{1792, 3584}},
+                                    {"heads.region.fc2.weight", Shape{4, 1792}},
+                                    {"box_encoder.fc1.weight", Shape{1792, 4}},
+                                    {"box_encoder.fc2.weight", Shape{3584, 1792}}})
+    EXPECT_EQ(s.find(name)->full, shape) << name;
+  EXPECT_EQ(rig.model.visual_slots_per_media(32), 6273);
+  EXPECT_EQ(rig.model.visual_slots_per_media(16), 3137);
+  EXPECT_EQ(rig.model.visual_slots_per_media(1), 730);
+  const Batch batch = pack(rig.model, {make_sample(rig.model, "s", 100, true, 1, true, 2)});
+  EXPECT_NO_THROW(run_loss(rig.model, batch, {1, 1}));
+}
+
 TEST(Presets, siglip_has_the_published_parameter_count) {
   const std::unique_ptr<Stream> stream = Stream::make_meta();
   const StreamScope scope(*stream);
