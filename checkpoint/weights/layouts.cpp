@@ -32,35 +32,38 @@ const std::vector<MapRow> kSiglip = {
     unused("head.*", "pooling head"),
 };
 
-// BERT without its vocabulary: the text half of a Q-Former layer.
+// BERT without its vocabulary: self-attention, and the feed-forward of texts.
 const std::vector<MapRow> kBertLayers = {
-    same("encoder.layer.#.attention.self.{query,key,value}.{weight,bias}", "layers.#.self.{q,k,v}.{weight,bias}"),
-    same("encoder.layer.#.attention.output.{dense,LayerNorm}.{weight,bias}", "layers.#.self.{o,norm}.{weight,bias}"),
-    same("encoder.layer.#.intermediate.dense.{weight,bias}", "layers.#.ffn.fc1.{weight,bias}"),
-    same("encoder.layer.#.output.{dense,LayerNorm}.{weight,bias}", "layers.#.ffn.{fc2,norm}.{weight,bias}"),
+    same("encoder.layer.#.attention.self.{query,key,value}.{weight,bias}", "layers.#.attn.{q,k,v}.{weight,bias}"),
+    same("encoder.layer.#.attention.output.{dense,LayerNorm}.{weight,bias}",
+         "layers.#.{attn.o,attn_norm}.{weight,bias}"),
+    same("encoder.layer.#.intermediate.dense.{weight,bias}", "layers.#.text_mlp.fc1.{weight,bias}"),
+    same("encoder.layer.#.output.{dense,LayerNorm}.{weight,bias}", "layers.#.{text_mlp.fc2,text_norm}.{weight,bias}"),
 };
 const std::vector<MapRow> kBertEmbeddings = {
-    same("embeddings.position_embeddings.weight", "embeddings.position.weight"),
-    counting("embeddings.position_ids", "embeddings.position.weight"),
-    same("embeddings.LayerNorm.{weight,bias}", "embeddings.norm.{weight,bias}"),
+    same("embeddings.position_embeddings.weight", "position_embeddings.weight"),
+    counting("embeddings.position_ids", "position_embeddings.weight"),
+    same("embeddings.LayerNorm.{weight,bias}", "embed_norm.{weight,bias}"),
 };
 // What a Q-Former has beyond BERT.
 const std::vector<MapRow> kQformerLayers = {
     same("encoder.layer.#.crossattention.self.{query,key,value}.{weight,bias}", "layers.#.cross.{q,k,v}.{weight,bias}"),
     same("encoder.layer.#.crossattention.output.{dense,LayerNorm}.{weight,bias}",
-         "layers.#.cross.{o,norm}.{weight,bias}"),
-    same("encoder.layer.#.intermediate_query.dense.{weight,bias}", "layers.#.ffn_query.fc1.{weight,bias}"),
-    same("encoder.layer.#.output_query.{dense,LayerNorm}.{weight,bias}", "layers.#.ffn_query.{fc2,norm}.{weight,bias}"),
+         "layers.#.{cross.o,cross_norm}.{weight,bias}"),
+    same("encoder.layer.#.intermediate_query.dense.{weight,bias}", "layers.#.query_mlp.fc1.{weight,bias}"),
+    same("encoder.layer.#.output_query.{dense,LayerNorm}.{weight,bias}",
+         "layers.#.{query_mlp.fc2,query_norm}.{weight,bias}"),
 };
-// Queries start with BERT's feed-forward; older files call the gain gamma and the bias beta.
+// Queries start with BERT's feed-forward, what attends to the patches with the run's initial values; older files call
+// the gain gamma and the bias beta.
 const std::vector<MapRow> kBertOnly = {
-    import_only(same("encoder.layer.#.intermediate.dense.{weight,bias}", "layers.#.ffn_query.fc1.{weight,bias}")),
-    import_only(
-        same("encoder.layer.#.output.{dense,LayerNorm}.{weight,bias}", "layers.#.ffn_query.{fc2,norm}.{weight,bias}")),
-    import_only(same("encoder.layer.#.attention.output.LayerNorm.{gamma,beta}", "layers.#.self.norm.{weight,bias}")),
-    import_only(same("encoder.layer.#.output.LayerNorm.{gamma,beta}", "layers.#.ffn.norm.{weight,bias}")),
-    import_only(same("encoder.layer.#.output.LayerNorm.{gamma,beta}", "layers.#.ffn_query.norm.{weight,bias}")),
-    import_only(same("embeddings.LayerNorm.{gamma,beta}", "embeddings.norm.{weight,bias}")),
+    import_only(same("encoder.layer.#.intermediate.dense.{weight,bias}", "layers.#.query_mlp.fc1.{weight,bias}")),
+    import_only(same("encoder.layer.#.output.{dense,LayerNorm}.{weight,bias}",
+                     "layers.#.{query_mlp.fc2,query_norm}.{weight,bias}")),
+    import_only(same("encoder.layer.#.attention.output.LayerNorm.{gamma,beta}", "layers.#.attn_norm.{weight,bias}")),
+    import_only(same("encoder.layer.#.output.LayerNorm.{gamma,beta}", "layers.#.text_norm.{weight,bias}")),
+    import_only(same("encoder.layer.#.output.LayerNorm.{gamma,beta}", "layers.#.query_norm.{weight,bias}")),
+    import_only(same("embeddings.LayerNorm.{gamma,beta}", "embed_norm.{weight,bias}")),
     unused("embeddings.token_type_embeddings.weight", "the Q-Former has no token types"),
     unused("pooler.*", "pooling head"),
 };
@@ -96,14 +99,12 @@ void add_vision_of_videochat(Rows& rows) {
 
 // `project`: what the layer from the Q-Former to the language model is called.
 void add_qformer_of_videochat(Rows& rows, const std::string& project) {
-  append_rows(rows, "qformer.bert.", "connector.qformer.", kBertLayers);
-  append_rows(rows, "qformer.bert.", "connector.qformer.", kQformerLayers);
-  append_rows(rows, "qformer.bert.", "connector.qformer.", kBertEmbeddings);
-  append_rows(rows, "qformer.bert.", "connector.qformer.",
-              {same("embeddings.word_embeddings.weight", "embeddings.word.weight")});
+  for (const std::vector<MapRow>* table : {&kBertLayers, &kQformerLayers, &kBertEmbeddings})
+    append_rows(rows, "qformer.bert.", "connector.", *table);
   append_rows(rows, "", "connector.",
-              {leading_one("query_tokens", "queries"), leading_one("extra_query_tokens", "extra_queries"),
-               same(project + ".{weight,bias}", "proj.{weight,bias}")});
+              {same("qformer.bert.embeddings.word_embeddings.weight", "word_embeddings.weight"),
+               leading_one("query_tokens", "queries"), leading_one("extra_query_tokens", "extra_queries"),
+               same(project + ".{weight,bias}", "project_up.{weight,bias}")});
 }
 
 // Under `prefix`: a language model inside peft. `added`: rows that it lacks.
@@ -187,9 +188,8 @@ Rows siglip() {
 Rows bert() {
   Rows rows;
   for (const std::vector<MapRow>* table : {&kBertLayers, &kBertEmbeddings, &kBertOnly})
-    append_rows(rows, "bert.", "connector.qformer.", *table);
-  append_rows(rows, "bert.", "connector.qformer.",
-              {grown(1, "embeddings.word_embeddings.weight", "embeddings.word.weight")});
+    append_rows(rows, "bert.", "connector.", *table);
+  append_rows(rows, "bert.", "connector.", {grown(1, "embeddings.word_embeddings.weight", "word_embeddings.weight")});
   append_rows(rows, "", "", {unused("cls.*", "heads of its own pretraining")});
   return rows;
 }

@@ -1,16 +1,21 @@
-"""Writes a checkpoint with the names and shapes of OpenGVLab/VideoChat-TPO and random bytes.
+"""Writes a checkpoint with the names and shapes of a public one and random bytes.
 
-usage: official_layout.py OUT [--size full|nano] [--shard-bytes N]
+usage: official_layout.py OUT [--layout NAME] [--size full|nano] [--values bits|normal] [--shard-bytes N]
+       official_layout.py --list [--layout NAME] [--size full|nano]    names and shapes, one tensor a line
        official_layout.py --check          compares names, counts and sizes with what is public; prints both
 
-full is the released checkpoint: 2,594 tensors, 16,202,736,564 bytes, all bf16 but for the position ids. nano has the
+Layouts: videochat_tpo (OpenGVLab/VideoChat-TPO), videochat2_mistral (OpenGVLab/VideoChat2_stage3_Mistral_7B), bert
+(google-bert/bert-base-uncased). full is the released checkpoint: 2,594 tensors, 16,202,736,564 bytes, all bf16 but for the position ids. nano has the
 same names at the sizes of tests/checkpoint/official_nano.textproto. Names and sizes come from the public index file
-(model.safetensors.index.json) and the public model sources; bytes are random bits, NaNs among them.
+(model.safetensors.index.json) and the public model sources. Values are random bits, NaNs among them, or, to train from,
+normal with deviation 0.02 and gains of norms near 1.
 """
 import argparse
+import array
 import json
 import math
 import os
+import random
 import struct
 import sys
 
@@ -232,6 +237,49 @@ def shapes_of(size):
     return n.shapes
 
 
+def videochat2_mistral(shapes, language):
+    """The same model before its task heads: other names of two parts, a vocabulary without the task tokens."""
+    out = {}
+    for name, shape in shapes.items():
+        if name.startswith(("vision", "qformer.", "query_tokens", "extra_query_tokens", "project_up", "lm.")):
+            name = name.replace("project_up", "mistral_proj")
+            name = "mistral_model." + name[3:] if name.startswith("lm.") else name
+            out[name] = tuple(d - 7 if d == language["V"] else d for d in shape)
+    return out
+
+
+def bert(shapes, vocabulary, C):
+    """The text half of a Q-Former, before [DEC] joined its vocabulary."""
+    out = {"bert.embeddings.token_type_embeddings.weight": (2, C), "bert.pooler.dense.weight": (C, C),
+           "bert.pooler.dense.bias": (C,), "cls.seq_relationship.weight": (2, C)}
+    for name, shape in shapes.items():
+        if name.startswith("qformer.") and "crossattention" not in name and "_query." not in name:
+            name = name[8:].replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta")
+            out[name] = (vocabulary - 1, C) if "word_embeddings" in name else shape
+    return out
+
+
+def shapes_of_layout(layout, size):
+    shapes = shapes_of(size)
+    if layout == "bert":
+        return bert(shapes, size["qformer"]["V"], size["qformer"]["C"])
+    return videochat2_mistral(shapes, size["language"]) if layout == "videochat2_mistral" else shapes
+
+
+def bits(_, size):
+    return os.urandom(size)
+
+
+def normal(name, size):
+    """bf16: the upper halves of fp32."""
+    gain = 1 if "norm" in name.lower() and name.endswith("weight") else 0
+    draw = random.Random(name)
+    wide = array.array("f", (draw.gauss(gain, 0.02) for _ in range(size // 2))).tobytes()
+    narrow = bytearray(size)
+    narrow[0::2], narrow[1::2] = wide[2::4], wide[3::4]
+    return bytes(narrow)
+
+
 def is_ids(name):
     return name.endswith("position_ids")
 
@@ -240,7 +288,8 @@ def bytes_of(name, shape):
     return math.prod(shape) * (8 if is_ids(name) else 2)
 
 
-def write(out, shapes, shard_bytes, random):
+def write(out, shapes, shard_bytes, values):
+    """values(name, size): so many bytes of a tensor, the next ones at each call."""
     shards, filled = [[]], 0
     for name, shape in shapes.items():
         size = bytes_of(name, shape)
@@ -271,7 +320,7 @@ def write(out, shapes, shard_bytes, random):
                     continue
                 left = bytes_of(name, shapes[name])
                 while left:
-                    f.write(random(min(left, 16 << 20)))
+                    f.write(values(name, min(left, 16 << 20)))
                     left -= min(left, 16 << 20)
     total = sum(bytes_of(*item) for item in shapes.items())
     with open(os.path.join(out, "model.safetensors.index.json"), "w", encoding="ascii") as f:
@@ -299,14 +348,22 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", nargs="?")
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--list", action="store_true")
+    parser.add_argument("--layout", choices=("videochat_tpo", "videochat2_mistral", "bert"), default="videochat_tpo")
+    parser.add_argument("--values", choices=("bits", "normal"), default="bits")
     parser.add_argument("--size", choices=("full", "nano"), default="nano")
     parser.add_argument("--shard-bytes", type=int, default=5_000_000_000)
     args = parser.parse_args()
     if args.check:
         return check()
+    shapes = shapes_of_layout(args.layout, FULL if args.size == "full" else NANO)
+    if args.list:
+        for name, shape in shapes.items():
+            print(name, *shape)
+        return 0
     if not args.out:
         parser.error("OUT is missing")
-    write(args.out, shapes_of(FULL if args.size == "full" else NANO), args.shard_bytes, os.urandom)
+    write(args.out, shapes, args.shard_bytes, bits if args.values == "bits" else normal)
     return 0
 
 

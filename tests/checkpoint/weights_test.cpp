@@ -104,8 +104,30 @@ TEST_F(Imported, types) {
             std::string::npos);
 }
 
+// One feed-forward of BERT is that of texts and that of queries; what it does not have keeps the run's values.
+TEST_F(Imported, bert_gives_its_feed_forward_twice) {
+  const std::string layer = "bert.encoder.layer.2.";
+  put(layer + "intermediate.dense.weight", SafeType::kF32, {2, 2}, {1, 2, 3, 4});
+  put(layer + "output.dense.bias", SafeType::kF32, {2}, {5, 6});
+  put(layer + "output.LayerNorm.gamma", SafeType::kF32, {2}, {7, 8});
+  put(layer + "output.LayerNorm.beta", SafeType::kF32, {2}, {9, 10});
+  const struct {
+    const char* ours;
+    Shape shape;
+    std::vector<float> want;
+  } cases[] = {{"_mlp.fc1.weight", {2, 2}, {1, 2, 3, 4}},
+               {"_mlp.fc2.bias", {2}, {5, 6}},
+               {"_norm.weight", {2}, {7, 8}},
+               {"_norm.bias", {2}, {9, 10}}};
+  for (const auto& c : cases)
+    for (const char* rows : {"text", "query"})
+      EXPECT_EQ(make("bert", {cat("connector.layers.2.", rows, c.ours), c.shape}), c.want) << rows << c.ours;
+  const Names cross{{"connector.layers.2.cross.q.weight", {2, 2}}};
+  EXPECT_EQ(plan_import(layout_of("bert"), Names{}, cross, {}).outside, 1) << "covered by no row";
+}
+
 TEST_F(Imported, positions_must_count) {
-  const Names ours{{"connector.qformer.embeddings.position.weight", {4, 2}}};
+  const Names ours{{"connector.position_embeddings.weight", {4, 2}}};
   const std::vector<std::pair<std::vector<int64_t>, const char*>> cases{{{0, 1, 2, 3}, ""},
                                                                         {{0, 1, 3, 2}, "element 2 is 3"}};
   for (const auto& [values, says] : cases) {

@@ -12,6 +12,7 @@ import tempfile
 import time
 
 from layouts import eight_layouts, two_hosts  # noqa: F401  tests by name
+from public_weights import public_weights_and_back  # noqa: F401
 
 ENV = dict(os.environ, OMPI_ALLOW_RUN_AS_ROOT="1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
            OMPI_MCA_rmaps_base_oversubscribe="1", OMPI_MCA_hwloc_base_binding_policy="none", OMP_NUM_THREADS="1")

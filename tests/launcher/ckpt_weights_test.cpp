@@ -1,11 +1,15 @@
 // `ckpt import` and `ckpt export`, called as the binary calls them, on every name of the released checkpoint.
 #include "launcher/commands/ckpt_weights.h"
 
+#include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <map>
+#include <fstream>
+#include <set>
+#include <sstream>
 
 #include "checkpoint/safetensors/safetensors.h"
+#include "checkpoint/weights/plan.h"
 #include "launcher/commands/commands.h"
 #include "launcher/exit_codes.h"
 #include "launcher/trainer.h"
@@ -15,17 +19,21 @@
 namespace tpo {
 namespace {
 
-// What the present model does not have of the released one.
-const std::vector<std::string> kWithoutQformer{"--allow-unexpected", "qformer.*",     "--allow-unexpected",
-                                               "*query_tokens",      "--allow-shape", "connector.*",
-                                               "--allow-missing",    "connector.*"};
+// The model of `official_layout.py --size nano`.
+config::RunConfig nano() {
+  const std::string& folder = TinyRun::get().folder();
+  return parse_config(cat(slurp(TPO_SOURCE_DIR "/tests/checkpoint/official_nano.textproto"), "data { tokenizer: \"",
+                          folder, "/tokenizer.model\" sets { path: \"", folder, "/region\" } }"),
+                      "nano", {});
+}
+
+constexpr const char* kGenerator = TPO_PYTHON " " TPO_SOURCE_DIR "/tests/checkpoint/official_layout.py ";
 
 class CkptWeights : public testing::Test {
  protected:
   CkptWeights() : config_(dir_.path() + "/run.textproto") {
-    write_text(config_, resolved_text(TinyRun::get().config()));
-    const std::string command = cat(TPO_PYTHON " " TPO_SOURCE_DIR "/tests/checkpoint/official_layout.py ", public_,
-                                    " --size nano --shard-bytes 150000");
+    write_text(config_, resolved_text(nano()));
+    const std::string command = cat(kGenerator, public_, " --size nano --shard-bytes 150000");
     EXPECT_EQ(std::system(command.c_str()), 0) << command;
   }
   std::vector<std::string> import_words(const std::string& out, std::vector<std::string> more = {}) const {
@@ -51,11 +59,11 @@ class CkptWeights : public testing::Test {
 
 TEST_F(CkptWeights, the_released_layout_comes_in_on_two_ranks_and_goes_out_byte_for_byte) {
   const std::string in = dir_.path() + "/in", out = dir_.path() + "/out";
-  const std::string said = run(import_words(in, kWithoutQformer), 2);
+  const std::string said = run(import_words(in), 2);
   EXPECT_NE(said.find("part not built yet: mask head"), std::string::npos) << said;
   EXPECT_NE(said.find("part not built yet: temporal head"), std::string::npos);
-  const std::string exported = run(
-      {"export", "--from", in, "--layout", "videochat_tpo", "--base", public_, "--out", out, "--allow-missing", "*"});
+  const std::string exported =
+      run({"export", "--from", in, "--layout", "videochat_tpo", "--base", public_, "--out", out});
   const std::string count = cat(out, ": ", SafetensorsReader(public_).tensors().size(), " tensors");
   EXPECT_NE(exported.find(count), std::string::npos) << exported;
   int files = 0;
@@ -70,15 +78,12 @@ TEST_F(CkptWeights, the_released_layout_comes_in_on_two_ranks_and_goes_out_byte_
 
 TEST_F(CkptWeights, a_run_starts_from_what_came_in) {
   const std::string in = dir_.path() + "/in";
-  run(import_words(in, kWithoutQformer));
+  run(import_words(in));
   const auto single = make_single();
-  const config::RunConfig config = TinyRun::get().config();
   ParamStore store(1);
-  const TpoModel model(store, make_model_config(config, 400), *single);
-  LoadOptions allow;
-  allow.allow_missing = {"connector.*"}, allow.allow_unexpected = {"connector.*"};
+  const TpoModel model(store, make_model_config(nano(), 400), *single);
   const float before = store.find("heads.region.fc2.bias")->value.data<float>()[0];
-  load_weights(latest(in), store, *single, allow);
+  load_weights(latest(in), store, *single);
   const float after = store.find("heads.region.fc2.bias")->value.data<float>()[0];
   EXPECT_NE(std::memcmp(&before, &after, sizeof after), 0);
   SafetensorsReader reader(public_);
@@ -92,15 +97,13 @@ TEST_F(CkptWeights, a_run_starts_from_what_came_in) {
 
 TEST_F(CkptWeights, nothing_is_written_before_everything_fits) {
   const std::string in = dir_.path() + "/in";
-  const std::string said = message_of<ConfigError>([&] { run(import_words(in)); });
+  const std::vector<std::string> linear{"--set", "model.connector.kind=linear"};
+  const std::string said = message_of<ConfigError>([&] { run(import_words(in, linear)); });
   EXPECT_NE(said.find("(--allow-unexpected): extra_query_tokens (this model has no"), std::string::npos) << said;
   EXPECT_FALSE(std::filesystem::exists(in));
-  std::vector<std::string> dry = kWithoutQformer;
-  dry.push_back("--dry_run");
-  EXPECT_NE(run(import_words(in, dry)).find("would write"), std::string::npos);
+  EXPECT_NE(run(import_words(in, {"--dry_run"})).find("would write"), std::string::npos);
   EXPECT_FALSE(std::filesystem::exists(in));
-  std::vector<std::string> other = kWithoutQformer;
-  other.insert(other.end(), {"--set", "model.language.width=64"});
+  const std::vector<std::string> other{"--set", "model.language.width=64"};
   EXPECT_NE(message_of<ConfigError>([&] { run(import_words(in, other)); }).find("of another shape (--allow-shape)"),
             std::string::npos);
   EXPECT_NE(message_of<ConfigError>([&] { run({"import", "--from", public_}); }).find("in pairs"), std::string::npos);
@@ -109,7 +112,51 @@ TEST_F(CkptWeights, nothing_is_written_before_everything_fits) {
 
 // The names and sizes that the generator claims are those of the public index.
 TEST_F(CkptWeights, the_generator_agrees_with_the_released_checkpoint) {
-  EXPECT_EQ(std::system(TPO_PYTHON " " TPO_SOURCE_DIR "/tests/checkpoint/official_layout.py --check > /dev/null"), 0);
+  EXPECT_EQ(std::system(cat(kGenerator, "--check > /dev/null").c_str()), 0);
+}
+
+// At full size, without bytes: every public name and shape has its parameter in the preset, and the parameters without
+// one are those that the public model lacks.
+TEST_F(CkptWeights, every_released_name_and_shape_has_a_parameter) {
+  const std::string text = "model { preset: \"videochat_tpo_7b\" } data { tokenizer: \"x\" sets { path: \"x\" } }";
+  const std::vector<NamedShape> ours = parameter_shapes(parse_config(text, "7b", {}), 32000);
+  const struct {
+    const char* layout;
+    std::vector<std::string> without;  // ours, by pattern
+    std::set<std::string> later;
+  } cases[] = {
+      {"videochat_tpo", {}, {"mask head", "temporal head"}},
+      {"videochat2_mistral", {"heads.*", "task_tokens.*", "box_encoder.*"}, {}},
+      {"bert",
+       {"vision.*", "language.*", "heads.*", "task_tokens.*", "box_encoder.*", "connector.*queries",
+        "connector.layers.*.cross*", "connector.project_up.*"},
+       {}},
+  };
+  for (const auto& c : cases) {
+    SCOPED_TRACE(c.layout);
+    const std::string path = dir_.path() + "/names";
+    ASSERT_EQ(std::system(cat(kGenerator, "--list --size full --layout ", c.layout, " > ", path).c_str()), 0);
+    std::vector<NamedShape> theirs;
+    std::ifstream in(path);
+    for (std::string line; std::getline(in, line);) {
+      std::istringstream words(line);
+      NamedShape& t = theirs.emplace_back();
+      words >> t.name;
+      for (int64_t d = 0; words >> d;) t.shape.push_back(d);
+    }
+    const ImportPlan plan = plan_import(layout_of(c.layout), theirs, ours, {});
+    for (const auto* notes : {&plan.missing, &plan.unexpected, &plan.reshaped})
+      for (const NameNote& n : *notes) ADD_FAILURE() << n.name << " " << n.text;
+    std::set<std::string> made, later;
+    for (const Recipe& r : plan.recipes) made.insert(r.name);
+    for (const NameNote& n : plan.later) later.insert(n.text);
+    EXPECT_EQ(later, c.later);
+    for (const NamedShape& o : ours) {
+      const bool expected =
+          std::none_of(c.without.begin(), c.without.end(), [&](const std::string& p) { return glob_match(p, o.name); });
+      EXPECT_EQ(made.contains(o.name), expected) << o.name;
+    }
+  }
 }
 
 }  // namespace
