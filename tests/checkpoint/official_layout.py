@@ -2,13 +2,14 @@
 
 usage: official_layout.py OUT [--layout NAME] [--size full|nano] [--values bits|normal] [--shard-bytes N]
        official_layout.py --list [--layout NAME] [--size full|nano]    names and shapes, one tensor a line
+       official_layout.py --qformer-names  the released name of each of its parameters and ours, one pair a line
        official_layout.py --check          compares names, counts and sizes with what is public; prints both
 
 Layouts: videochat_tpo (OpenGVLab/VideoChat-TPO), videochat2_mistral (OpenGVLab/VideoChat2_stage3_Mistral_7B), bert
-(google-bert/bert-base-uncased). full is the released checkpoint: 2,594 tensors, 16,202,736,564 bytes, all bf16 but for the position ids. nano has the
-same names at the sizes of tests/checkpoint/official_nano.textproto. Names and sizes come from the public index file
-(model.safetensors.index.json) and the public model sources. Values are random bits, NaNs among them, or, to train from,
-normal with deviation 0.02 and gains of norms near 1.
+(google-bert/bert-base-uncased). full is the released size: of videochat_tpo 2,594 tensors and 16,202,736,564 bytes, all
+bf16 but for the position ids. nano has the same names at the sizes of official_nano.textproto. Names and sizes of
+videochat_tpo come from the public index file (model.safetensors.index.json) and the public model sources. Values are
+random bits, NaNs among them, or, to train from, normal with deviation 0.02 and gains of norms near 1.
 """
 import argparse
 import array
@@ -18,6 +19,9 @@ import os
 import random
 import struct
 import sys
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "model", "golden"))
+import qformer_names  # noqa: E402
 
 # n: layers; the other letters as in the model: C width, F hidden width, P patch, V vocabulary.
 FULL = {"vision": {"n": 23, "C": 1024, "F": 4096, "P": 16},
@@ -347,6 +351,7 @@ def check():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", nargs="?")
+    parser.add_argument("--qformer-names", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--list", action="store_true")
     parser.add_argument("--layout", choices=("videochat_tpo", "videochat2_mistral", "bert"), default="videochat_tpo")
@@ -356,6 +361,11 @@ def main():
     args = parser.parse_args()
     if args.check:
         return check()
+    if args.qformer_names:
+        for name in shapes_of(FULL):
+            if name.startswith("qformer.") and not is_ids(name):
+                print(name, qformer_names.ours(name[8:]))
+        return 0
     shapes = shapes_of_layout(args.layout, FULL if args.size == "full" else NANO)
     if args.list:
         for name, shape in shapes.items():

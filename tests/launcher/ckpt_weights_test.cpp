@@ -53,6 +53,20 @@ class CkptWeights : public testing::Test {
     return testing::internal::GetCapturedStdout();
   }
 
+  // What the generator prints, line by line.
+  std::vector<std::vector<std::string>> words_of(const std::string& arguments) const {
+    const std::string path = dir_.path() + "/printed";
+    EXPECT_EQ(std::system(cat(kGenerator, arguments, " > ", path).c_str()), 0);
+    std::vector<std::vector<std::string>> lines;
+    std::ifstream in(path);
+    for (std::string line, word; std::getline(in, line);) {
+      std::istringstream words(line);
+      auto& out = lines.emplace_back();
+      while (words >> word) out.push_back(word);
+    }
+    return lines;
+  }
+
   TempFolder dir_;
   const std::string config_, public_ = dir_.path() + "/public";
 };
@@ -115,6 +129,17 @@ TEST_F(CkptWeights, the_generator_agrees_with_the_released_checkpoint) {
   EXPECT_EQ(std::system(cat(kGenerator, "--check > /dev/null").c_str()), 0);
 }
 
+// Query is query and key is key: the names are those under which the goldens equal the public Q-Former.
+TEST_F(CkptWeights, the_qformer_has_the_names_under_which_it_equals_the_public_one) {
+  std::vector<NamedShape> theirs, ours;
+  for (const std::vector<std::string>& pair : words_of("--qformer-names"))
+    theirs.push_back({pair.at(0), {2, 2}}), ours.push_back({pair.at(1), {2, 2}});
+  const ImportPlan plan = plan_import(layout_of("videochat_tpo"), theirs, ours, {});
+  ASSERT_EQ(plan.recipes.size(), ours.size());
+  EXPECT_GT(ours.size(), 300u);
+  for (size_t i = 0; i < ours.size(); ++i) EXPECT_EQ(plan.recipes[i].pieces.at(0).source, i) << ours[i].name;
+}
+
 // At full size, without bytes: every public name and shape has its parameter in the preset, and the parameters without
 // one are those that the public model lacks.
 TEST_F(CkptWeights, every_released_name_and_shape_has_a_parameter) {
@@ -134,15 +159,10 @@ TEST_F(CkptWeights, every_released_name_and_shape_has_a_parameter) {
   };
   for (const auto& c : cases) {
     SCOPED_TRACE(c.layout);
-    const std::string path = dir_.path() + "/names";
-    ASSERT_EQ(std::system(cat(kGenerator, "--list --size full --layout ", c.layout, " > ", path).c_str()), 0);
     std::vector<NamedShape> theirs;
-    std::ifstream in(path);
-    for (std::string line; std::getline(in, line);) {
-      std::istringstream words(line);
-      NamedShape& t = theirs.emplace_back();
-      words >> t.name;
-      for (int64_t d = 0; words >> d;) t.shape.push_back(d);
+    for (const std::vector<std::string>& words : words_of(cat("--list --size full --layout ", c.layout))) {
+      NamedShape& t = theirs.emplace_back(words.at(0), Shape{});
+      for (size_t d = 1; d < words.size(); ++d) t.shape.push_back(std::stoll(words[d]));
     }
     const ImportPlan plan = plan_import(layout_of(c.layout), theirs, ours, {});
     for (const auto* notes : {&plan.missing, &plan.unexpected, &plan.reshaped})
