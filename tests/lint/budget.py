@@ -6,7 +6,8 @@ A folder's budget counts code and header comments: every line that is not blank,
 The marks of parallel and launcher stand above the first design: the hierarchy of transports, the guard with its
 supervisor and the subcommands that an infra team runs came to them. data grew by three families of tokenizers, which
 are not one library's; checkpoint by the tables of public weights with their formats and transforms, for which model gave
-up what was meant for them. tests grew with the matrix of layouts and faults and with them.
+up what was meant for them. tests grew with the matrix of layouts and faults, with them, and with the drivers of public
+implementations that make golden files.
 
 FILE lists exceptions, one per line: "file PATH MAX REASON..." or "function PATH NAME MAX REASON...". One that is not
 needed is a violation.
@@ -18,8 +19,8 @@ import sys
 
 import sources
 
-BUDGETS = {"core": 13500, "parallel": 8000, "model": 7800, "data": 6500, "checkpoint": 4700, "launcher": 8000,
-           "tests": 23000}
+BUDGETS = {"core": 13500, "parallel": 8000, "model": 7800, "data": 6800, "checkpoint": 4700, "launcher": 8300,
+           "tests": 27000}
 FILE_LINES = 500
 FUNCTION_LINES = 80
 COUNTED = sources.CPP + (".proto", ".py")
