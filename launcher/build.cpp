@@ -21,6 +21,7 @@ void override_vision(const config::Vision& v, VisionConfig& out) {
 }
 
 void override_connector(const config::Connector& given, ConnectorConfig& out) {
+  if (given.has_merge()) out.kind = ConnectorConfig::Kind::kLinear;  // as in configurations older than the field kind
   if (given.has_kind())
     out.kind = given.kind() == "qformer" ? ConnectorConfig::Kind::kQFormer
                : given.kind() == "mlp"   ? ConnectorConfig::Kind::kMlp
@@ -43,8 +44,8 @@ void override_connector(const config::Connector& given, ConnectorConfig& out) {
 }
 
 void resolve_connector(const ConnectorConfig& c, config::Connector& out) {
-  if (c.kind == ConnectorConfig::Kind::kLinear) {  // without its kind: fingerprints of older checkpoints have none
-    out.clear_kind(), out.clear_qformer();
+  if (c.kind == ConnectorConfig::Kind::kLinear) {
+    out.set_kind("linear"), out.clear_qformer();
     return out.set_merge(static_cast<int32_t>(c.merge));
   }
   out.clear_merge();
@@ -132,10 +133,7 @@ void resolve_model(config::RunConfig& config) {
   v.set_heads(static_cast<int32_t>(c.vision.heads));
   v.set_depth(static_cast<int32_t>(c.vision.depth));
   v.set_mlp_hidden(static_cast<int32_t>(c.vision.mlp_hidden));
-  if (c.vision.kind == VisionConfig::Kind::kUmt)
-    v.clear_kind();  // fingerprints of older checkpoints have none
-  else
-    v.set_kind("siglip");
+  v.set_kind(c.vision.kind == VisionConfig::Kind::kUmt ? "umt" : "siglip");
   resolve_connector(c.connector, *m.mutable_connector());
   auto& l = *m.mutable_language();
   l.set_width(static_cast<int32_t>(c.language.width));
@@ -173,8 +171,11 @@ std::string model_fingerprint(const config::RunConfig& config, int64_t vocab) {
     m.mutable_connector()->mutable_qformer()->clear_attention_dropout();
     m.mutable_connector()->mutable_qformer()->clear_drop_path();
   }
+  // Younger than the first checkpoints, whose fingerprints have none of these.
+  if (m.vision().kind() == "umt") m.mutable_vision()->clear_kind();
+  if (m.connector().kind() == "linear") m.mutable_connector()->clear_kind();
   auto& l = *m.mutable_language();
-  if (!l.qkv_bias()) l.clear_qkv_bias();  // younger than the first checkpoints
+  if (!l.qkv_bias()) l.clear_qkv_bias();
   if (l.table_rows() == 0) l.clear_table_rows();
   l.clear_weight_std();
   l.clear_embed_std();

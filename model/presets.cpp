@@ -6,13 +6,24 @@ namespace tpo {
 
 namespace {
 
+// A Q-Former at these widths: as many dropouts as the large one, half its drop-path.
+QFormerConfig small_qformer(int64_t layers, int64_t width, int64_t heads, int64_t queries) {
+  QFormerConfig q;
+  q.layers = layers, q.width = width, q.heads = heads, q.mlp_hidden = 4 * width;
+  q.queries = q.extra_queries = queries;
+  q.text_vocab = 512, q.text_positions = 64;
+  q.drop_path = 0.1f;
+  return q;
+}
+
 // Two cores train it in minutes. The shape of the large model at a fifteenth of its widths, a table of two frames so
 // that clips of four exercise its interpolation.
 TpoConfig nano() {
   TpoConfig c;
   c.vision = {
       .image_size = 64, .patch = 8, .frames = 2, .tubelet = 1, .width = 128, .heads = 4, .depth = 3, .mlp_hidden = 512};
-  c.connector.merge = 2;  // 16 slots a frame, as many as the queries of a Q-Former of this size
+  c.connector.kind = ConnectorConfig::Kind::kQFormer;
+  c.connector.qformer = small_qformer(4, 128, 4, 8);  // 16 slots
   LanguageConfig& l = c.language;
   l.vocab = 1024, l.width = 256, l.layers = 4, l.heads = 8, l.kv_heads = 2, l.head_dim = 32, l.mlp_hidden = 704;
   l.weight_std = 1.0f / 16;  // 1 / sqrt(width)
@@ -32,7 +43,7 @@ TpoConfig small() {
               .heads = 5,
               .depth = 5,
               .mlp_hidden = 640};
-  c.connector.merge = 1;  // 36 slots a frame
+  c.connector.qformer = small_qformer(6, 160, 5, 16);  // 32 slots
   LanguageConfig& l = c.language;
   l.vocab = 2048, l.width = 320, l.layers = 6, l.heads = 10, l.kv_heads = 2, l.head_dim = 32, l.mlp_hidden = 896;
   l.weight_std = 1.0f / 18;  // about 1 / sqrt(width)

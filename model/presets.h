@@ -7,8 +7,9 @@
 
 namespace tpo {
 
-// "nano": trains in minutes on two cores; "small": about six times its size; "videochat_tpo_7b": the vision encoder and
-// Q-Former and language model of VideoChat-TPO. Throws ConfigError that lists the names.
+// "videochat_tpo_7b": the vision encoder, Q-Former and language model of VideoChat-TPO; "llava_ov_tpo_7b": the same
+// heads on LLaVA-OneVision; "nano", "small": VideoChat-TPO's shape at sizes that train in minutes and hours on two
+// cores. Throws ConfigError that lists the names.
 TpoConfig preset(std::string_view name);
 std::vector<std::string_view> preset_names();
 

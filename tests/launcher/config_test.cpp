@@ -37,6 +37,22 @@ TEST(config, defaults_are_filled_and_given_values_kept) {
   EXPECT_EQ(resolved_text(again), resolved_text(c));
 }
 
+TEST(config, a_resolved_text_says_the_same_model_whatever_its_preset) {
+  for (const auto& [sets, vision, connector] :
+       {std::tuple<std::vector<std::string>, const char*, const char*>{{}, "umt", "qformer"},
+        {{"model.connector.merge=2"}, "umt", "linear"},
+        {{"model.preset=llava_ov_tpo_7b"}, "siglip", "mlp"},
+        {{"model.preset=llava_ov_tpo_7b", "model.vision.kind=umt", "model.vision.patch=16",
+          "model.connector.kind=linear"},
+         "umt",
+         "linear"}}) {
+    const auto c = parse_config(kGood, "x", sets);
+    EXPECT_EQ(c.model().vision().kind(), vision);
+    EXPECT_EQ(c.model().connector().kind(), connector);
+    EXPECT_EQ(resolved_text(parse_config(resolved_text(c), "resolved", {})), resolved_text(c));
+  }
+}
+
 TEST(config, every_error_is_reported_at_once_with_place_and_legal_values) {
   const std::string e = error_of(R"(
 run { folder: "runs/x" }

@@ -103,7 +103,7 @@ TEST(Presets, new_tokens_take_spare_rows_or_lengthen_the_tables) {
   }
 }
 
-TEST(Presets, nano_vision_and_language_have_the_counts_of_its_specification) {
+TEST(Presets, nano_has_the_counts_of_its_specification) {
   const std::unique_ptr<Stream> stream = Stream::make_meta();
   const StreamScope scope(*stream);
   const Rig rig(preset("nano"));
@@ -112,7 +112,11 @@ TEST(Presets, nano_vision_and_language_have_the_counts_of_its_specification) {
   EXPECT_EQ(count(rig.store, "language.*") - count(rig.store, "*.lora_?"), 3348224);
   EXPECT_EQ(count(rig.store, "box_encoder.*"), 33664);
   EXPECT_EQ(count(rig.store, "heads.region.*"), 33412);
-  EXPECT_EQ(rig.model.visual_slots_per_media(), 16);
+  EXPECT_EQ(count(rig.store, "task_tokens.*"), 768);
+  EXPECT_EQ(count(rig.store, "connector.project_up.*"), 33024);
+  EXPECT_EQ(count(rig.store, "connector.*") - 33024, 1529600);
+  EXPECT_EQ(rig.model.visual_slots_per_media(1), 16);
+  EXPECT_EQ(rig.model.visual_slots_per_media(4), 16);
 }
 
 TEST(Presets, every_preset_is_legal_and_unknown_names_list_them) {
