@@ -255,6 +255,22 @@ GenerateOptions make_generate_options(const config::RunConfig& config) {
   return o;
 }
 
+GenerateOptions make_generate_options(const config::RunConfig& config, const Tokenizer& tokenizer) {
+  GenerateOptions o = make_generate_options(config);
+  o.eos_id = tokenizer.eos();
+  for (const std::string& stop : config.eval().generation().stop()) {
+    const std::vector<int32_t> alone = tokenizer.encode_with_special(stop);
+    check<ConfigError>(!alone.empty(), "eval.generation.stop: '", stop, "' has no tokens; leave it out");
+    o.stop_sequences.push_back(alone);
+    // Behind other text a tokenizer may write it otherwise: without the space that SentencePiece puts in front.
+    const std::vector<int32_t> before = tokenizer.encode("."), both = tokenizer.encode_with_special("." + stop);
+    if (both.size() <= before.size() || !std::equal(before.begin(), before.end(), both.begin())) continue;
+    std::vector<int32_t> behind(both.begin() + static_cast<int64_t>(before.size()), both.end());
+    if (behind != alone) o.stop_sequences.push_back(std::move(behind));
+  }
+  return o;
+}
+
 LrSchedule make_lr_schedule(const config::RunConfig& config) {
   const auto& o = config.optimizer();
   LrSchedule s;

@@ -43,6 +43,9 @@ CollateOptions make_collate_options(const config::RunConfig& config);
 // eval.generation, eos_id left open; `key` is the seed's, to be extended by what an answer is named by. Throws
 // ConfigError with every contradiction.
 GenerateOptions make_generate_options(const config::RunConfig& config);
+// The same, with the ends: the tokenizer's end mark and the ids of eval.generation.stop. ConfigError for one without
+// ids.
+GenerateOptions make_generate_options(const config::RunConfig& config, const Tokenizer& tokenizer);
 LrSchedule make_lr_schedule(const config::RunConfig& config);
 
 // Sets trainable and lr_scale of every parameter by the patterns of the configuration.

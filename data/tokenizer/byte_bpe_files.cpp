@@ -10,8 +10,9 @@
 namespace tpo {
 namespace {
 
-// Far beyond any vocabulary: keep a lying file from asking for memory and time.
-constexpr int64_t kMostIds = 1 << 24;
+// Far beyond any vocabulary: both keep a lying file from asking for memory and time.
+// Ids that a file of so many tokens may use: some have gaps.
+int64_t most_ids(size_t tokens) { return 65536 + 2 * static_cast<int64_t>(tokens); }
 constexpr size_t kMostBytesOfToken = 1024;
 
 // GPT-2 writes a byte as a printable character: itself where it is one, else U+0100 and on, in order.
@@ -43,8 +44,9 @@ std::optional<std::string> bytes_of_token(std::string_view text) {
   return out;
 }
 
-void put(ByteBpeModel& model, int64_t id, std::string token) {
-  check<DataError>(id >= 0 && id < kMostIds, model.name, ": id ", id, " of token '", token, "' is out of range");
+void put(ByteBpeModel& model, int64_t id, std::string token, int64_t ids) {
+  check<DataError>(id >= 0 && id < ids, model.name, ": id ", id, " of token '", token,
+                   "' is out of range; legal: 0 to ", ids - 1);
   check<DataError>(!token.empty() && token.size() <= kMostBytesOfToken, model.name, ": token of id ", id, " has ",
                    token.size(), " bytes, expected 1..", kMostBytesOfToken);
   if (static_cast<size_t>(id) >= model.tokens.size()) model.tokens.resize(static_cast<size_t>(id) + 1);
@@ -57,12 +59,13 @@ void put(ByteBpeModel& model, int64_t id, std::string token) {
 class Names {
  public:
   Names(ByteBpeModel& model, const Json& vocab) : model_(model) {
-    for (const std::string& text : vocab.keys()) {
+    const auto keys = vocab.keys();
+    for (const std::string& text : keys) {
       const int64_t id = vocab.at(text).integer();
       const auto bytes = bytes_of_token(text);
       check<DataError>(bytes.has_value(), model.name, ": token '", text,
                        "' is not written in the alphabet of bytes; this is no byte-level vocabulary");
-      put(model, id, *bytes);
+      put(model, id, *bytes, most_ids(keys.size()));
     }
     for (size_t i = 0; i < model.tokens.size(); ++i) {
       if (!model.tokens[i].empty()) ids_.emplace(model.tokens[i], static_cast<int32_t>(i));
@@ -217,6 +220,7 @@ ByteBpeModel read_tiktoken(const std::string& bytes, const std::string& name) {
   ByteBpeModel model;
   model.name = name;
   model.whole_words = true;
+  const int64_t ids_at_most = most_ids(static_cast<size_t>(std::count(bytes.begin(), bytes.end(), '\n')));
   for (size_t at = 0, line = 1; at < bytes.size(); ++line) {
     const size_t end = std::min(bytes.find('\n', at), bytes.size());
     std::string_view text(bytes.data() + at, end - at);
@@ -228,7 +232,7 @@ ByteBpeModel read_tiktoken(const std::string& bytes, const std::string& name) {
     const std::string_view rank = space == std::string_view::npos ? "" : text.substr(space + 1);
     const bool digits = !rank.empty() && rank.size() < 9 && rank.find_first_not_of("0123456789") == std::string::npos;
     check<DataError>(token && digits, name, ": line ", line, " is not a token in base64 and its rank");
-    put(model, std::stoll(std::string(rank)), *token);
+    put(model, std::stoll(std::string(rank)), *token, ids_at_most);
   }
   // tiktoken merges two neighbours whenever their bytes are a token, by that token's rank.
   std::unordered_map<std::string_view, int32_t> ids;

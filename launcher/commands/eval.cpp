@@ -39,7 +39,7 @@ int run_eval(std::span<const std::string> words, ProcessGroup& world) {
     const DatasetFolder folder(path);
     EvalOptions options;
     options.samples = loaded.config().eval().samples();
-    options.generate = make_generate_options(loaded.config());
+    options.generate = make_generate_options(loaded.config(), loaded.tokenizer());
     if (args.given("pictures")) {
       options.pictures = loaded.config().eval().pictures();
       options.picture_folder = args.required("pictures");

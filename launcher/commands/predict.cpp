@@ -83,9 +83,8 @@ int run_predict(std::span<const std::string> words) {
 
   const auto alone = make_single();
   const CheckpointModel loaded(args.required("checkpoint"), args.list("set"), *alone);
-  GenerateOptions options = make_generate_options(loaded.config());
+  GenerateOptions options = make_generate_options(loaded.config(), loaded.tokenizer());
   if (args.given("max_new_tokens")) options.max_new_tokens = args.integer("max_new_tokens", 1, 65536);
-  options.eos_id = loaded.tokenizer().eos();
   const Batch batch =
       make_prompt(raw, loaded.templates().encode_prompt(raw.sample, 0), make_collate_options(loaded.config()));
   const Generation answer = generate(loaded.model(), batch, options);

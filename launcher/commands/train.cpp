@@ -264,7 +264,7 @@ class Run {
       const DatasetFolder& folder = *opened;
       EvalOptions options;
       options.samples = config_.eval().samples();
-      options.generate = make_generate_options(config_);
+      options.generate = make_generate_options(config_, data_.templates->tokenizer());
       options.pictures = trainer_.mesh().tensor_rank() == 0 ? config_.eval().pictures() : 0;
       options.picture_folder = config_.run().folder() + "/pictures";
       const EvalResult r = evaluate(trainer_.model(), folder, *data_.templates, make_collate_options(config_), options,

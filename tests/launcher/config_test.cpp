@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "launcher/build.h"
+#include "tests/data/small_tokenizer.h"
 
 namespace tpo {
 namespace {
@@ -152,6 +153,25 @@ TEST(config, ways_of_writing_answers_are_checked_and_reach_the_generator) {
   EXPECT_TRUE(has(error_of(kGood, {set("min_new_tokens=25")}), "it must be from 0 to max_new_tokens, 24"));
   EXPECT_TRUE(has(error_of(kGood, {set("mode=best")}), "legal: greedy"));
   EXPECT_TRUE(has(error_of(kGood, {set("temperature=0")}), "temperature = 0 is out of range"));
+}
+
+TEST(config, texts_that_end_an_answer_become_ids_as_they_stand_behind_text) {
+  const auto tokenizer = testing::small_tokenizer();
+  const auto options = [&](const std::string& stop) {
+    return make_generate_options(parse_config(kGood, "x", {"eval.generation.stop.0=" + stop}), *tokenizer);
+  };
+  const GenerateOptions o = options("?");
+  EXPECT_EQ(o.eos_id, tokenizer->eos());
+  std::vector<int32_t> answer = tokenizer->encode("the red circle?");
+  const auto ends = [&](const std::vector<int32_t>& stop) {
+    return stop.size() <= answer.size() && std::equal(stop.rbegin(), stop.rend(), answer.rbegin());
+  };
+  EXPECT_TRUE(std::any_of(o.stop_sequences.begin(), o.stop_sequences.end(), ends));
+  answer = tokenizer->encode("the red circle.");
+  EXPECT_FALSE(std::any_of(o.stop_sequences.begin(), o.stop_sequences.end(), ends));
+  EXPECT_EQ(options("<boxes>").stop_sequences,
+            (std::vector<std::vector<int32_t>>{{id_of(TaskToken::kBoxes, *tokenizer)}}));
+  EXPECT_THROW(options(""), ConfigError);
 }
 
 TEST(config, fields_of_the_language_model_reach_it_and_the_resolved_text) {
