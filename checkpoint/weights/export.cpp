@@ -65,7 +65,9 @@ void Exporter::add_checkpoint() {
 }
 
 // What base has beyond ours: copied where nothing here could give it, else missing. Shapes of common names are equal.
+// Ids that some versions of transformers store and others compute are written if base has them.
 void Exporter::add_base() {
+  std::erase_if(plan_.recipes, [&](const Recipe& r) { return r.counting && base_->tensors().count(r.name) == 0; });
   std::map<std::string, const Recipe*> made;
   for (const Recipe& r : plan_.recipes) made[r.name] = &r;
   std::vector<Recipe> copies;

@@ -6,10 +6,12 @@ usage: official_layout.py OUT [--layout NAME] [--size full|nano] [--values bits|
        official_layout.py --check          compares names, counts and sizes with what is public; prints both
 
 Layouts: videochat_tpo (OpenGVLab/VideoChat-TPO), videochat2_mistral (OpenGVLab/VideoChat2_stage3_Mistral_7B), bert
-(google-bert/bert-base-uncased). full is the released size: of videochat_tpo 2,594 tensors and 16,202,736,564 bytes, all
-bf16 but for the position ids. nano has the same names at the sizes of official_nano.textproto. Names and sizes of
-videochat_tpo come from the public index file (model.safetensors.index.json) and the public model sources. Values are
-random bits, NaNs among them, or, to train from, normal with deviation 0.02 and gains of norms near 1.
+(google-bert/bert-base-uncased), llava_ov (lmms-lab/llava-onevision-qwen2-7b-ov). full is the released size: of
+videochat_tpo 2,594 tensors and 16,202,736,564 bytes, all bf16 but for the position ids. nano has the same names at the
+sizes of official_nano.textproto and official_nano_llava.textproto. Names and sizes of videochat_tpo come from the
+public index file (model.safetensors.index.json) and the public model sources, those of llava_ov from the public
+sources and configurations of LLaVA-NeXT, SigLIP and Qwen2. Values are random bits, NaNs among them, or, to train from,
+normal with deviation 0.02 and gains of norms near 1.
 """
 import argparse
 import array
@@ -27,11 +29,15 @@ import qformer_names  # noqa: E402
 FULL = {"vision": {"n": 23, "C": 1024, "F": 4096, "P": 16},
         "qformer": {"n": 12, "C": 768, "F": 3072, "V": 30523, "positions": 512, "queries": (32, 64)},
         "language": {"n": 32, "C": 4096, "F": 14336, "kv": 1024, "V": 32007, "r": 16},
-        "region": 2048, "box": 2048, "divide": 1}
+        "region": 2048, "box": 2048, "divide": 1,
+        "llava": {"vision": {"n": 26, "C": 1152, "F": 4304, "P": 14, "positions": 729},
+                  "language": {"n": 28, "C": 3584, "F": 18944, "kv": 512, "V": 152064}}}
 NANO = {"vision": {"n": 1, "C": 32, "F": 64, "P": 8},
         "qformer": {"n": 2, "C": 24, "F": 48, "V": 31, "positions": 16, "queries": (4, 3)},
         "language": {"n": 2, "C": 48, "F": 64, "kv": 24, "V": 407, "r": 4},
-        "region": 32, "box": 128, "divide": 32}
+        "region": 32, "box": 128, "divide": 32,
+        "llava": {"vision": {"n": 1, "C": 32, "F": 64, "P": 8, "positions": 16},
+                  "language": {"n": 2, "C": 48, "F": 64, "kv": 24, "V": 896}}}
 
 
 class Names:
@@ -263,7 +269,35 @@ def bert(shapes, vocabulary, C):
     return out
 
 
+def llava_ov(vision, language):
+    n = Names(1)
+    C, F, P, D = vision["C"], vision["F"], vision["P"], language["C"]
+    v = "model.vision_tower.vision_tower.vision_model."
+    n.linear(v + "embeddings.patch_embedding", C, 3, P, P)
+    n.put(v + "embeddings.position_embedding.weight", vision["positions"], C)
+    for i in range(vision["n"]):
+        b = v + "encoder.layers.%d." % i
+        for name in ("q_proj", "k_proj", "v_proj", "out_proj"):
+            n.linear(b + "self_attn." + name, C, C)
+        n.norm(b + "layer_norm1", C), n.norm(b + "layer_norm2", C)
+        n.linear(b + "mlp.fc1", F, C), n.linear(b + "mlp.fc2", C, F)
+    n.norm(v + "post_layernorm", C)
+    n.linear("model.mm_projector.0", D, C), n.linear("model.mm_projector.2", D, D), n.put("model.image_newline", D)
+    n.put("model.embed_tokens.weight", language["V"], D)
+    for i in range(language["n"]):
+        b = "model.layers.%d." % i
+        n.linear(b + "self_attn.q_proj", D, D), n.put(b + "self_attn.o_proj.weight", D, D)
+        n.linear(b + "self_attn.k_proj", language["kv"], D), n.linear(b + "self_attn.v_proj", language["kv"], D)
+        n.put(b + "mlp.gate_proj.weight", language["F"], D), n.put(b + "mlp.up_proj.weight", language["F"], D)
+        n.put(b + "mlp.down_proj.weight", D, language["F"])
+        n.put(b + "input_layernorm.weight", D), n.put(b + "post_attention_layernorm.weight", D)
+    n.put("model.norm.weight", D), n.put("lm_head.weight", language["V"], D)
+    return n.shapes
+
+
 def shapes_of_layout(layout, size):
+    if layout == "llava_ov":
+        return llava_ov(**size["llava"])
     shapes = shapes_of(size)
     if layout == "bert":
         return bert(shapes, size["qformer"]["V"], size["qformer"]["C"])
@@ -345,6 +379,10 @@ def check():
     wrong = ["%s: %d, public %d" % (k, elements[k], v) for k, v in public.items() if elements[k] != v]
     if len(shapes) != 2594 or total != 16202736564:
         wrong.append("2594 tensors and 16202736564 bytes are public")
+    llava = sum(math.prod(shape) for shape in llava_ov(**FULL["llava"]).values())
+    print(llava)
+    if llava != 397747744 + 16980992 + 3584 + 7615616512:
+        wrong.append("llava_ov: %d elements, public 8030348832" % llava)
     return "\n".join(wrong) or 0
 
 
@@ -354,7 +392,8 @@ def main():
     parser.add_argument("--qformer-names", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--layout", choices=("videochat_tpo", "videochat2_mistral", "bert"), default="videochat_tpo")
+    parser.add_argument("--layout", choices=("videochat_tpo", "videochat2_mistral", "bert", "llava_ov"),
+                        default="videochat_tpo")
     parser.add_argument("--values", choices=("bits", "normal"), default="bits")
     parser.add_argument("--size", choices=("full", "nano"), default="nano")
     parser.add_argument("--shard-bytes", type=int, default=5_000_000_000)

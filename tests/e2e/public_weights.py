@@ -3,10 +3,12 @@ import glob
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 
-LAYOUTS = {"VideoChat-TPO": "videochat_tpo", "VideoChat2_stage3_Mistral_7B": "videochat2_mistral"}
+LLAVA = "llava-onevision-qwen2-7b-ov"
+LAYOUTS = {"VideoChat-TPO": "videochat_tpo", "VideoChat2_stage3_Mistral_7B": "videochat2_mistral", LLAVA: "llava_ov"}
 ADAPTERS = r"language\..*\.lora_[ab]"
 
 
@@ -41,23 +43,28 @@ def changed(before, after):
 
 
 def prepare(b):
-    """In b.folder: public weights at the small size, their tokenizer, and the example with its sizes and few steps."""
+    """In b.folder: public weights at the small sizes, their tokenizers, the examples with those sizes and few steps."""
     generator = [sys.executable, b.source + "/tests/checkpoint/official_layout.py"]
     for name, layout in LAYOUTS.items():
         subprocess.check_call(generator + [f"{b.folder}/weights/{name}", "--layout", layout, "--values", "normal",
-                                           "--shard-bytes", "300000"])
-        os.link(b.folder + "/world/tokenizer.model", f"{b.folder}/weights/{name}/tokenizer.model")
-    with open(b.source + "/tests/checkpoint/official_nano.textproto") as f:
-        sizes = f.read()
-    with open(b.source + "/examples/videochat_tpo_7b.textproto") as f:
-        text = f.read()
-    for old, new in (('model { preset: "videochat_tpo_7b" }', sizes), ("steps: 1172 microbatches_per_step: 64",
-                                                                     "steps: 4 microbatches_per_step: 4")):
-        assert old in text, old
-        text = text.replace(old, new)
+                                           "--shard-bytes", "150000"])
+        if name == LLAVA:
+            shutil.copy(b.source + "/tests/data/fixtures/tokenizers/qwen2.json",
+                        f"{b.folder}/weights/{name}/tokenizer.json")
+        else:
+            os.link(b.folder + "/world/tokenizer.model", f"{b.folder}/weights/{name}/tokenizer.model")
     os.makedirs(b.folder + "/examples")
-    with open(b.folder + "/examples/videochat_tpo_7b.textproto", "w") as f:
-        f.write(text)
+    for example, sizes in (("videochat_tpo_7b", "official_nano"), ("llava_ov_tpo_7b", "official_nano_llava")):
+        with open(f"{b.source}/tests/checkpoint/{sizes}.textproto") as f:
+            sizes = f.read()
+        with open(f"{b.source}/examples/{example}.textproto") as f:
+            text = f.read()
+        for old, new in ((f'model {{ preset: "{example}" }}', sizes), ("steps: 1172 microbatches_per_step: 64",
+                                                                     "steps: 4 microbatches_per_step: 4")):
+            assert old in text, old
+            text = text.replace(old, new)
+        with open(f"{b.folder}/examples/{example}.textproto", "w") as f:
+            f.write(text)
 
 
 def files(folder):
@@ -80,7 +87,7 @@ def public_weights_and_back(b):
     prepare(b)
     with open(b.source + "/README.md") as f:
         lines = commands_of(f.read())
-    assert len(lines) == 10, lines
+    assert len(lines) == 14, lines
     env = dict(b.env, PATH=os.path.dirname(b.exe) + ":" + os.environ["PATH"])
     for line in lines:
         r = subprocess.run(["bash", "-c", line], cwd=b.folder, env=env, stdout=subprocess.PIPE,
@@ -113,3 +120,17 @@ def public_weights_and_back(b):
     assert moved and all(trained.match(t) and not frozen.match(t) for t in moved), sorted(moved)
     assert any("lora_" in t for t in moved)
     assert len(files(b.folder + "/for_transformers")) == 1
+    llava(b, adapters)
+
+
+def llava(b, adapters):
+    """Of LLaVA-OneVision: stage 1 moved the adapters alone, and export has them merged into the released files."""
+    start, one = (tensors(b.folder + n) for n in ("/weights/llava_start", "/runs/llava_ov_tpo_7b/stage1/checkpoints"))
+    mine = {n for n in one if re.fullmatch(ADAPTERS, n)}
+    assert len(mine) == len(adapters) and not changed(start, one), sorted(changed(start, one))
+    assert set(one) - set(start) == mine | {n for n in one if n.startswith(("heads.", "task_tokens.", "box_encoder."))}
+    public, out = files(b.folder + "/weights/" + LLAVA), files(b.folder + "/for_llava_next")
+    assert {n: len(v) for n, v in public.items()} == {n: len(v) for n, v in out.items()}
+    moved = {t for n in public for t, v in public_tensors(public[n]).items() if v != public_tensors(out[n])[t]}
+    linear = re.compile(r"model\.layers\.\d+\.(self_attn\.[qkvo]|mlp\.(gate|up|down))_proj\.weight|lm_head\.weight")
+    assert moved and all(linear.fullmatch(t) for t in moved), sorted(moved)
