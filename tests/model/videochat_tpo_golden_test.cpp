@@ -1,0 +1,132 @@
+// TpoModel against the authors' whole model, MultiModalLLM_PT, at small widths: golden/videochat_tpo_golden.py says
+// how, and what differs between its batches and ours.
+#include "golden.h"
+
+namespace tpo::testing {
+namespace {
+
+TpoConfig config_of(bool texts, int64_t image, int64_t patch) {
+  TpoConfig c;
+  c.vision = {.image_size = image,
+              .patch = patch,
+              .frames = 4,
+              .tubelet = 1,
+              .width = 8,
+              .heads = 2,
+              .depth = 2,
+              .mlp_hidden = 32};
+  c.connector.kind = ConnectorConfig::Kind::kQFormer;
+  c.connector.qformer = {.layers = 3, .width = 12, .heads = 3, .mlp_hidden = 20, .queries = 3, .extra_queries = 2};
+  c.connector.qformer.text_vocab = texts ? 14 : 0, c.connector.qformer.text_positions = 9;
+  LanguageConfig& l = c.language;
+  l.vocab = 29, l.width = 20, l.layers = 2, l.heads = 4, l.kv_heads = 2, l.head_dim = 6, l.mlp_hidden = 28;
+  l.detach_embeddings = true, l.lora_rank = 3, l.lora_alpha = 6;
+  c.region.hidden = c.box_encoder_hidden = 10;
+  return c;
+}
+
+std::vector<int32_t> ints(const std::vector<float>& v) { return {v.begin(), v.end()}; }
+
+Tensor row_of(const std::vector<int32_t>& v) { return Tensor::from(v, {static_cast<int64_t>(v.size())}); }
+
+// A batch of a file, whose arrays begin with `prefix`; its pictures are the noise of `name`.
+Batch batch_of(const Arrays& g, const std::string& prefix, const std::string& name, int64_t frames, int64_t image) {
+  const auto has = [&](const char* array) { return g.contains(prefix + array); };
+  const auto at = [&](const char* array) { return g.at(prefix + array); };
+  Batch b;
+  std::vector<int32_t> positions, cu{0};
+  for (const int32_t n : ints(at("lengths"))) {
+    for (int32_t i = 0; i < n; ++i) positions.push_back(i);
+    cu.push_back(cu.back() + n);
+  }
+  b.set("positions", row_of(positions)), b.set("cu_seqlens", row_of(cu));
+  for (const char* array : {"tokens", "targets", "visual_rows", "region_rows", "box_in_rows"})
+    if (has(array)) b.set(array, row_of(ints(at(array))));
+  for (const char* array : {"region_targets", "box_in"})
+    if (has(array)) b.set(array, Tensor::from(at(array), {static_cast<int64_t>(at(array).size()) / 4, 4}));
+  const auto media = static_cast<int64_t>(at("media").front());
+  if (media > 0) b.set("images", noise_tensor(name + ".images", {media, frames, image, image, 3}));
+  if (!has("text_ids")) return b;
+  std::vector<std::vector<int32_t>> texts;
+  const std::vector<int32_t> ids = ints(at("text_ids"));
+  auto next = ids.begin();
+  for (const int32_t n : ints(at("text_lengths"))) texts.emplace_back(next, next + n), next += n;
+  set_connector_text(b, texts);
+  b.set("connector_text.positions", row_of(ints(at("text_positions"))));
+  return b;
+}
+
+// Noise everywhere, but the seven new rows of both tables the means of the old ones; base weights of the language model
+// frozen. ordered: 2 more in the biases of x2 and y2, so that every predicted box has its corners in order.
+void prepare(Rig& rig, bool ordered, float gain) {
+  fill_with_noise(rig.store, gain);
+  if (ordered)
+    for (int i = 2; i < 4; ++i) rig.model.region_head().fc2().bias()->value.data<float>()[i] += 2;
+  const Decoder& language = rig.model.language();
+  const LanguageConfig& c = language.config();
+  for (Param* table : {&language.embedding().weight(), &language.lm_head().base().weight()})
+    init_added_rows(*table, c.vocab, AddedRows::kFrozen, {0, c.rows()}, *rig.tp);
+  rig.store.set_trainable("language.*", false);
+  rig.store.set_trainable("*.lora_?", true);
+}
+
+// 1 / number of labels and 1 / number of boxes: their means.
+TpoModel::Scales means(const Batch& batch) {
+  float labels = 0;
+  for (const int32_t t : batch.at("targets").to_vector<int32_t>()) labels += t >= 0 ? 1.0f : 0.0f;
+  return {1 / labels, batch.has("region_rows") ? 1 / static_cast<float>(batch.at("region_rows").numel()) : 0};
+}
+
+// Every array of ours agrees with the file, which has no other gradients. Biases of keys move all scores of a query
+// alike: their gradients are zero but for rounding, and compared in units of the weight's.
+void expect_equal(const std::string& file, const Arrays& ours, const Arrays& reference) {
+  double worst = 0;
+  std::string where;
+  size_t gradients = 0;
+  for (const auto& [name, v] : ours) {
+    ASSERT_TRUE(reference.contains(name)) << file << ' ' << name;
+    gradients += name.starts_with("grad.") ? 1 : 0;
+    double d = relative_difference(v, reference.at(name));
+    if (const size_t at = name.find(".k.bias"); at != std::string::npos)
+      d *= max_abs(reference.at(name)) / max_abs(reference.at(name.substr(0, at) + ".k.weight"));
+    EXPECT_LE(d, kGoldenTolerance) << file << ' ' << name;
+    if (d >= worst) worst = d, where = name;
+  }
+  for (const auto& [name, v] : reference) gradients -= name.starts_with("grad.") ? 1 : 0;
+  EXPECT_EQ(gradients, 0u) << file;
+  std::printf("%s: largest difference %.1e of the maximum, in %s\n", file.c_str(), worst, where.c_str());
+}
+
+TEST(VideoChatTpoGolden, forward_losses_and_gradients_equal_the_authors_model) {
+  const struct {
+    const char* name;
+    int64_t frames;
+  } kCases[] = {{"clip", 6}, {"clip_text", 4}, {"picture", 1}, {"pictures", 1}, {"no_media", 0}};
+  for (const auto& c : kCases) {
+    const std::string file = cat("videochat_tpo_", c.name, ".golden");
+    const Arrays reference = read_golden(file);
+    Rig rig(config_of(reference.contains("text_ids"), 224, 16));
+    prepare(rig, std::string_view(c.name) != "picture", 1);
+    const Batch batch = batch_of(reference, "", c.name, c.frames, 224);
+    Arrays ours;
+    {
+      const NoGradScope no_grad;
+      const Tensor hidden = rig.model.forward(batch, {});
+      ours["embeddings"] = rig.model.embed(batch).to_vector<float>();
+      ours["hidden"] = hidden.to_vector<float>();
+      ours["logits"] = rig.model.language().logits(hidden).to_vector<float>();
+    }
+    Tape tape;
+    const TapeScope scope(tape);
+    const TpoModel::Losses losses = rig.model.loss(batch, means(batch), {});
+    tape.backward(losses.total);
+    ours["lm"] = losses.lm.to_vector<float>(), ours["total"] = losses.total.to_vector<float>();
+    EXPECT_EQ(losses.region.defined(), reference.contains("region"));
+    if (losses.region.defined()) ours["region"] = losses.region.to_vector<float>();
+    for (auto& [name, g] : take_gradients(rig.store)) ours["grad." + name] = std::move(g);
+    expect_equal(file, ours, reference);
+  }
+}
+
+}  // namespace
+}  // namespace tpo::testing
