@@ -1,45 +1,9 @@
 #pragma once
-// Pictures of any size for an encoder of one size: a base picture, squeezed to a square, and the picture itself at the
-// best of several resolutions, black at its edges where the shape differs, cut into square tiles. Pure functions of
-// sizes, that agree for the loader, which cuts and counts, and the connector, which puts the tokens together.
-// Source: Li et al. 2024, arXiv:2408.03326 (anyres_max_9 over 1x1 to 6x6); rounding as in the public LLaVA-NeXT code.
+// The views of a picture of any size (core/tile_layout.h) as tensors: what data/picture_views.h does to decoded files.
 #include "core/tensor.h"
+#include "core/tile_layout.h"
 
 namespace tpo {
-
-struct PictureSize {
-  int64_t width = 0, height = 0;  // pixels, >= 1
-};
-
-struct TilingConfig {
-  int64_t max_side = 6;   // resolutions of 1 to max_side tiles in width and in height, >= 1
-  int64_t max_tiles = 9;  // tokens of more tiles are resampled to about those of so many, >= 1
-};
-
-struct TileGrid {
-  int64_t columns = 1, rows = 1;
-  int64_t tiles() const { return columns * rows; }
-};
-
-// The resolution that keeps most of the picture's pixels; of equal ones that with the least black; of those the first,
-// narrow before wide, low before high. `tile`: pixels of its side.
-TileGrid best_tile_grid(const PictureSize& picture, int64_t tile, const TilingConfig& config);
-
-// The tokens of a picture in the language model: `patches` x `patches` of the base picture row by row, then `rows` x
-// `columns` of the tiles, each row with a newline behind it. Tokens of black edges are left out: of the tiles' joint
-// token grid [top, top + kept_rows) x [left, left + kept_columns) stays, resampled if it is more than max_tiles allow.
-struct TileLayout {
-  TileGrid grid;
-  int64_t patches = 0;  // of the side of a tile
-  int64_t top = 0, left = 0, kept_rows = 0, kept_columns = 0;
-  int64_t rows = 0, columns = 0;  // after resampling
-  int64_t views() const { return 1 + grid.tiles(); }
-  int64_t slots() const { return patches * patches + rows * (columns + 1); }
-  bool resampled() const { return rows != kept_rows || columns != kept_columns; }
-  // Of the picture's tokens, views() * patches^2 rows, base first: the one at a place of the kept part.
-  int64_t token(int64_t row, int64_t column) const;
-};
-TileLayout tile_layout(const PictureSize& picture, int64_t tile, int64_t patches, const TilingConfig& config);
 
 // The views of a picture: picture (1, H, W, 3) f32 in 0..1 on the host -> (1 + tiles, 1, tile, tile, 3) in 0..1, base
 // first, tiles row by row. Resized bicubically with antialias. Not recorded. Throws ShapeError.
