@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "data/decode/image.h"
+#include "data/picture_views.h"
 
 namespace tpo {
 namespace {
@@ -12,6 +13,8 @@ namespace {
 constexpr int64_t kRowsPerSlot = int64_t{1} << 20;
 
 bool is_clip(const data::Media& m) { return m.kind() == data::Media::JPEG_FRAMES; }
+
+PictureSize size_of(const data::Media& m) { return {m.width(), m.height()}; }
 
 // Frames taken of a clip of n: one of each of `count` equal intervals; the last one again when the clip is too short.
 std::vector<int> pick_frames(int n, const CollateOptions& options, uint64_t counter) {
@@ -32,33 +35,52 @@ std::vector<int> pick_frames(int n, const CollateOptions& options, uint64_t coun
   return picked;
 }
 
-// T of a sample's media; 0 without media. Throws DataError when pictures and clips are mixed.
-int64_t frames_of(const data::Sample& sample, const CollateOptions& options) {
-  int64_t t = 0;
-  for (const data::Media& m : sample.media()) {
-    const int64_t mine = is_clip(m) ? options.clip_frames : 1;
-    check<DataError>(t == 0 || t == mine, "sample '", sample.id(), "' mixes pictures and clips");
-    t = mine;
-  }
-  return t;
-}
+// What the media of a microbatch have in common, and how many the encoder sees.
+struct MediaShape {
+  int64_t frames = 0, views = 0;
+  std::vector<int64_t> picture_sizes;  // of tiled pictures
 
-void fill_media(const RawSample& raw, const CollateOptions& options, uint64_t counter, std::span<float> out) {
-  const int size = options.image_size;
-  const size_t pixels = static_cast<size_t>(size) * size * 3;
-  for (int m = 0; m < raw.sample.media_size(); ++m) {
-    const data::Media& media = raw.sample.media(m);
-    const std::vector<int> frames =
-        is_clip(media) ? pick_frames(media.frame_bytes_size(), options, counter + static_cast<uint64_t>(m) * 4096)
-                       : std::vector<int>{0};
-    for (int f : frames) {
-      const ImageSize wish = options.exact_decode ? ImageSize{} : ImageSize{size, size};
-      const Image image =
-          decode_image(raw.frame(m, f), cat("of sample '", raw.sample.id(), "', media ", m, " frame ", f), wish);
-      resize_normalised(image, size, size, out.first(pixels), options.pixels);
-      out = out.subspan(pixels);
+  void add(const data::Sample& sample, const CollateOptions& options) {
+    for (const data::Media& m : sample.media()) {
+      const bool tiled = options.tiling && !is_clip(m);
+      const int64_t mine = is_clip(m) ? options.clip_frames : 1;
+      check<DataError>(frames == 0 || (mine == frames && tiled == !picture_sizes.empty()), "sample '", sample.id(),
+                       "' has media of ", mine, " frames where the microbatch has ", frames,
+                       ": pictures and clips cannot be packed together");
+      frames = mine;
+      views += tiled ? options.tiling->layout(size_of(m)).views() : 1;
+      if (tiled) picture_sizes.push_back(m.width()), picture_sizes.push_back(m.height());
     }
   }
+};
+
+// Fills `out` from the front and returns the rest of it.
+std::span<float> fill_medium(const RawSample& raw, int m, const CollateOptions& options, uint64_t counter,
+                             std::span<float> out) {
+  const data::Media& media = raw.sample.media(m);
+  const int side = options.image_size;
+  const size_t pixels = static_cast<size_t>(side) * side * 3;
+  const auto decode = [&](int f, const ImageSize& wish) {
+    return decode_image(raw.frame(m, f), cat("of sample '", raw.sample.id(), "', media ", m, " frame ", f),
+                        options.exact_decode ? ImageSize{} : wish);
+  };
+  if (options.tiling && !is_clip(media)) {
+    const PictureSize size = size_of(media);
+    const ImageSize real = image_size(raw.frame(m, 0), raw.sample.id());
+    check<DataError>(real.width == size.width && real.height == size.height, "sample '", raw.sample.id(), "', media ",
+                     m, " is ", real.width, " x ", real.height, ", its record says ", size.width, " x ", size.height);
+    const size_t floats = static_cast<size_t>(options.tiling->layout(size).views()) * pixels;
+    fill_views(decode(0, size_for_views(size, *options.tiling)), size, *options.tiling, out.first(floats),
+               options.pixels);
+    return out.subspan(floats);
+  }
+  const std::vector<int> frames =
+      is_clip(media) ? pick_frames(media.frame_bytes_size(), options, counter) : std::vector<int>{0};
+  for (int f : frames) {
+    resize_normalised(decode(f, {side, side}), side, side, out.first(pixels), options.pixels);
+    out = out.subspan(pixels);
+  }
+  return out;
 }
 
 template <class T>
@@ -113,45 +135,58 @@ struct Text {
   }
 };
 
-}  // namespace
+// A sample in its microbatch; nothing is owned.
+struct Item {
+  const RawSample* raw;
+  const TokenizedSample* text;
+  int64_t slot;
+};
 
-int64_t load_media(const RawSample& raw, const CollateOptions& options, uint64_t counter, std::vector<float>& out) {
-  const int64_t t = frames_of(raw.sample, options);
-  out.assign(static_cast<size_t>(raw.sample.media_size() * t) * options.image_size * options.image_size * 3, 0.0f);
-  if (!options.blind) fill_media(raw, options, counter, out);
-  return t;
-}
-
-HostBatch collate(std::span<const CollateItem> items, int dataset, const CollateOptions& options) {
+HostBatch pack(std::span<const Item> items, const CollateOptions& options) {
   HostBatch batch;
-  batch.dataset = dataset;
   batch.samples = static_cast<int64_t>(items.size());
   Text text;
-  int64_t t = 0, media = 0;
-  for (const CollateItem& item : items) {
-    const data::Sample& sample = item.raw.sample;
+  MediaShape shape;
+  for (const Item& item : items) {
+    const data::Sample& sample = item.raw->sample;
     batch.sample_ids.push_back(sample.id());
-    check<DataError>(static_cast<int64_t>(item.text.tokens.size()) <= kRowsPerSlot, "sample '", sample.id(), "' has ",
-                     item.text.tokens.size(), " tokens, at most ", kRowsPerSlot, " fit");
-    text.add(item.text, item.slot);
-    const int64_t mine = frames_of(sample, options);
-    check<DataError>(mine == 0 || t == 0 || mine == t, "sample '", sample.id(), "' has ", mine,
-                     " frames where the microbatch has ", t, ": pictures and clips cannot be packed together");
-    t = std::max(t, mine);
-    media += sample.media_size();
+    check<DataError>(static_cast<int64_t>(item.text->tokens.size()) <= kRowsPerSlot, "sample '", sample.id(), "' has ",
+                     item.text->tokens.size(), " tokens, at most ", kRowsPerSlot, " fit");
+    text.add(*item.text, item.slot);
+    shape.add(sample, options);
   }
   text.store(batch.arrays);
-  if (media == 0) return batch;
-  const int64_t s = options.image_size, per_media = t * s * s * 3;
-  HostArray images{{media, t, s, s, 3}, DType::kF32, {}};
-  images.bytes.resize(static_cast<size_t>(media * per_media) * sizeof(float));
-  std::span<float> rest{reinterpret_cast<float*>(images.bytes.data()), static_cast<size_t>(media * per_media)};
-  for (const CollateItem& item : items) {
-    const size_t n = static_cast<size_t>(item.raw.sample.media_size() * per_media);
-    if (!options.blind) fill_media(item.raw, options, static_cast<uint64_t>(item.slot * kRowsPerSlot), rest.first(n));
-    rest = rest.subspan(n);
+  if (shape.views == 0) return batch;
+  const int64_t side = options.image_size;
+  HostArray images{{shape.views, shape.frames, side, side, 3}, DType::kF32, {}};
+  images.bytes.resize(static_cast<size_t>(images.shape.numel()) * sizeof(float));
+  std::span<float> rest{reinterpret_cast<float*>(images.bytes.data()), static_cast<size_t>(images.shape.numel())};
+  for (const Item& item : items) {
+    const auto counter = static_cast<uint64_t>(item.slot * kRowsPerSlot);
+    for (int m = 0; !options.blind && m < item.raw->sample.media_size(); ++m)
+      rest = fill_medium(*item.raw, m, options, counter + static_cast<uint64_t>(m) * 4096, rest);
   }
   batch.arrays["images"] = std::move(images);
+  if (!shape.picture_sizes.empty()) batch.extents["picture_sizes"] = std::move(shape.picture_sizes);
+  return batch;
+}
+
+}  // namespace
+
+HostBatch collate(std::span<const CollateItem> items, int dataset, const CollateOptions& options) {
+  std::vector<Item> borrowed;
+  for (const CollateItem& item : items) borrowed.push_back({&item.raw, &item.text, item.slot});
+  HostBatch batch = pack(borrowed, options);
+  batch.dataset = dataset;
+  return batch;
+}
+
+HostBatch collate_prompt(const RawSample& raw, const TokenizedSample& prompt, const CollateOptions& options) {
+  CollateOptions middle = options;
+  middle.frames = CollateOptions::Frames::kMiddle;
+  const Item item{&raw, &prompt, 0};
+  HostBatch batch = pack({&item, 1}, middle);
+  for (const char* name : {"targets", "row_ids", "region_targets"}) batch.arrays.erase(name);
   return batch;
 }
 

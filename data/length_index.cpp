@@ -12,9 +12,9 @@
 namespace tpo {
 namespace {
 
-constexpr std::string_view kMagic = "TPOLENS1";
+constexpr std::string_view kMagic = "TPOLENS2";
 constexpr size_t kHeader = 24, kListed = 20;
-static_assert(sizeof(LengthEntry) == 20);
+static_assert(sizeof(LengthEntry) == 28);
 
 uint64_t key_of(const DatasetFolder& dataset, const Templates& templates) {
   return xxh3(cat("lengths ", templates.fingerprint(), " ", dataset.manifest_hash()));
@@ -30,9 +30,7 @@ void append_u64(std::string& bytes, uint64_t v) { bytes.append(reinterpret_cast<
 
 LengthEntry measure(const DatasetFolder& dataset, const Templates& templates, int64_t i) {
   const RawSample raw = dataset.read(i);
-  const TokenizedSample t = templates.encode(raw.sample);
-  return {static_cast<int32_t>(t.tokens.size()), t.loss_tokens, raw.sample.media_size(),
-          static_cast<int32_t>(t.region_rows.size()), static_cast<int32_t>(t.box_in_rows.size())};
+  return length_of(raw.sample, templates.encode(raw.sample));
 }
 
 void write_index(const std::string& path, uint64_t key, const std::vector<LengthEntry>& entries) {
@@ -68,6 +66,17 @@ class Problems {
 };
 
 }  // namespace
+
+LengthEntry length_of(const data::Sample& sample, const TokenizedSample& t) {
+  const auto count = [](const auto& v) { return static_cast<int32_t>(v.size()); };
+  return {.tokens = count(t.tokens),
+          .loss_tokens = t.loss_tokens,
+          .media = sample.media_size(),
+          .regions = count(t.region_rows),
+          .box_inputs = count(t.box_in_rows),
+          .views = t.views,
+          .visual_slots = count(t.visual_rows)};
+}
 
 std::string length_index_path(const DatasetFolder& dataset, const Templates& templates) {
   char name[40];

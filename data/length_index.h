@@ -12,6 +12,9 @@
 
 namespace tpo {
 
+// What a sample costs whose text is `text`.
+LengthEntry length_of(const data::Sample& sample, const TokenizedSample& text);
+
 // File of the index for this dataset under these templates; the name holds the key.
 std::string length_index_path(const DatasetFolder& dataset, const Templates& templates);
 

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "core/error.h"
+#include "data/length_index.h"
 
 namespace tpo {
 namespace {
@@ -145,9 +146,7 @@ struct Loader::Impl {
   // run.
   void check_against_index(const CollateItem& item, const MicrobatchPlan& mb, int64_t record) const {
     const LengthEntry& e = mixer.datasets()[static_cast<size_t>(mb.dataset)].lengths[static_cast<size_t>(record)];
-    const TokenizedSample& t = item.text;
-    const LengthEntry got{static_cast<int32_t>(t.tokens.size()), t.loss_tokens, item.raw.sample.media_size(),
-                          static_cast<int32_t>(t.region_rows.size()), static_cast<int32_t>(t.box_in_rows.size())};
+    const LengthEntry got = length_of(item.raw.sample, item.text);
     check<DataError>(got == e, "sample '", item.raw.sample.id(), "' has ", got.tokens, " tokens and ", got.loss_tokens,
                      " labels, the length index says ", e.tokens, " and ", e.loss_tokens, ": rebuild the index");
   }
@@ -167,6 +166,8 @@ Loader::Loader(const Mixer& mixer, std::vector<LoaderDataset> datasets, const Lo
   check<ConfigError>(o.start_step >= 0 && o.collate.image_size >= 1 && o.collate.clip_frames >= 1, "loader start_step ",
                      o.start_step, ", image_size ", o.collate.image_size, ", clip_frames ", o.collate.clip_frames,
                      " out of range");
+  check<ConfigError>(!o.collate.tiling || o.collate.tiling->tile == o.collate.image_size, "loader image_size ",
+                     o.collate.image_size, " is not that of a tile");
   check<ConfigError>(datasets.size() == mixer.datasets().size(), "loader got ", datasets.size(),
                      " datasets, its mixer has ", mixer.datasets().size());
   for (size_t d = 0; d < datasets.size(); ++d) {

@@ -20,6 +20,8 @@ struct LengthEntry {
   int32_t media = 0;        // pictures or clips
   int32_t regions = 0;      // <boxes> slots with targets
   int32_t box_inputs = 0;   // <track_box> slots
+  int32_t views = 0;        // media as the encoder sees them: each view of a tiled picture counts
+  int32_t visual_slots = 0;
   bool operator==(const LengthEntry&) const = default;
 };
 
@@ -31,8 +33,9 @@ struct Slot {
 };
 
 struct Counts {
-  int64_t samples = 0, tokens = 0, loss_tokens = 0, media = 0, regions = 0, box_inputs = 0;
+  int64_t samples = 0, tokens = 0, loss_tokens = 0, media = 0, regions = 0, box_inputs = 0, views = 0;
   void add(const LengthEntry& e);
+  void add(const Counts& c);
   bool operator==(const Counts&) const = default;
 };
 

@@ -91,10 +91,15 @@ class Builder {
   // The visual slots of medium m.
   void slots(int m) {
     const bool clip = is_clip(m);
-    const int32_t count = clip ? options_.clip_slots : options_.image_slots;
+    int64_t count = clip ? options_.clip_slots : options_.image_slots, views = 1;
+    if (!clip && options_.tiling) {
+      const TileLayout tiles = options_.tiling->layout({sample_.media(m).width(), sample_.media(m).height()});
+      count = tiles.slots(), views = tiles.views();
+    }
+    out_.views += static_cast<int32_t>(views);
     must(count > 0, "media[", m, "] is a ", clip ? "clip" : "picture", " but the template has ",
          clip ? "clip" : "image", "_slots = ", count);
-    for (int32_t s = 0; s < count; ++s) {
+    for (int64_t s = 0; s < count; ++s) {
       out_.visual_rows.push_back(row());
       push(0, false);
     }
@@ -211,6 +216,12 @@ Templates::Templates(const Tokenizer& tokenizer, const TemplateOptions& options)
                      ", expected 8..1048576");
   check<ConfigError>(options.image_slots >= 0 && options.clip_slots >= 0, "image_slots and clip_slots are ",
                      options.image_slots, " and ", options.clip_slots, ", expected 0 or more");
+  if (options.tiling) {
+    const auto& [side, patches, limits] = *options.tiling;
+    check<ConfigError>(side >= 1 && patches >= 1 && limits.max_side >= 1 && limits.max_tiles >= 1,
+                       "tiling has tiles of ", side, " pixels and ", patches, " patches, up to ", limits.max_side,
+                       " a side and tokens of ", limits.max_tiles, "; expected 1 or more of each");
+  }
   if (options.chat == ChatFormat::kChatMl) {
     const AddedToken* end = tokenizer.added().find(kChatMlEnd);
     check<ConfigError>(tokenizer.added().find(kChatMlBegin) != nullptr && end != nullptr && end->id == tokenizer.eos(),
@@ -270,9 +281,12 @@ std::string without_media_marks(std::string text) {
 }
 
 uint64_t Templates::fingerprint() const {
+  std::string tiles;
+  if (const auto& t = options_.tiling)
+    tiles = cat(" tiles ", t->tile, " ", t->patches, " ", t->limits.max_side, " ", t->limits.max_tiles);
   return xxh3(cat("templates ", kTemplateVersion, " ", tokenizer_.fingerprint(), " ", options_.max_tokens, " ",
                   options_.image_slots, " ", options_.clip_slots, " ", options_.bos_per_segment,
-                  options_.chat == ChatFormat::kChatMl ? cat(" chatml ", kChatMlSystem) : ""));
+                  options_.chat == ChatFormat::kChatMl ? cat(" chatml ", kChatMlSystem) : "", tiles));
 }
 
 std::span<const std::string_view> region_prompts() { return kRegion; }

@@ -17,6 +17,7 @@
 #include <string_view>
 #include <vector>
 
+#include "core/tile_layout.h"
 #include "data/sample.pb.h"
 #include "data/tokenizer/tokenizer.h"
 
@@ -32,8 +33,10 @@ constexpr std::string_view kChatMlSystem = "You are a helpful assistant.";  // w
 
 struct TemplateOptions {
   int64_t max_tokens = 1024;
-  int32_t image_slots = 0;       // visual slots of a picture; range 1.. when samples have pictures
-  int32_t clip_slots = 0;        // of a clip (all its frames together)
+  int32_t image_slots = 0;  // visual slots of a picture; range 1.. when samples have pictures
+  int32_t clip_slots = 0;   // of a clip (all its frames together)
+  // Pictures are cut into tiles, and fill slots by their size (tile_layout) instead of image_slots.
+  std::optional<PictureTiling> tiling = {};
   bool bos_per_segment = false;  // compatibility with the released weights: every tokenized piece starts with <s>
   ChatFormat chat = ChatFormat::kMistral;
 };
@@ -50,6 +53,7 @@ struct TokenizedSample {
   std::vector<int32_t> box_in_rows;   // positions of <track_box>
   std::vector<Box4> box_in;           // one per box_in row
   int32_t loss_tokens = 0;            // targets that are not -100
+  int32_t views = 0;                  // media as the encoder sees them: each view of a tiled picture counts
 };
 
 // Thread-safe. Keeps a reference to the tokenizer.

@@ -27,6 +27,10 @@ void override_connector(const config::Connector& given, ConnectorConfig& out) {
                : given.kind() == "mlp"   ? ConnectorConfig::Kind::kMlp
                                          : ConnectorConfig::Kind::kLinear;
   if (given.has_merge()) out.merge = given.merge();
+  if (out.kind != ConnectorConfig::Kind::kMlp) out.tile_pictures = false;  // the preset's, of another kind
+  if (given.tiling().has_on()) out.tile_pictures = given.tiling().on();
+  if (given.tiling().has_max_side()) out.tiling.max_side = given.tiling().max_side();
+  if (given.tiling().has_max_tiles()) out.tiling.max_tiles = given.tiling().max_tiles();
   const config::QFormer& q = given.qformer();
   QFormerConfig& to = out.qformer;
   if (q.has_layers()) to.layers = q.layers();
@@ -45,12 +49,17 @@ void override_connector(const config::Connector& given, ConnectorConfig& out) {
 
 void resolve_connector(const ConnectorConfig& c, config::Connector& out) {
   if (c.kind == ConnectorConfig::Kind::kLinear) {
-    out.set_kind("linear"), out.clear_qformer();
+    out.set_kind("linear"), out.clear_qformer(), out.clear_tiling();
     return out.set_merge(static_cast<int32_t>(c.merge));
   }
   out.clear_merge();
-  if (c.kind == ConnectorConfig::Kind::kMlp) return out.clear_qformer(), out.set_kind("mlp");
-  out.set_kind("qformer");
+  if (c.kind == ConnectorConfig::Kind::kMlp) {
+    out.mutable_tiling()->set_on(c.tile_pictures);
+    out.mutable_tiling()->set_max_side(static_cast<int32_t>(c.tiling.max_side));
+    out.mutable_tiling()->set_max_tiles(static_cast<int32_t>(c.tiling.max_tiles));
+    return out.clear_qformer(), out.set_kind("mlp");
+  }
+  out.clear_tiling(), out.set_kind("qformer");
   config::QFormer& q = *out.mutable_qformer();
   q.set_layers(static_cast<int32_t>(c.qformer.layers));
   q.set_width(static_cast<int32_t>(c.qformer.width));
@@ -166,6 +175,7 @@ std::string model_fingerprint(const config::RunConfig& config, int64_t vocab) {
   m.clear_recompute();
   m.clear_task_token_std();
   m.mutable_region()->clear_box_loss();
+  if (m.connector().has_tiling()) m.mutable_connector()->mutable_tiling()->clear_on();
   if (m.connector().has_qformer()) {
     m.mutable_connector()->mutable_qformer()->clear_dropout();
     m.mutable_connector()->mutable_qformer()->clear_attention_dropout();
@@ -205,6 +215,7 @@ std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const
   options.max_tokens = config.data().max_tokens();
   options.image_slots = static_cast<int32_t>(meta.model.visual_slots_per_media(vision.tubelet));
   options.clip_slots = static_cast<int32_t>(meta.model.visual_slots_per_media(std::max(vision.frames, vision.tubelet)));
+  options.tiling = meta.model.tiling();
   options.bos_per_segment = config.data().bos_per_segment();
   const std::string& chat = config.data().chat();
   options.chat = chat == "auto"     ? chat_format_of(tokenizer)
@@ -213,13 +224,16 @@ std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const
   return std::make_unique<Templates>(tokenizer, options);
 }
 
-int64_t visual_slots(const config::RunConfig& config, int64_t frames) {
-  return MetaModel(config).model.visual_slots_per_media(frames);
+VisualSlots visual_slots(const config::RunConfig& config, int64_t frames) {
+  const MetaModel meta(config);
+  return {meta.model.visual_slots_per_media(frames), meta.model.tiling()};
 }
 
 CollateOptions make_collate_options(const config::RunConfig& config) {
-  const TpoConfig model = make_model_config(config, 1);
+  const MetaModel meta(config);
+  const TpoConfig& model = meta.model.config();
   CollateOptions options;
+  options.tiling = meta.model.tiling();
   options.image_size = static_cast<int>(model.vision.image_size);
   if (model.vision.kind == VisionConfig::Kind::kSiglip) options.pixels = kSignedScale;
   options.clip_frames = static_cast<int>(model.vision.frames);

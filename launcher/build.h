@@ -1,6 +1,7 @@
 #pragma once
 // The composition root: the only place that reads a RunConfig. Components receive values.
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -36,8 +37,11 @@ std::unique_ptr<Tokenizer> make_tokenizer(const config::RunConfig& config);
 // Templates whose slot counts and lengths agree with the model of this configuration.
 std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const Tokenizer& tokenizer);
 
-// Rows of the language model that a picture or clip of so many frames takes.
-int64_t visual_slots(const config::RunConfig& config, int64_t frames);
+struct VisualSlots {
+  int64_t of_whole = 0;                 // rows of the language model that a picture or clip takes
+  std::optional<PictureTiling> tiling;  // pictures are tiled, and take as many as these say
+};
+VisualSlots visual_slots(const config::RunConfig& config, int64_t frames);
 
 CollateOptions make_collate_options(const config::RunConfig& config);
 // eval.generation, eos_id left open; `key` is the seed's, to be extended by what an answer is named by. Throws

@@ -169,31 +169,8 @@ EvalResult score(const std::string& dataset, int64_t samples, const Found& f) {
 
 }  // namespace
 
-Batch make_prompt(const RawSample& raw, const TokenizedSample& t, const CollateOptions& collate) {
-  const int64_t n = static_cast<int64_t>(t.tokens.size());
-  std::vector<int32_t> positions(t.tokens.size());
-  for (size_t i = 0; i < positions.size(); ++i) positions[i] = static_cast<int32_t>(i);
-  Batch batch;
-  batch.set("tokens", Tensor::from(t.tokens, {n}));
-  batch.set("positions", Tensor::from(positions, {n}));
-  batch.set("cu_seqlens", Tensor::from(std::vector<int32_t>{0, static_cast<int32_t>(n)}, {2}));
-  if (!t.visual_rows.empty()) {
-    CollateOptions middle = collate;
-    middle.frames = CollateOptions::Frames::kMiddle;
-    std::vector<float> pixels;
-    const int64_t frames = load_media(raw, middle, 0, pixels);
-    const int64_t media = raw.sample.media_size(), size = collate.image_size;
-    batch.set("images", Tensor::from(pixels, {media, frames, size, size, 3}));
-    batch.set("visual_rows", Tensor::from(t.visual_rows, {static_cast<int64_t>(t.visual_rows.size())}));
-  }
-  if (!t.box_in_rows.empty()) {
-    std::vector<float> boxes;
-    for (const auto& b : t.box_in) boxes.insert(boxes.end(), b.begin(), b.end());
-    const int64_t k = static_cast<int64_t>(t.box_in.size());
-    batch.set("box_in_rows", Tensor::from(t.box_in_rows, {k}));
-    batch.set("box_in", Tensor::from(boxes, {k, 4}));
-  }
-  return batch;
+Batch make_prompt(const RawSample& raw, const TokenizedSample& prompt, const CollateOptions& collate) {
+  return upload(collate_prompt(raw, prompt, collate));
 }
 
 std::vector<std::byte> draw_boxes(const RawSample& raw, const std::vector<Box>& truth, const std::vector<Box>& given,

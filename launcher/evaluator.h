@@ -41,8 +41,8 @@ EvalResult evaluate(const TpoModel& model, const DatasetFolder& folder, const Te
 // One line for people.
 std::string describe(const EvalResult& result);
 
-// The prompt of one turn, tokenized by Templates::encode_prompt, as a Batch for generate(). Throws DataError for a
-// broken picture.
+// The prompt of one turn, tokenized by Templates::encode_prompt, as a Batch for generate(); pictures and clips as
+// training has them. Throws DataError for a broken picture.
 Batch make_prompt(const RawSample& raw, const TokenizedSample& prompt, const CollateOptions& collate);
 
 // The first picture of a sample with boxes drawn on it: `truth` green, `given` red. Returns PNG bytes.

@@ -31,8 +31,13 @@ HostBatch make_batch(const MicrobatchSize& size, const TpoModel& model) {
   arrays["cu_seqlens"] = HostArray::from(ends, {static_cast<int64_t>(ends.size())});
   if (size.media > 0) {
     const int64_t side = model.config().vision.image_size;
+    int64_t slots = size.pictures.empty() ? size.media * model.visual_slots_per_media(size.frames) : 0;
+    for (const PictureSize& p : size.pictures) {
+      slots += model.tiling()->layout(p).slots();
+      for (const int64_t n : {p.width, p.height}) batch.extents["picture_sizes"].push_back(n);
+    }
     arrays["images"] = zeros({size.media, size.frames, side, side, 3}, DType::kF32);
-    arrays["visual_rows"] = zeros({size.media * model.visual_slots_per_media(size.frames)}, DType::kI32);
+    arrays["visual_rows"] = zeros({slots}, DType::kI32);
   }
   const auto boxes = [&](const char* slots, const char* values, int64_t n) {
     if (n == 0) return;
@@ -70,44 +75,116 @@ int64_t frames_of(const DatasetFolder& folder, const std::vector<LengthEntry>& l
   return 1;
 }
 
+// Sizes without black edges, one a grid.
+std::vector<PictureSize> whole_grids(const PictureTiling& tiling) {
+  std::vector<PictureSize> all;
+  for (int64_t columns = 1; columns <= tiling.limits.max_side; ++columns)
+    for (int64_t rows = 1; rows <= tiling.limits.max_side; ++rows)
+      all.push_back({columns * tiling.tile, rows * tiling.tile});
+  return all;
+}
+
+// That of most views, then slots, of at most `room` slots; one tile if none is so small.
+PictureSize largest_picture(const PictureTiling& tiling, int64_t room) {
+  PictureSize best{tiling.tile, tiling.tile};
+  for (const PictureSize& p : whole_grids(tiling)) {
+    const TileLayout t = tiling.layout(p), b = tiling.layout(best);
+    if (t.slots() <= room && std::pair(t.views(), t.slots()) > std::pair(b.views(), b.slots())) best = p;
+  }
+  return best;
+}
+
+// At least `count` pictures that have at least so many views and slots, as large ones as there are, then small ones:
+// what is resampled takes memory of its own.
+std::vector<PictureSize> pictures_with(int64_t count, int64_t views, int64_t slots, const PictureTiling& tiling) {
+  std::vector<PictureSize> pictures;
+  for (; count > 0 || views > 0 || slots > 0; --count) {
+    PictureSize next{tiling.tile, tiling.tile};
+    int64_t most = 2;
+    for (const PictureSize& p : whole_grids(tiling))
+      if (const int64_t v = tiling.layout(p).views(); v > most && v + 2 * std::max<int64_t>(0, count - 1) <= views) next = p, most = v;
+    pictures.push_back(next);
+    views -= most, slots -= tiling.layout(next).slots();
+  }
+  return pictures;
+}
+
+// The largest microbatch of `count` of these samples.
+MicrobatchSize largest_of(const std::vector<LengthEntry>& lengths, size_t count, const PictureTiling* tiling) {
+  std::vector<LengthEntry> by_tokens = lengths;
+  std::sort(by_tokens.begin(), by_tokens.end(), [](auto& a, auto& b) { return a.tokens > b.tokens; });
+  MicrobatchSize size;
+  // A dataset smaller than a microbatch gives its samples again.
+  for (size_t i = 0; i < count; ++i) size.sequences.push_back(by_tokens[i % by_tokens.size()].tokens);
+  const auto repeats = static_cast<int64_t>((count + lengths.size() - 1) / lengths.size());
+  const auto most = [&](int32_t LengthEntry::*field) { return repeats * sum_of_largest(lengths, field, count); };
+  size.media = most(&LengthEntry::views), size.regions = most(&LengthEntry::regions);
+  size.box_inputs = most(&LengthEntry::box_inputs), size.loss_rows = most(&LengthEntry::loss_tokens);
+  if (tiling == nullptr) return size;
+  size.pictures = pictures_with(most(&LengthEntry::media), size.media, most(&LengthEntry::visual_slots), *tiling);
+  size.media = 0;
+  for (const PictureSize& p : size.pictures) size.media += tiling->layout(p).views();
+  return size;
+}
+
 }  // namespace
 
 StepShape shape_of_limits(const config::RunConfig& config, int64_t media) {
   const VisionConfig vision = make_model_config(config, 1).vision;
   const int64_t tokens = config.data().max_tokens(), samples = config.train().samples_per_microbatch();
-  const int64_t frames = std::max(vision.frames, vision.tubelet), slots = media * visual_slots(config, frames);
+  const int64_t frames = std::max(vision.frames, vision.tubelet);
+  const VisualSlots visual = visual_slots(config, frames);
+  MicrobatchSize size;
+  int64_t slots = media * visual.of_whole;
+  size.media = samples * media, size.frames = frames;
+  if (frames == 1 && visual.tiling && media > 0) {
+    const PictureSize largest = largest_picture(*visual.tiling, tokens / media);
+    const TileLayout tiles = visual.tiling->layout(largest);
+    slots = media * tiles.slots();
+    size.pictures.assign(static_cast<size_t>(size.media), largest), size.media *= tiles.views();
+  }
   check<ConfigError>(slots <= tokens, media, " media of ", frames, " frames take ", slots,
                      " tokens of a sample, more than data.max_tokens = ", tokens,
                      "; raise max_tokens, or lower --media or model.vision.frames");
-  MicrobatchSize size;
   size.sequences.assign(static_cast<size_t>(samples), tokens);
-  size.media = samples * media, size.frames = frames;
   size.regions = size.box_inputs = samples;
   size.loss_rows = samples * (tokens - slots);
   const std::string what = frames > 1 ? cat(" clip(s) of ", frames, " frames") : " picture(s)";
+  const std::string cut = size.pictures.empty()
+                              ? ""
+                              : cat(" of ", size.pictures[0].width, " x ", size.pictures[0].height, " pixels in tiles");
   return {{{"limits", size, 1}},
           cat("the limits of the configuration: ", samples, " samples of data.max_tokens = ", tokens, " tokens with ",
-              media, what, " each, every text token labelled")};
+              media, what, cut, " each, every text token labelled")};
 }
 
 StepShape shape_of_data(const config::RunConfig& config, const TrainingData& data) {
   StepShape shape{{}, "the largest samples of each dataset, from its length index"};
   double weights = 0;
   for (const MixtureDataset& d : data.mixer->datasets()) weights += static_cast<double>(d.weight);
+  const int64_t clip_frames = make_collate_options(config).clip_frames;
+  const auto& tiling = data.templates->options().tiling;
   for (size_t d = 0; d < data.folders.size(); ++d) {
     const MixtureDataset& set = data.mixer->datasets()[d];
     const auto count = static_cast<size_t>(set.samples_per_microbatch);
-    std::vector<LengthEntry> by_tokens = set.lengths;
-    std::sort(by_tokens.begin(), by_tokens.end(), [](auto& a, auto& b) { return a.tokens > b.tokens; });
-    MicrobatchSize size;
-    // A dataset smaller than a microbatch gives its samples again.
-    for (size_t i = 0; i < count; ++i) size.sequences.push_back(by_tokens[i % by_tokens.size()].tokens);
-    const auto repeats = static_cast<int64_t>((count + set.lengths.size() - 1) / set.lengths.size());
-    const auto most = [&](int32_t LengthEntry::*field) { return repeats * sum_of_largest(set.lengths, field, count); };
-    size.media = most(&LengthEntry::media), size.regions = most(&LengthEntry::regions);
-    size.box_inputs = most(&LengthEntry::box_inputs), size.loss_rows = most(&LengthEntry::loss_tokens);
-    size.frames = frames_of(*data.folders[d], set.lengths, make_collate_options(config).clip_frames);
-    shape.kinds.push_back({set.name, size, static_cast<double>(set.weight) / weights});
+    const double share = static_cast<double>(set.weight) / weights;
+    // A picture in tiles has two views or more. Such pictures and clips are never in one microbatch.
+    std::vector<LengthEntry> tiled, whole;
+    for (const LengthEntry& e : set.lengths) {
+      if (e.media == 0 || e.views > e.media) tiled.push_back(e);
+      if (e.media == 0 || e.views == e.media) whole.push_back(e);
+    }
+    const auto has_media = [](const std::vector<LengthEntry>& v) {
+      return std::any_of(v.begin(), v.end(), [](const LengthEntry& e) { return e.media > 0; });
+    };
+    const bool both = tiling && has_media(tiled) && has_media(whole);
+    if (tiling && has_media(tiled))
+      shape.kinds.push_back(
+          {both ? set.name + ", pictures" : set.name, largest_of(tiled, count, &*tiling), both ? share / 2 : share});
+    if (tiling && has_media(tiled) && !both) continue;
+    MicrobatchSize size = largest_of(whole, count, nullptr);
+    size.frames = !has_media(whole) ? 1 : tiling ? clip_frames : frames_of(*data.folders[d], set.lengths, clip_frames);
+    shape.kinds.push_back({both ? set.name + ", clips" : set.name, size, both ? share / 2 : share});
   }
   return shape;
 }
@@ -119,15 +196,16 @@ LocalStep make_local_step(std::span<const MicrobatchSize> sizes, const TpoModel&
   for (size_t m = 0; m < sizes.size() * static_cast<size_t>(data_ranks); ++m) {
     const MicrobatchSize& size = sizes[m % sizes.size()];
     const auto samples = static_cast<int64_t>(size.sequences.size());
-    const Counts counts{samples,        std::accumulate(size.sequences.begin(), size.sequences.end(), int64_t{0}),
-                        size.loss_rows, size.media,
-                        size.regions,   size.box_inputs};
+    const Counts counts{.samples = samples,
+                        .tokens = std::accumulate(size.sequences.begin(), size.sequences.end(), int64_t{0}),
+                        .loss_tokens = size.loss_rows,
+                        .media = size.pictures.empty() ? size.media : static_cast<int64_t>(size.pictures.size()),
+                        .regions = size.regions,
+                        .box_inputs = size.box_inputs,
+                        .views = size.media};
     local.plan.microbatches.push_back({0, static_cast<int64_t>(local.plan.slots.size()), samples, counts});
     local.plan.slots.resize(local.plan.slots.size() + static_cast<size_t>(samples));
-    for (Counts* sum : {&local.plan.total, &local.plan.per_dataset[0]}) {
-      sum->samples += counts.samples, sum->tokens += counts.tokens, sum->loss_tokens += counts.loss_tokens;
-      sum->media += counts.media, sum->regions += counts.regions, sum->box_inputs += counts.box_inputs;
-    }
+    for (Counts* sum : {&local.plan.total, &local.plan.per_dataset[0]}) sum->add(counts);
   }
   return local;
 }

@@ -22,12 +22,15 @@ struct StepShape {
 };
 
 // The largest microbatch that the limits allow: samples_per_microbatch samples of max_tokens tokens with `media`
-// pictures (or clips, if model.vision.frames > 1) each, one box asked for and one box given each.
+// pictures (or clips, if model.vision.frames > 1) each, one box asked for and one box given each. Pictures in tiles are
+// those of most views that fit, without black edges.
 // Throws ConfigError if so many pictures do not fit max_tokens.
 StepShape shape_of_limits(const config::RunConfig& config, int64_t media);
 // Per dataset the largest microbatch that the mixture can make: as many tokens, pictures and boxes as its largest
 // samples have, and media of as many frames as its longest. Each is taken for itself, so no real microbatch is larger
-// in any. Reads the length indices and, if the model takes clips, samples without their media up to the first clip.
+// in any. Where pictures are tiled they have as many views and fill as many slots as the largest samples, at least; a
+// dataset that has clips too is two kinds, half of its share each. Reads the length indices and, if the model takes
+// clips, samples without their media up to the first clip.
 StepShape shape_of_data(const config::RunConfig& config, const TrainingData& data);
 
 // A step of these microbatches on the first of so many ranks of the data axis, as many and as large on the others;

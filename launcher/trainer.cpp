@@ -83,7 +83,10 @@ MicrobatchSize size_of(const HostBatch& host, const Counts& counts) {
   MicrobatchSize size;
   const auto ends = host.arrays.at("cu_seqlens").as<int32_t>();
   for (size_t i = 1; i < ends.size(); ++i) size.sequences.push_back(ends[i] - ends[i - 1]);
-  size.media = counts.media;
+  size.media = counts.views;
+  if (const auto sizes = host.extents.find("picture_sizes"); sizes != host.extents.end())
+    for (size_t i = 0; i < sizes->second.size(); i += 2)
+      size.pictures.push_back({sizes->second[i], sizes->second[i + 1]});
   if (const auto images = host.arrays.find("images"); images != host.arrays.end())
     size.frames = images->second.shape[1];
   size.regions = counts.regions;

@@ -106,7 +106,9 @@ std::vector<std::string> config_problems(const TpoConfig& c) {
   Problems p;
   check_vision(c, p);
   if (c.connector.kind == ConnectorConfig::Kind::kQFormer) check_qformer(c.connector.qformer, p);
-  if (c.connector.kind == ConnectorConfig::Kind::kMlp) check_tiling(c.connector.tiling, p);
+  const bool mlp = c.connector.kind == ConnectorConfig::Kind::kMlp;
+  if (mlp) check_tiling(c.connector.tiling, p);
+  p.unless(mlp || !c.connector.tile_pictures, "connector.tiling.on is true; pictures in tiles need connector.kind mlp");
   check_language(c.language, p);
   p.positive({{"region.hidden", c.region.hidden}, {"box_encoder_hidden", c.box_encoder_hidden}});
   p.unless(c.region.l1_weight >= 0 && c.region.giou_weight >= 0, "region.l1_weight and region.giou_weight are ",

@@ -94,6 +94,7 @@ TpoConfig llava_ov_tpo_7b() {
   TpoConfig c;
   c.vision = siglip_so400m();
   c.connector.kind = ConnectorConfig::Kind::kMlp;
+  c.connector.tile_pictures = true;
   c.language = qwen2_7b();
   c.region.hidden = 1792;
   c.box_encoder_hidden = 1792;

@@ -147,6 +147,12 @@ uint64_t TpoModel::groups_used(bool has_image, bool has_region_target, bool has_
   return used;
 }
 
+std::optional<PictureTiling> TpoModel::tiling() const {
+  const ConnectorConfig& c = config_.connector;
+  if (!c.tile_pictures) return std::nullopt;
+  return PictureTiling{config_.vision.image_size, vision_->grid(1, 1).height, c.tiling};
+}
+
 int64_t TpoModel::visual_slots_per_media(int64_t frames) const { return connector_->slots(vision_->grid(1, frames)); }
 
 }  // namespace tpo

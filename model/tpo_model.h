@@ -15,6 +15,7 @@
 // The rows named are overwritten after the embedding lookup; the state that a head reads is the one at the slot itself,
 // after the final norm.
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -31,7 +32,8 @@ struct ConnectorConfig {
   enum class Kind { kLinear, kQFormer, kMlp } kind = Kind::kLinear;
   int64_t merge = 1;  // kLinear: patches per side that share a slot; divides image_size / patch
   QFormerConfig qformer = {};
-  TilingConfig tiling = {};  // kMlp
+  TilingConfig tiling = {};    // kMlp
+  bool tile_pictures = false;  // kMlp: for those who make batches; the model takes pictures whole and in tiles
 };
 
 struct TpoConfig {
@@ -52,8 +54,9 @@ enum class Flops { kExecuted, kModel };
 
 // Sizes of one microbatch, for the count of floating point operations.
 struct MicrobatchSize {
-  std::vector<int64_t> sequences;  // rows of each packed sequence
-  int64_t media = 0, frames = 1;   // as the encoder sees them: each view of a tiled picture counts
+  std::vector<int64_t> sequences;          // rows of each packed sequence
+  int64_t media = 0, frames = 1;           // as the encoder sees them: each view of a tiled picture counts
+  std::vector<PictureSize> pictures = {};  // those that are tiled: all, or none
   int64_t regions = 0, box_inputs = 0;
   int64_t loss_rows = 0;  // rows with a label
 };
@@ -93,6 +96,8 @@ class TpoModel {
                        bool has_connector_text = false) const;
   // Rows of `tokens` that a medium of `frames` frames fills.
   int64_t visual_slots_per_media(int64_t frames = 1) const;
+  // How pictures are tiled, if they are.
+  std::optional<PictureTiling> tiling() const;
   // Floating point operations of loss() and its backward in matrix products and attention, with what is frozen left
   // out; elementwise work is not counted. All of the model, however it is cut over ranks.
   int64_t flops(const MicrobatchSize& size, Flops which = Flops::kExecuted) const;

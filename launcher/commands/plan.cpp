@@ -127,8 +127,9 @@ void print_head(const Question& q, const StepNeeds& n) {
   for (const StepShape::Kind& k : q.shape.kinds) {
     const MicrobatchSize& m = k.size;
     text += cat("  microbatch of ", k.name, ": ", m.sequences.size(), " sequences, ",
-                std::accumulate(m.sequences.begin(), m.sequences.end(), int64_t{0}), " tokens, ", m.media, " media of ",
-                m.frames, " frame(s), ", m.regions, " boxes asked for, ", m.box_inputs, " given\n");
+                std::accumulate(m.sequences.begin(), m.sequences.end(), int64_t{0}), " tokens, ", m.media,
+                m.pictures.empty() ? " media" : cat(" views of ", m.pictures.size(), " pictures"), " of ", m.frames,
+                " frame(s), ", m.regions, " boxes asked for, ", m.box_inputs, " given\n");
   }
   text += cat("step: ", q.config.train().microbatches_per_step(), " microbatches over ", q.mesh.data * q.mesh.tensor,
               " rank(s), data ", q.mesh.data, " x tensor ", q.mesh.tensor, ", at most ", q.local,

@@ -18,7 +18,8 @@ namespace {
 
 const CommandHelp kHelp{
     "predict",
-    "Asks a checkpoint about one picture; prints the text and every box, and draws the boxes.",
+    "Asks a checkpoint about one picture, squeezed or in tiles as the run had them; prints the text and every box, and "
+    "draws the boxes.",
     "",
     "tpo_dist predict --checkpoint runs/quickstart --image scene.png --prompt \"Where is the small red circle?\" --out "
     "answer.png",

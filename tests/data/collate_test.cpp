@@ -129,6 +129,18 @@ TEST_F(CollateTest, random_frames_stay_in_their_interval_and_follow_the_key) {
   EXPECT_GT(seen.size(), 5u);
 }
 
+TEST_F(CollateTest, a_prompt_has_the_slots_of_earlier_answers_and_no_labels) {
+  auto p = testing::region_sample("a", 1);
+  p.sample.mutable_turns()->MergeFrom(testing::text_sample("t", "How many?", "3").sample.turns());
+  const CollateItem whole = item(p, 0);
+  const HostBatch b = collate_prompt(whole.raw, templates_.encode_prompt(p.sample, 2), options_);
+  EXPECT_EQ(b.arrays.at("region_rows").as<int32_t>()[0], whole.text.region_rows[0]);
+  for (const char* name : {"targets", "row_ids", "region_targets"}) EXPECT_EQ(b.arrays.count(name), 0u) << name;
+  const HostBatch trained = collate({&whole, 1}, 0, options_);
+  for (const char* name : {"images", "visual_rows"})
+    EXPECT_EQ(b.arrays.at(name).bytes, trained.arrays.at(name).bytes) << name;
+}
+
 TEST_F(CollateTest, mixed_kinds_and_broken_pictures_name_the_sample) {
   const std::vector<CollateItem> mixed = list(item(testing::region_sample("a", 1), 0), item(clip_sample("c", 4), 1));
   EXPECT_HAS(message_of<DataError>([&] { collate(mixed, 0, options_); }), "'c'");

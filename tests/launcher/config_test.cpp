@@ -114,6 +114,21 @@ TEST(config, sizes_that_do_not_fit_together_or_with_the_preset_are_refused) {
   EXPECT_TRUE(has(two, "kv_heads") && has(two, "train.steps = 0")) << two;
 }
 
+TEST(config, tiles_belong_to_the_mlp_connector_and_to_the_model) {
+  const std::string mlp = "model.connector.kind=mlp", on = "model.connector.tiling.on=true";
+  EXPECT_TRUE(has(error_of(kGood, {on}), "connector.tiling.on is true; pictures in tiles need connector.kind mlp"));
+  EXPECT_TRUE(has(error_of(kGood, {mlp, "model.connector.tiling.max_side=0"}), "max_side = 0 is out of range"));
+  const auto whole = parse_config(kGood, "x", {mlp}), tiled = parse_config(kGood, "x", {mlp, on});
+  EXPECT_FALSE(whole.model().connector().tiling().on());
+  EXPECT_EQ(tiled.model().connector().tiling().max_side(), 6) << "resolved";
+  EXPECT_EQ(model_fingerprint(whole, 400), model_fingerprint(tiled, 400)) << "the same function of views";
+  EXPECT_NE(model_fingerprint(parse_config(kGood, "x", {mlp, "model.connector.tiling.max_tiles=8"}), 400),
+            model_fingerprint(tiled, 400));
+  EXPECT_TRUE(
+      make_model_config(parse_config(kGood, "x", {"model.preset=llava_ov_tpo_7b"}), 400).connector.tile_pictures);
+  EXPECT_FALSE(parse_config(kGood, "x", {}).model().connector().has_tiling());
+}
+
 TEST(config, patterns_and_layout_are_checked_with_everything_else) {
   const std::string two = error_of(kGood, {"train.freeze.0=visoin.*", "optimizer.lr_scale.0.pattern=heds.*"});
   EXPECT_TRUE(has(two, "train.freeze: pattern \"visoin.*\" matches no parameter")) << two;
