@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/connector_text.h"
 #include "core/error.h"
 #include "data/decode/image.h"
+#include "data/frame_times.h"
 #include "data/picture_views.h"
 
 namespace tpo {
@@ -19,18 +21,12 @@ PictureSize size_of(const data::Media& m) { return {m.width(), m.height()}; }
 // Frames taken of a clip of n: one of each of `count` equal intervals; the last one again when the clip is too short.
 std::vector<int> pick_frames(int n, const CollateOptions& options, uint64_t counter) {
   const int count = options.clip_frames;
+  if (n < count || options.frames == CollateOptions::Frames::kMiddle) return middle_frames(n, count);
   std::vector<int> picked;
   for (int i = 0; i < count; ++i) {
-    if (n < count) {
-      picked.push_back(std::min(i, n - 1));
-      continue;
-    }
     const int begin = static_cast<int>(int64_t{i} * n / count), end = static_cast<int>(int64_t{i + 1} * n / count);
-    const bool random = options.frames == CollateOptions::Frames::kRandom;
-    const int shift =
-        random ? static_cast<int>(uniform_below(options.key, counter + static_cast<uint64_t>(i), end - begin))
-               : (end - begin - 1) / 2;
-    picked.push_back(begin + shift);
+    picked.push_back(begin +
+                     static_cast<int>(uniform_below(options.key, counter + static_cast<uint64_t>(i), end - begin)));
   }
   return picked;
 }
@@ -142,6 +138,24 @@ struct Item {
   int64_t slot;
 };
 
+// The texts that the connector reads beside the media, if any sample has one. All media fill as many slots.
+void add_texts(std::span<const Item> items, HostBatch& batch) {
+  std::vector<std::vector<int32_t>> texts;
+  std::vector<int64_t> row_ids;
+  bool any = false;
+  size_t slots = 0;
+  for (const Item& item : items) {
+    const auto media = static_cast<size_t>(item.raw->sample.media_size());
+    any = any || !item.text->connector_texts.empty();
+    for (size_t m = 0; m < media; ++m) {
+      texts.push_back(item.text->connector_texts.empty() ? std::vector<int32_t>{} : item.text->connector_texts[m]);
+      slots = item.text->visual_rows.size() / media;
+      row_ids.push_back(item.slot * kRowsPerSlot + item.text->visual_rows[m * slots]);
+    }
+  }
+  if (any) add_connector_text(batch, texts, static_cast<int64_t>(slots), row_ids);
+}
+
 HostBatch pack(std::span<const Item> items, const CollateOptions& options) {
   HostBatch batch;
   batch.samples = static_cast<int64_t>(items.size());
@@ -156,6 +170,7 @@ HostBatch pack(std::span<const Item> items, const CollateOptions& options) {
     shape.add(sample, options);
   }
   text.store(batch.arrays);
+  add_texts(items, batch);
   if (shape.views == 0) return batch;
   const int64_t side = options.image_size;
   HostArray images{{shape.views, shape.frames, side, side, 3}, DType::kF32, {}};
@@ -186,7 +201,7 @@ HostBatch collate_prompt(const RawSample& raw, const TokenizedSample& prompt, co
   middle.frames = CollateOptions::Frames::kMiddle;
   const Item item{&raw, &prompt, 0};
   HostBatch batch = pack({&item, 1}, middle);
-  for (const char* name : {"targets", "row_ids", "region_targets"}) batch.arrays.erase(name);
+  for (const char* name : {"targets", "row_ids", "region_targets", "connector_text.row_ids"}) batch.arrays.erase(name);
   return batch;
 }
 

@@ -4,6 +4,7 @@
 //   cu_seqlens (S+1) i32, row_ids (N) i64 = slot in the step * 2^20 + position
 //   images (I,T,H,W,3) f32 normalised, visual_rows (all slots) i32         absent without media
 //     pictures in tiles: their views, T = 1; extents "picture_sizes" are width and height of each picture
+//   connector_text.*: core/connector_text.h                                absent if no medium has a text
 //   region_rows (R) i32, region_targets (R,4) f32                          absent without regions
 //   box_in_rows (K) i32, box_in (K,4) f32                                  absent without box inputs
 #include <cstdint>

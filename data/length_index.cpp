@@ -14,7 +14,7 @@ namespace {
 
 constexpr std::string_view kMagic = "TPOLENS2";
 constexpr size_t kHeader = 24, kListed = 20;
-static_assert(sizeof(LengthEntry) == 28);
+static_assert(sizeof(LengthEntry) == 32);
 
 uint64_t key_of(const DatasetFolder& dataset, const Templates& templates) {
   return xxh3(cat("lengths ", templates.fingerprint(), " ", dataset.manifest_hash()));
@@ -69,13 +69,16 @@ class Problems {
 
 LengthEntry length_of(const data::Sample& sample, const TokenizedSample& t) {
   const auto count = [](const auto& v) { return static_cast<int32_t>(v.size()); };
+  int32_t words = 0;
+  for (const auto& text : t.connector_texts) words += count(text);
   return {.tokens = count(t.tokens),
           .loss_tokens = t.loss_tokens,
           .media = sample.media_size(),
           .regions = count(t.region_rows),
           .box_inputs = count(t.box_in_rows),
           .views = t.views,
-          .visual_slots = count(t.visual_rows)};
+          .visual_slots = count(t.visual_rows),
+          .connector_tokens = words};
 }
 
 std::string length_index_path(const DatasetFolder& dataset, const Templates& templates) {

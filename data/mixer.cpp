@@ -36,12 +36,13 @@ std::vector<std::vector<Slot>> deal(std::vector<Slot> slots, size_t bins, size_t
 }  // namespace
 
 void Counts::add(const LengthEntry& e) {
-  add(Counts{1, e.tokens, e.loss_tokens, e.media, e.regions, e.box_inputs, e.views});
+  add(Counts{1, e.tokens, e.loss_tokens, e.media, e.regions, e.box_inputs, e.views, e.connector_tokens});
 }
 
 void Counts::add(const Counts& c) {
   samples += c.samples, tokens += c.tokens, loss_tokens += c.loss_tokens;
   media += c.media, regions += c.regions, box_inputs += c.box_inputs, views += c.views;
+  connector_tokens += c.connector_tokens;
 }
 
 std::pair<int, int> StepPlan::local(int rank, int world) const {

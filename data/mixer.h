@@ -22,6 +22,7 @@ struct LengthEntry {
   int32_t box_inputs = 0;   // <track_box> slots
   int32_t views = 0;        // media as the encoder sees them: each view of a tiled picture counts
   int32_t visual_slots = 0;
+  int32_t connector_tokens = 0;  // of the texts that the connector reads beside the media
   bool operator==(const LengthEntry&) const = default;
 };
 
@@ -33,7 +34,8 @@ struct Slot {
 };
 
 struct Counts {
-  int64_t samples = 0, tokens = 0, loss_tokens = 0, media = 0, regions = 0, box_inputs = 0, views = 0;
+  int64_t samples = 0, tokens = 0, loss_tokens = 0, media = 0, regions = 0, box_inputs = 0, views = 0,
+          connector_tokens = 0;
   void add(const LengthEntry& e);
   void add(const Counts& c);
   bool operator==(const Counts&) const = default;

@@ -4,6 +4,7 @@
 
 #include "core/error.h"
 #include "data/bytes.h"
+#include "data/frame_times.h"
 
 namespace tpo {
 namespace {
@@ -210,8 +211,19 @@ constexpr std::string_view kReferring[] = {"Draw the route of {} over all frames
 
 }  // namespace
 
-Templates::Templates(const Tokenizer& tokenizer, const TemplateOptions& options)
-    : tokenizer_(tokenizer), options_(options) {
+Templates::Templates(const Tokenizer& tokenizer, const TemplateOptions& options,
+                     std::shared_ptr<const Tokenizer> connector_tokenizer)
+    : tokenizer_(tokenizer), connector_tokenizer_(std::move(connector_tokenizer)), options_(options) {
+  if (options.beside_media == TextBesideMedia::kNone) {
+    connector_tokenizer_.reset();
+  } else {
+    check<ConfigError>(connector_tokenizer_ != nullptr && connector_tokenizer_->bos() >= 0,
+                       "texts beside media need a tokenizer with begin and end marks, as BERT's");
+    check<ConfigError>(options.beside_media_tokens >= 3, "beside_media_tokens is ", options.beside_media_tokens,
+                       ", expected 3 or more");
+    check<ConfigError>(options.beside_media != TextBesideMedia::kFrameTimes || options.clip_frames >= 1,
+                       "clip_frames is ", options.clip_frames, "; times of frames need 1 or more");
+  }
   check<ConfigError>(options.max_tokens >= 8 && options.max_tokens <= 1 << 20, "max_tokens is ", options.max_tokens,
                      ", expected 8..1048576");
   check<ConfigError>(options.image_slots >= 0 && options.clip_slots >= 0, "image_slots and clip_slots are ",
@@ -237,12 +249,42 @@ ChatFormat chat_format_of(const Tokenizer& tokenizer) {
   return tokenizer.added().find(kChatMlBegin) != nullptr ? ChatFormat::kChatMl : ChatFormat::kMistral;
 }
 
+void Templates::add_connector_texts(const data::Sample& sample, TokenizedSample& out) const {
+  const TextBesideMedia what = options_.beside_media;
+  if (what == TextBesideMedia::kNone) return;
+  std::string instruction;
+  for (const data::Turn& turn : sample.turns()) {
+    instruction += cat(instruction.empty() ? "" : " ", without_media_marks(turn.text()));
+    if (turn.role() == data::Turn::USER) break;
+  }
+  std::vector<std::vector<int32_t>> texts;
+  bool any = false;
+  for (int m = 0, clips = 0; m < sample.media_size(); ++m) {
+    texts.emplace_back();
+    const bool clip = sample.media(m).kind() == data::Media::JPEG_FRAMES;
+    if (!clip && what != TextBesideMedia::kInstructionOfAll) continue;
+    any = true;
+    const std::string text = what != TextBesideMedia::kFrameTimes
+                                 ? instruction
+                                 : cat("Clip number ", ++clips, " is shown by ", options_.clip_frames,
+                                       " frames, taken at ", frame_times(sample, m, options_.clip_frames), " seconds.");
+    const std::vector<int32_t> ids = connector_tokenizer_->encode(text);
+    const size_t room = static_cast<size_t>(options_.beside_media_tokens) - 2,
+                 skip = ids.size() - std::min(ids.size(), room);
+    texts.back() = {connector_tokenizer_->bos()};
+    texts.back().insert(texts.back().end(), ids.begin() + static_cast<std::ptrdiff_t>(skip), ids.end());
+    texts.back().push_back(connector_tokenizer_->eos());
+  }
+  if (any) out.connector_texts = std::move(texts);
+}
+
 TokenizedSample Templates::encode(const data::Sample& sample) const {
   const int turns = sample.turns_size();
   check<DataError>(turns > 0 && sample.turns(turns - 1).role() == data::Turn::ASSISTANT, "sample '", sample.id(),
                    "' does not end with an answer");
   Builder builder(sample, tokenizer_, options_);
   TokenizedSample out = builder.run(turns - 1);
+  add_connector_texts(sample, out);
   const size_t whole = out.tokens.size();
   Builder::finish(out, std::move(builder.labels()), options_.max_tokens, sample);
   check<DataError>(out.loss_tokens > 0, "sample '", sample.id(), "' has ", whole,
@@ -254,6 +296,7 @@ TokenizedSample Templates::whole_prompt(const data::Sample& sample, int turn) co
   check<DataError>(turn >= 0 && turn < sample.turns_size() && sample.turns(turn).role() == data::Turn::USER, "sample '",
                    sample.id(), "': turn ", turn, " is not a question");
   TokenizedSample out = Builder(sample, tokenizer_, options_).run(turn);
+  add_connector_texts(sample, out);
   out.targets.assign(out.tokens.size(), kNoLabel);
   return out;
 }
@@ -281,12 +324,15 @@ std::string without_media_marks(std::string text) {
 }
 
 uint64_t Templates::fingerprint() const {
-  std::string tiles;
+  std::string more;  // nothing for what is off, so that older indices stay right
+  if (options_.beside_media != TextBesideMedia::kNone)
+    more = cat(" beside media ", static_cast<int>(options_.beside_media), " ", options_.beside_media_tokens, " ",
+               options_.clip_frames, " ", connector_tokenizer_->fingerprint());
   if (const auto& t = options_.tiling)
-    tiles = cat(" tiles ", t->tile, " ", t->patches, " ", t->limits.max_side, " ", t->limits.max_tiles);
+    more += cat(" tiles ", t->tile, " ", t->patches, " ", t->limits.max_side, " ", t->limits.max_tiles);
   return xxh3(cat("templates ", kTemplateVersion, " ", tokenizer_.fingerprint(), " ", options_.max_tokens, " ",
                   options_.image_slots, " ", options_.clip_slots, " ", options_.bos_per_segment,
-                  options_.chat == ChatFormat::kChatMl ? cat(" chatml ", kChatMlSystem) : "", tiles));
+                  options_.chat == ChatFormat::kChatMl ? cat(" chatml ", kChatMlSystem) : "", more));
 }
 
 std::span<const std::string_view> region_prompts() { return kRegion; }

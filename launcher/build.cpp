@@ -95,6 +95,13 @@ void override_language(const config::Language& l, LanguageConfig& out) {
   if (l.has_train_new_rows()) out.train_new_rows = l.train_new_rows();
 }
 
+TextBesideMedia text_beside_media(const std::string& name) {
+  if (name == "none") return TextBesideMedia::kNone;
+  return name == "frame_times"   ? TextBesideMedia::kFrameTimes
+         : name == "instruction" ? TextBesideMedia::kInstruction
+                                 : TextBesideMedia::kInstructionOfAll;
+}
+
 // The model without memory, for questions about names and shapes.
 struct MetaModel {
   explicit MetaModel(const config::RunConfig& config, int64_t vocab = 1 << 15)
@@ -216,12 +223,39 @@ std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const
   options.image_slots = static_cast<int32_t>(meta.model.visual_slots_per_media(vision.tubelet));
   options.clip_slots = static_cast<int32_t>(meta.model.visual_slots_per_media(std::max(vision.frames, vision.tubelet)));
   options.tiling = meta.model.tiling();
+  options.clip_frames = static_cast<int32_t>(vision.frames);
+  std::shared_ptr<const Tokenizer> beside_media;
+  if (const ConnectorTexts texts = connector_texts(config); texts.longest > 0) {
+    options.beside_media = text_beside_media(config.data().connector_text());
+    options.beside_media_tokens = static_cast<int32_t>(texts.longest);
+    beside_media = load_tokenizer(config.data().connector_tokenizer());
+    const int64_t rows = meta.model.config().connector.qformer.text_vocab;
+    check<ConfigError>(beside_media->vocab_size() <= rows, "data.connector_tokenizer ",
+                       config.data().connector_tokenizer(), " has ", beside_media->vocab_size(),
+                       " pieces, more than model.connector.qformer.text_vocab = ", rows);
+  }
   options.bos_per_segment = config.data().bos_per_segment();
   const std::string& chat = config.data().chat();
   options.chat = chat == "auto"     ? chat_format_of(tokenizer)
                  : chat == "chatml" ? ChatFormat::kChatMl
                                     : ChatFormat::kMistral;
-  return std::make_unique<Templates>(tokenizer, options);
+  return std::make_unique<Templates>(tokenizer, options, std::move(beside_media));
+}
+
+ConnectorTexts connector_texts(const config::RunConfig& config) {
+  const auto& d = config.data();
+  if (d.connector_text() == "none") return {};
+  const ConnectorConfig c = make_model_config(config, 1).connector;
+  check<ConfigError>(c.kind == ConnectorConfig::Kind::kQFormer && c.qformer.text_vocab > 0, "data.connector_text is ",
+                     d.connector_text(),
+                     "; only connector.kind qformer with connector.qformer.text_vocab above 0 reads ",
+                     "texts beside media");
+  check<ConfigError>(!d.connector_tokenizer().empty(), "data.connector_text is ", d.connector_text(),
+                     "; data.connector_tokenizer must name its tokenizer, for example BERT's vocab.txt");
+  constexpr int64_t kLongest = 512;  // of the released code
+  check<ConfigError>(c.qformer.text_positions >= 3, "model.connector.qformer.text_positions is ",
+                     c.qformer.text_positions, "; a text has two marks, so that it must be at least 3");
+  return {std::min(kLongest, c.qformer.text_positions), d.connector_text() == "instruction_of_all"};
 }
 
 VisualSlots visual_slots(const config::RunConfig& config, int64_t frames) {

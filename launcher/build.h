@@ -34,8 +34,16 @@ std::string model_fingerprint(const config::RunConfig& config, int64_t vocab);
 std::vector<NamedShape> parameter_shapes(const config::RunConfig& config, int64_t vocab);
 
 std::unique_ptr<Tokenizer> make_tokenizer(const config::RunConfig& config);
-// Templates whose slot counts and lengths agree with the model of this configuration.
+// Templates whose slot counts and lengths agree with the model of this configuration. Reads data.connector_tokenizer if
+// there are texts for the connector.
 std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const Tokenizer& tokenizer);
+
+// What a text beside a medium may have at most; 0: media have none. Throws ConfigError if the model cannot read any.
+struct ConnectorTexts {
+  int64_t longest = 0;       // tokens
+  bool of_pictures = false;  // or of clips only
+};
+ConnectorTexts connector_texts(const config::RunConfig& config);
 
 struct VisualSlots {
   int64_t of_whole = 0;                 // rows of the language model that a picture or clip takes

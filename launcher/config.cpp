@@ -317,6 +317,7 @@ void check_together(const config::RunConfig& c, int ranks, Errors& errors) {
   };
   const size_t before = errors.size();
   if (sizes_legal) collect([&] { make_model_config(c, 1 << 15); });
+  if (sizes_legal && errors.size() == before) collect([&] { connector_texts(c); });
   if (sizes_legal && errors.size() == before) collect([&] { check_training_rules(c); });
   collect([&] { make_generate_options(c); });
   if (ranks > 0) collect([&] { check_mesh(make_mesh_shape(c, ranks), ranks); });

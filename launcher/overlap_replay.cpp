@@ -105,7 +105,8 @@ ReplayMicrobatch record_microbatch(Trainer& trainer, const MicrobatchSize& size,
   const auto first = std::find_if(out.events.begin(), out.events.end(),
                                   [](const ReplayEvent& e) { return e.kind != ReplayEvent::Kind::kUse; });
   out.backward = static_cast<size_t>(first - out.events.begin());
-  out.groups = trainer.model().groups_used(size.media > 0, size.regions > 0, size.box_inputs > 0);
+  out.groups =
+      trainer.model().groups_used(size.media > 0, size.regions > 0, size.box_inputs > 0, !size.connector_texts.empty());
   return out;
 }
 

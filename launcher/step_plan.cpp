@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 
+#include "core/connector_text.h"
 #include "launcher/trainer.h"
 #include "parallel/comm/sim.h"
 
@@ -38,6 +39,9 @@ HostBatch make_batch(const MicrobatchSize& size, const TpoModel& model) {
     }
     arrays["images"] = zeros({size.media, size.frames, side, side, 3}, DType::kF32);
     arrays["visual_rows"] = zeros({slots}, DType::kI32);
+    std::vector<std::vector<int32_t>> texts;
+    for (const int64_t n : size.connector_texts) texts.emplace_back(static_cast<size_t>(n));
+    if (!texts.empty()) add_connector_text(batch, texts, slots / size.media, std::vector<int64_t>(texts.size()));
   }
   const auto boxes = [&](const char* slots, const char* values, int64_t n) {
     if (n == 0) return;
@@ -102,7 +106,8 @@ std::vector<PictureSize> pictures_with(int64_t count, int64_t views, int64_t slo
     PictureSize next{tiling.tile, tiling.tile};
     int64_t most = 2;
     for (const PictureSize& p : whole_grids(tiling))
-      if (const int64_t v = tiling.layout(p).views(); v > most && v + 2 * std::max<int64_t>(0, count - 1) <= views) next = p, most = v;
+      if (const int64_t v = tiling.layout(p).views(); v > most && v + 2 * std::max<int64_t>(0, count - 1) <= views)
+        next = p, most = v;
     pictures.push_back(next);
     views -= most, slots -= tiling.layout(next).slots();
   }
@@ -110,7 +115,9 @@ std::vector<PictureSize> pictures_with(int64_t count, int64_t views, int64_t slo
 }
 
 // The largest microbatch of `count` of these samples.
-MicrobatchSize largest_of(const std::vector<LengthEntry>& lengths, size_t count, const PictureTiling* tiling) {
+// longest_text: of the connector.
+MicrobatchSize largest_of(const std::vector<LengthEntry>& lengths, size_t count, const PictureTiling* tiling,
+                          int64_t longest_text) {
   std::vector<LengthEntry> by_tokens = lengths;
   std::sort(by_tokens.begin(), by_tokens.end(), [](auto& a, auto& b) { return a.tokens > b.tokens; });
   MicrobatchSize size;
@@ -120,6 +127,11 @@ MicrobatchSize largest_of(const std::vector<LengthEntry>& lengths, size_t count,
   const auto most = [&](int32_t LengthEntry::*field) { return repeats * sum_of_largest(lengths, field, count); };
   size.media = most(&LengthEntry::views), size.regions = most(&LengthEntry::regions);
   size.box_inputs = most(&LengthEntry::box_inputs), size.loss_rows = most(&LengthEntry::loss_tokens);
+  // As few texts as there can be: attention takes most then.
+  for (int64_t rest = most(&LengthEntry::connector_tokens), m = 0; rest > 0 || (m > 0 && m < size.media); ++m) {
+    size.connector_texts.push_back(std::min(rest, longest_text));
+    rest -= size.connector_texts.back();
+  }
   if (tiling == nullptr) return size;
   size.pictures = pictures_with(most(&LengthEntry::media), size.media, most(&LengthEntry::visual_slots), *tiling);
   size.media = 0;
@@ -147,6 +159,9 @@ StepShape shape_of_limits(const config::RunConfig& config, int64_t media) {
                      " tokens of a sample, more than data.max_tokens = ", tokens,
                      "; raise max_tokens, or lower --media or model.vision.frames");
   size.sequences.assign(static_cast<size_t>(samples), tokens);
+  const ConnectorTexts texts = connector_texts(config);
+  if (texts.longest > 0 && (frames > 1 || texts.of_pictures))
+    size.connector_texts.assign(static_cast<size_t>(size.media), texts.longest);
   size.regions = size.box_inputs = samples;
   size.loss_rows = samples * (tokens - slots);
   const std::string what = frames > 1 ? cat(" clip(s) of ", frames, " frames") : " picture(s)";
@@ -180,9 +195,9 @@ StepShape shape_of_data(const config::RunConfig& config, const TrainingData& dat
     const bool both = tiling && has_media(tiled) && has_media(whole);
     if (tiling && has_media(tiled))
       shape.kinds.push_back(
-          {both ? set.name + ", pictures" : set.name, largest_of(tiled, count, &*tiling), both ? share / 2 : share});
+          {both ? set.name + ", pictures" : set.name, largest_of(tiled, count, &*tiling, 0), both ? share / 2 : share});
     if (tiling && has_media(tiled) && !both) continue;
-    MicrobatchSize size = largest_of(whole, count, nullptr);
+    MicrobatchSize size = largest_of(whole, count, nullptr, connector_texts(config).longest);
     size.frames = !has_media(whole) ? 1 : tiling ? clip_frames : frames_of(*data.folders[d], set.lengths, clip_frames);
     shape.kinds.push_back({both ? set.name + ", clips" : set.name, size, both ? share / 2 : share});
   }
@@ -196,13 +211,15 @@ LocalStep make_local_step(std::span<const MicrobatchSize> sizes, const TpoModel&
   for (size_t m = 0; m < sizes.size() * static_cast<size_t>(data_ranks); ++m) {
     const MicrobatchSize& size = sizes[m % sizes.size()];
     const auto samples = static_cast<int64_t>(size.sequences.size());
-    const Counts counts{.samples = samples,
-                        .tokens = std::accumulate(size.sequences.begin(), size.sequences.end(), int64_t{0}),
-                        .loss_tokens = size.loss_rows,
-                        .media = size.pictures.empty() ? size.media : static_cast<int64_t>(size.pictures.size()),
-                        .regions = size.regions,
-                        .box_inputs = size.box_inputs,
-                        .views = size.media};
+    const Counts counts{
+        .samples = samples,
+        .tokens = std::accumulate(size.sequences.begin(), size.sequences.end(), int64_t{0}),
+        .loss_tokens = size.loss_rows,
+        .media = size.pictures.empty() ? size.media : static_cast<int64_t>(size.pictures.size()),
+        .regions = size.regions,
+        .box_inputs = size.box_inputs,
+        .views = size.media,
+        .connector_tokens = std::accumulate(size.connector_texts.begin(), size.connector_texts.end(), int64_t{0})};
     local.plan.microbatches.push_back({0, static_cast<int64_t>(local.plan.slots.size()), samples, counts});
     local.plan.slots.resize(local.plan.slots.size() + static_cast<size_t>(samples));
     for (Counts* sum : {&local.plan.total, &local.plan.per_dataset[0]}) sum->add(counts);
@@ -230,6 +247,8 @@ std::vector<std::string> order_of_use(config::RunConfig config, int64_t vocab) {
   size.media = size.regions = size.box_inputs = size.loss_rows = 1;
   size.frames = std::max(model.config().vision.frames, model.config().vision.tubelet);
   size.sequences = {model.visual_slots_per_media(size.frames) + 2};
+  const ConnectorConfig& connector = model.config().connector;
+  if (connector.kind == ConnectorConfig::Kind::kQFormer && connector.qformer.text_vocab > 0) size.connector_texts = {1};
   const LocalStep local = make_local_step({&size, 1}, model);
   UseTrace trace;
   store.set_hooks(&trace);

@@ -89,6 +89,11 @@ MicrobatchSize size_of(const HostBatch& host, const Counts& counts) {
       size.pictures.push_back({sizes->second[i], sizes->second[i + 1]});
   if (const auto images = host.arrays.find("images"); images != host.arrays.end())
     size.frames = images->second.shape[1];
+  if (const auto joint = host.arrays.find("connector_text.joint_cu"); joint != host.arrays.end()) {
+    const auto ends = joint->second.as<int32_t>();
+    const int64_t slots = host.arrays.at("visual_rows").shape.numel() / size.media;
+    for (size_t i = 1; i < ends.size(); ++i) size.connector_texts.push_back(ends[i] - ends[i - 1] - slots);
+  }
   size.regions = counts.regions;
   size.box_inputs = counts.box_inputs;
   size.loss_rows = counts.loss_tokens;
@@ -167,7 +172,7 @@ StepUse Trainer::use_of(const StepPlan& plan) const {
     const auto [first, last] = plan.local(rank, mesh_->shape().data);
     for (int m = first; m < last; ++m) {
       const Counts& c = plan.microbatches[static_cast<size_t>(m)].counts;
-      const uint64_t groups = model_->groups_used(c.media > 0, c.regions > 0, c.box_inputs > 0);
+      const uint64_t groups = model_->groups_used(c.media > 0, c.regions > 0, c.box_inputs > 0, c.connector_tokens > 0);
       const auto round = static_cast<size_t>(m - first);
       if (use.global.size() <= round) use.global.resize(round + 1);
       use.global[round] |= groups;

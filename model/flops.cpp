@@ -90,7 +90,7 @@ int64_t TpoModel::flops(const MicrobatchSize& size, Flops which) const {
   bool wants = !config_.language.detach_embeddings && language_.embedding().weight().trainable;
   if (size.media > 0) {
     const PatchGrid grid = vision_->grid(size.media, size.frames);
-    wants = connector_->count(f, grid, vision_->count(f, grid)) || wants;
+    wants = connector_->count(f, grid, size.connector_texts, vision_->count(f, grid)) || wants;
   }
   if (size.box_inputs > 0) {
     const bool hidden = f.linear(box_encoder_.fc1(), size.box_inputs, false);

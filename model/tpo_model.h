@@ -54,9 +54,10 @@ enum class Flops { kExecuted, kModel };
 
 // Sizes of one microbatch, for the count of floating point operations.
 struct MicrobatchSize {
-  std::vector<int64_t> sequences;          // rows of each packed sequence
-  int64_t media = 0, frames = 1;           // as the encoder sees them: each view of a tiled picture counts
-  std::vector<PictureSize> pictures = {};  // those that are tiled: all, or none
+  std::vector<int64_t> sequences;             // rows of each packed sequence
+  int64_t media = 0, frames = 1;              // as the encoder sees them: each view of a tiled picture counts
+  std::vector<PictureSize> pictures = {};     // those that are tiled: all, or none
+  std::vector<int64_t> connector_texts = {};  // tokens of each medium's text; empty: none has one
   int64_t regions = 0, box_inputs = 0;
   int64_t loss_rows = 0;  // rows with a label
 };

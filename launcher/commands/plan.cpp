@@ -129,7 +129,12 @@ void print_head(const Question& q, const StepNeeds& n) {
     text += cat("  microbatch of ", k.name, ": ", m.sequences.size(), " sequences, ",
                 std::accumulate(m.sequences.begin(), m.sequences.end(), int64_t{0}), " tokens, ", m.media,
                 m.pictures.empty() ? " media" : cat(" views of ", m.pictures.size(), " pictures"), " of ", m.frames,
-                " frame(s), ", m.regions, " boxes asked for, ", m.box_inputs, " given\n");
+                " frame(s), ",
+                m.connector_texts.empty()
+                    ? ""
+                    : cat(std::accumulate(m.connector_texts.begin(), m.connector_texts.end(), int64_t{0}),
+                          " tokens beside them, "),
+                m.regions, " boxes asked for, ", m.box_inputs, " given\n");
   }
   text += cat("step: ", q.config.train().microbatches_per_step(), " microbatches over ", q.mesh.data * q.mesh.tensor,
               " rank(s), data ", q.mesh.data, " x tensor ", q.mesh.tensor, ", at most ", q.local,

@@ -1,5 +1,7 @@
 #pragma once
 // Connector: from vision tokens to the rows that fill the visual slots of the language model. I media, M rows of texts.
+#include <span>
+
 #include "model/product_counter.h"
 #include "model/vision/any_resolution.h"
 #include "model/vision/vision_encoder.h"
@@ -41,9 +43,10 @@ class Connector {
     check_shape(in.pictures.empty(), "[connector] pictures in tiles need connector.kind mlp");
     return in.grid.media * slots(in.grid);
   }
-  // Counts the products of a pass without texts. `wants`: whether the vision tokens want a gradient; returns whether
-  // the slots do.
-  virtual bool count(ProductCounter& counter, const PatchGrid& grid, bool wants) const = 0;
+  // Counts the products of a pass. texts: rows of each medium's text, empty without texts. `wants`: whether the vision
+  // tokens want a gradient; returns whether the slots do.
+  virtual bool count(ProductCounter& counter, const PatchGrid& grid, std::span<const int64_t> texts,
+                     bool wants) const = 0;
 };
 
 }  // namespace tpo

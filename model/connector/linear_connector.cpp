@@ -21,7 +21,7 @@ Tensor LinearConnector::operator()(const ConnectorInput& in) const {
   return proj_(merge_ == 1 ? in.vision : merge_patches(in.vision, in.grid.height, in.grid.width, merge_));
 }
 
-bool LinearConnector::count(ProductCounter& counter, const PatchGrid& g, bool wants) const {
+bool LinearConnector::count(ProductCounter& counter, const PatchGrid& g, std::span<const int64_t>, bool wants) const {
   return counter.linear(proj_, g.media * slots(g), wants);
 }
 

@@ -11,7 +11,7 @@ class LinearConnector final : public Connector {
   // Throws ShapeError if merge does not divide the grid's height and width.
   Tensor operator()(const ConnectorInput& in) const override;
   int64_t slots(const PatchGrid& grid) const override;
-  bool count(ProductCounter& counter, const PatchGrid& grid, bool wants) const override;
+  bool count(ProductCounter& counter, const PatchGrid& grid, std::span<const int64_t> texts, bool wants) const override;
 
  private:
   int64_t merge_;

@@ -90,7 +90,7 @@ Tensor MlpConnector::operator()(const ConnectorInput& in) const {
   return concat_last({y_NC.view({g.media, (S - 1) * C}), newline_IC}).view({g.media * S, C});
 }
 
-bool MlpConnector::count(ProductCounter& f, const PatchGrid& g, bool wants) const {
+bool MlpConnector::count(ProductCounter& f, const PatchGrid& g, std::span<const int64_t>, bool wants) const {
   const int64_t rows = g.media * g.tokens_per_media();
   const bool hidden = f.linear(fc1_, rows, wants);
   return f.linear(fc2_, rows, hidden) || newline_.trainable;

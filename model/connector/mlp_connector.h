@@ -20,7 +20,7 @@ class MlpConnector final : public Connector {
   Tensor operator()(const ConnectorInput& in) const override;
   int64_t slots(const PatchGrid& grid) const override;
   int64_t slots_of_all(const ConnectorInput& in) const override;
-  bool count(ProductCounter& counter, const PatchGrid& grid, bool wants) const override;
+  bool count(ProductCounter& counter, const PatchGrid& grid, std::span<const int64_t> texts, bool wants) const override;
 
  private:
   std::vector<TileLayout> layouts(const ConnectorInput& in) const;

@@ -66,11 +66,11 @@ Tensor QFormerAttention::to_vision(const Tensor& x, const QFormerPass& pass) con
                       dropout(pass, pass.in->row_ids)));
 }
 
-bool QFormerAttention::count(ProductCounter& f, int64_t media, int64_t rows, int64_t keys, bool x_wants,
+bool QFormerAttention::count(ProductCounter& f, int64_t rows, int64_t keys, int64_t pairs, bool x_wants,
                              bool source_wants) const {
-  const bool q = f.linear(q_, media * rows, x_wants), k = f.linear(k_, media * keys, source_wants);
-  const bool v = f.linear(v_, media * keys, source_wants);
-  return f.linear(o_, media * rows, f.attention(media * rows * keys, spec_, q || k || v));
+  const bool q = f.linear(q_, rows, x_wants), k = f.linear(k_, keys, source_wants);
+  const bool v = f.linear(v_, keys, source_wants);
+  return f.linear(o_, rows, f.attention(pairs, spec_, q || k || v));
 }
 
 QFormerMlp::QFormerMlp(const ParamScope& s, const QFormerConfig& c, const TensorParallel& tp)
@@ -129,13 +129,22 @@ Tensor QFormerLayer::operator()(const Tensor& x, const QFormerPass& pass) const 
   return concat_rows({queries, text_norm_->after_sum(text, drop((*text_mlp_)(text), pass, "mlp", true)).normed});
 }
 
-bool QFormerLayer::count(ProductCounter& f, const PatchGrid& g, bool vision_wants, bool wants) const {
-  wants = attn_.count(f, g.media, queries_, queries_, wants, wants) || wants || attn_norm_.trains();
+bool QFormerLayer::count(ProductCounter& f, const PatchGrid& g, std::span<const int64_t> texts, bool vision_wants,
+                         bool wants) const {
+  const int64_t queries = g.media * queries_;
+  int64_t words = 0, pairs = texts.empty() ? queries * queries_ : 0;
+  for (const int64_t n : texts) words += n, pairs += (queries_ + n) * (queries_ + n);
+  wants = attn_.count(f, queries + words, queries + words, pairs, wants, wants) || wants || attn_norm_.trains();
+  const bool text_wants = wants;
   if (cross_)
-    wants = cross_->count(f, g.media, queries_, g.tokens_per_media(), wants, vision_wants) || wants ||
-            cross_norm_->trains();
-  const bool hidden = f.linear(query_mlp_.fc1, g.media * queries_, wants);
-  return f.linear(query_mlp_.fc2, g.media * queries_, hidden) || wants || query_norm_.trains();
+    wants = cross_->count(f, queries, g.media * g.tokens_per_media(), queries * g.tokens_per_media(), wants,
+                          vision_wants) ||
+            wants || cross_norm_->trains();
+  const bool hidden = f.linear(query_mlp_.fc1, queries, wants);
+  wants = f.linear(query_mlp_.fc2, queries, hidden) || wants || query_norm_.trains();
+  if (last_ || words == 0) return wants;
+  const bool inner = f.linear(text_mlp_->fc1, words, text_wants);
+  return f.linear(text_mlp_->fc2, words, inner) || wants || text_norm_->trains();
 }
 
 QFormer::QFormer(const ParamScope& s, const QFormerConfig& c, int64_t vision_width, int64_t width,
@@ -205,9 +214,10 @@ Tensor QFormer::operator()(const ConnectorInput& in) const {
   return project_up_(x);
 }
 
-bool QFormer::count(ProductCounter& f, const PatchGrid& g, bool vision_wants) const {
+bool QFormer::count(ProductCounter& f, const PatchGrid& g, std::span<const int64_t> texts, bool vision_wants) const {
   bool wants = queries_->trainable || (extra_queries_ != nullptr && extra_queries_->trainable) || embed_norm_.trains();
-  for (const QFormerLayer& layer : layers_) wants = layer.count(f, g, vision_wants, wants);
+  if (!texts.empty()) wants = wants || words_->trainable || positions_->trainable;
+  for (const QFormerLayer& layer : layers_) wants = layer.count(f, g, texts, vision_wants, wants);
   return f.linear(project_up_, g.media * config_.slots(), wants);
 }
 

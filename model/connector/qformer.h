@@ -47,8 +47,7 @@ class QFormerAttention {
   Tensor among(const Tensor& x, const QFormerPass& pass) const;
   // Queries x (I*Q, C) attend to their medium's vision tokens.
   Tensor to_vision(const Tensor& x, const QFormerPass& pass) const;
-  // rows queries and `keys` keys of a medium each.
-  bool count(ProductCounter& counter, int64_t media, int64_t rows, int64_t keys, bool x_wants, bool source_wants) const;
+  bool count(ProductCounter& counter, int64_t rows, int64_t keys, int64_t pairs, bool x_wants, bool source_wants) const;
 
  private:
   AttentionDropout dropout(const QFormerPass& pass, const Tensor& row_ids) const;
@@ -74,7 +73,8 @@ class QFormerLayer {
                const TensorParallel& tp);
   // (N, C) -> (N, C); the last layer, whose texts nothing reads: -> (I*Q, C).
   Tensor operator()(const Tensor& x, const QFormerPass& pass) const;
-  bool count(ProductCounter& counter, const PatchGrid& grid, bool vision_wants, bool wants) const;
+  bool count(ProductCounter& counter, const PatchGrid& grid, std::span<const int64_t> texts, bool vision_wants,
+             bool wants) const;
 
  private:
   QFormerMlp make_after_cross(const ParamScope& scope, const QFormerConfig& config, int64_t vision_width, int64_t index,
@@ -105,7 +105,7 @@ class QFormer final : public Connector {
           const TensorParallel& tp);
   Tensor operator()(const ConnectorInput& in) const override;
   int64_t slots(const PatchGrid& grid) const override;  // queries + extra_queries, whatever the grid
-  bool count(ProductCounter& counter, const PatchGrid& grid, bool wants) const override;
+  bool count(ProductCounter& counter, const PatchGrid& grid, std::span<const int64_t> texts, bool wants) const override;
   const QFormerConfig& config() const { return config_; }
 
  private:

@@ -9,6 +9,7 @@
 namespace tpo {
 namespace {
 
+using testing::clip_sample;
 using testing::message_of;
 
 class CollateTest : public ::testing::Test {
@@ -32,20 +33,6 @@ class CollateTest : public ::testing::Test {
   Templates templates_{*tok_, {.max_tokens = 256, .image_slots = 4, .clip_slots = 6}};
   CollateOptions options_{.image_size = 16, .clip_frames = 3};
 };
-
-testing::Packed clip_sample(const std::string& id, int frames) {
-  testing::Packed p = testing::text_sample(id, "<video> Where?", "At the left.");
-  auto& m = *p.sample.add_media();
-  m.set_kind(data::Media::JPEG_FRAMES), m.set_width(16), m.set_height(16), m.set_fps(8);
-  for (int f = 0; f < frames; ++f) {
-    // Frame f is the grey level 10 f, so that a picture tells its number.
-    const auto jpeg = encode_jpeg({16, 16, std::vector<uint8_t>(16 * 16 * 3, static_cast<uint8_t>(10 * f))}, 100);
-    m.add_frame_bytes(static_cast<uint32_t>(jpeg.size()));
-    p.media.insert(p.media.end(), jpeg.begin(), jpeg.end());
-  }
-  check_sample(p.sample, p.media.size());
-  return p;
-}
 
 std::vector<int> frame_numbers(const HostBatch& b) {
   const auto pixels = b.arrays.at("images").as<float>();

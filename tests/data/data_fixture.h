@@ -106,6 +106,21 @@ inline Packed text_sample(const std::string& id, const std::string& question, co
   return p;
 }
 
+// A clip of grey frames at 8 frames per second.
+inline Packed clip_sample(const std::string& id, int frames) {
+  Packed p = text_sample(id, "<video> Where?", "At the left.");
+  auto& m = *p.sample.add_media();
+  m.set_kind(data::Media::JPEG_FRAMES), m.set_width(16), m.set_height(16), m.set_fps(8);
+  for (int f = 0; f < frames; ++f) {
+    // Frame f is the grey level 10 f, so that a picture tells its number.
+    const auto jpeg = encode_jpeg({16, 16, std::vector<uint8_t>(16 * 16 * 3, static_cast<uint8_t>(10 * f))}, 100);
+    m.add_frame_bytes(static_cast<uint32_t>(jpeg.size()));
+    p.media.insert(p.media.end(), jpeg.begin(), jpeg.end());
+  }
+  check_sample(p.sample, p.media.size());
+  return p;
+}
+
 inline void write_dataset(const std::string& folder, const std::vector<Packed>& samples,
                           const std::string& task = "region", uint64_t shard_bytes = 1 << 20) {
   DatasetWriter w(folder, "test", task, "a test", {shard_bytes});

@@ -1,4 +1,5 @@
-// What a configuration says about media, through data, training, plan and evaluation: pictures in tiles.
+// What a configuration says about media, through data, training, plan and evaluation: pictures in tiles, texts that a
+// Q-Former reads beside clips.
 #include <gtest/gtest.h>
 
 #include <cmath>
@@ -188,6 +189,116 @@ TEST(tiled_pictures, clips_of_the_same_dataset_are_a_kind_of_their_own) {
   EXPECT_EQ(shape.kinds[1].size.frames, 3);
   EXPECT_EQ(shape.kinds[1].size.media, 3);
   EXPECT_TRUE(shape.kinds[1].size.pictures.empty());
+}
+
+std::vector<testing::Packed> clips() {
+  std::vector<testing::Packed> samples;
+  for (int i = 0; i < 6; ++i) samples.push_back(testing::clip_sample(cat("clip", i), 3 + 7 * i));
+  samples.push_back(testing::text_sample("text", "How many?", "3"));
+  return samples;
+}
+
+const std::vector<std::string> kQFormer = {"model.vision.frames=3",
+                                           "model.connector.kind=qformer",
+                                           "model.connector.qformer.layers=3",
+                                           "model.connector.qformer.width=24",
+                                           "model.connector.qformer.heads=2",
+                                           "model.connector.qformer.mlp_hidden=32",
+                                           "model.connector.qformer.queries=3",
+                                           "model.connector.qformer.extra_queries=2"};
+
+std::vector<std::string> with(std::vector<std::string> sets, std::initializer_list<std::string> more) {
+  sets.insert(sets.end(), more.begin(), more.end());
+  return sets;
+}
+
+std::string bert_words() {
+  const std::string path = TinyRun::get().folder() + "/vocab.txt";
+  write_text(path, "[UNK]\n[CLS]\n[SEP]\nclip\nnumber\n0\n1\n2\n3\n.\n,\nframes\nseconds\nwhere\n?\n");
+  return path;
+}
+
+TEST(texts_beside_clips, train_plan_and_answer_like_everything_else) {
+  for (const std::string what : {"frame_times", "instruction"}) {
+    SCOPED_TRACE(what);
+    const auto c = config_of(
+        "clips", clips(),
+        with(kQFormer, {"model.connector.qformer.text_vocab=15", "data.connector_text=" + what,
+                        "model.connector.qformer.text_positions=40", "data.connector_tokenizer=" + bert_words()}));
+    expect_two_ranks_train_as_one(c);
+    expect_plan_is_real(c);
+
+    const TrainingData data = make_training_data(c);
+    const auto world = make_single();
+    Trainer trainer(c, data, *world);
+    const auto text_values = [&] {
+      std::vector<float> values;
+      for (const auto& p : trainer.store().params())
+        if (trainer.store().group_names()[static_cast<size_t>(p->group)] == "connector.text" && p->trainable)
+          for (float v : p->value.to_vector<float>()) values.push_back(v);
+      return values;
+    };
+    const std::vector<float> before = text_values();
+    trainer.step();
+    EXPECT_NE(text_values(), before) << "the texts' own weights are in the step";
+    EvalOptions options;
+    options.generate = make_generate_options(c);
+    const EvalResult r =
+        evaluate(trainer.model(), *data.folders[0], *data.templates, make_collate_options(c), options, *world);
+    EXPECT_EQ(r.answers, 7);
+
+    // The text reaches the slots.
+    const RawSample raw = data.folders[0]->read(1);
+    TokenizedSample prompt = data.templates->encode_prompt(raw.sample, 0);
+    const auto states = [&] {
+      return trainer.model().forward(make_prompt(raw, prompt, make_collate_options(c)), RngKey()).to_vector<float>();
+    };
+    const std::vector<float> told = states();
+    prompt.connector_texts[0][1] = prompt.connector_texts[0][1] == 5 ? 6 : 5;
+    EXPECT_NE(states(), told);
+
+    const StepShape shape = shape_of_data(c, data);
+    const MicrobatchSize& bound = shape.kinds[0].size;
+    EXPECT_EQ(static_cast<int64_t>(bound.connector_texts.size()), bound.media);
+    const int64_t bytes = plan_step(c, data.vocab, {&bound, 1}).memory.at_peak().bytes;
+    const LocalStep local = first_step(c, data);
+    for (size_t i = 0; i < local.batches.size(); ++i) {
+      const MicrobatchSize real = size_of(local.batches[i], local.plan.microbatches[i].counts);
+      EXPECT_LE(plan_step(c, data.vocab, {&real, 1}).memory.at_peak().bytes, bytes);
+    }
+    EXPECT_EQ(shape_of_limits(c, 1).kinds[0].size.connector_texts, (std::vector<int64_t>{40, 40, 40}));
+  }
+}
+
+// A model that could read texts and is given none leaves those weights alone.
+TEST(texts_beside_clips, none_by_default) {
+  const auto c = config_of("clips", clips(), with(kQFormer, {"model.connector.qformer.text_vocab=15"}));
+  expect_two_ranks_train_as_one(c);
+  expect_plan_is_real(c);
+  const TrainingData data = make_training_data(c);
+  for (const HostBatch& b : first_step(c, data).batches) EXPECT_EQ(b.arrays.count("connector_text.ids"), 0u);
+}
+
+TEST(texts_beside_clips, what_cannot_be_read_is_refused) {
+  const auto error = [](std::vector<std::string> sets) {
+    try {
+      const auto c = TinyRun::get().config(sets);
+      make_templates(c, *make_tokenizer(c));
+    } catch (const ConfigError& e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  const std::string words = "data.connector_tokenizer=" + bert_words(), ask = "data.connector_text=instruction";
+  const std::string vocab = "model.connector.qformer.text_vocab=";
+  EXPECT_HAS(error({ask, words}), "only connector.kind qformer with connector.qformer.text_vocab above 0");
+  EXPECT_HAS(error(with(kQFormer, {ask, words, vocab + "0"})), "only connector.kind qformer");
+  EXPECT_HAS(error(with(kQFormer, {ask, vocab + "15"})), "data.connector_tokenizer must name its tokenizer");
+  EXPECT_HAS(error(with(kQFormer, {ask, words, vocab + "14"})), "has 15 pieces, more than");
+  EXPECT_HAS(error(with(kQFormer, {ask, words, vocab + "15", "model.connector.qformer.text_positions=2"})),
+             "must be at least 3");
+  EXPECT_HAS(error({"data.connector_text=all"}), "legal: none, frame_times, instruction, instruction_of_all");
+  EXPECT_EQ(error(with(kQFormer, {ask, words, vocab + "15"})), "no error");
 }
 
 }  // namespace

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "model/connector/text_rows.h"
+#include "core/connector_text.h"
 #include "model/tpo_model.h"
 #include "parallel/comm/process_group.h"
 

@@ -1,10 +1,10 @@
 // The Q-Former against the public one (golden/qformer_golden.py), and what a batch of texts, dropout and groups do.
 #include "model/connector/qformer.h"
 
+#include "core/connector_text.h"
 #include "core/ops/pointwise.h"
 #include "core/ops/reduce.h"
 #include "golden.h"
-#include "model/connector/text_rows.h"
 
 namespace tpo::testing {
 namespace {

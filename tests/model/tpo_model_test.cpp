@@ -281,7 +281,8 @@ TEST(TpoModel, meta_predicts_launches_and_peak_bytes) {
 
 // At widths where elementwise work is small, and lengths where attention is not, the formula must meet what the
 // launches add up to.
-void expect_flops(TpoConfig config) {
+// text: tokens beside each of the three clips.
+void expect_flops(TpoConfig config, int64_t text = 0) {
   const std::unique_ptr<Stream> stream = Stream::make_meta();
   const StreamScope scope(*stream);
   config.vision = {.kind = config.vision.kind,
@@ -307,10 +308,14 @@ void expect_flops(TpoConfig config) {
     // Meta has no target values, so its launch counts every row as one with a label.
     MicrobatchSize size = size_of_batch(samples);
     size.loss_rows = std::accumulate(size.sequences.begin(), size.sequences.end(), int64_t{0});
+    std::vector<std::vector<int32_t>> texts;
+    for (const int64_t n : {text, int64_t{0}, text / 2}) texts.emplace_back(static_cast<size_t>(n));
+    if (text > 0) size.connector_texts = {text, 0, text / 2};
     for (const auto& patterns : frozen) {
       rig.store.set_trainable("*", true);
       for (const std::string& pattern : patterns) rig.store.set_trainable(pattern, false);
-      const Batch batch = pack(rig.model, samples);
+      Batch batch = pack(rig.model, samples);
+      if (text > 0) set_connector_text(batch, texts);
       const int64_t before = stream->counters().flops;
       if (rig.store.numel(true) > 0) {
         run_loss(rig.model, batch, kScales);
@@ -331,6 +336,8 @@ TEST(TpoModel, flops_formula_equals_what_was_launched) {
   config.connector.qformer = {
       .layers = 3, .width = 1536, .heads = 3, .mlp_hidden = 8192, .queries = 512, .extra_queries = 512};
   expect_flops(config);
+  config.connector.qformer.text_vocab = 600, config.connector.qformer.text_positions = 2000;
+  expect_flops(config, 2000);
   expect_flops(tiny_llava_config());
 }
 

@@ -1,4 +1,4 @@
-#include "model/connector/text_rows.h"
+#include "core/connector_text.h"
 
 namespace tpo {
 

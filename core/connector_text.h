@@ -1,5 +1,5 @@
 #pragma once
-// The arrays that a batch carries for texts beside its media (ConnectorText), made on the host.
+// The arrays that a batch carries for texts beside its media (model/connector/connector.h), made on the host.
 #include <span>
 #include <vector>
 
