@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "core/error.h"
+#include "core/rng.h"
 #include "data/bytes.h"
 #include "data/frame_times.h"
 
@@ -106,6 +107,22 @@ class Builder {
     }
   }
 
+  bool is_temporal() const {
+    return std::any_of(sample_.turns().begin(), sample_.turns().end(),
+                       [](const data::Turn& t) { return t.spans_size() > 0; });
+  }
+
+  // About medium m; empty if it has none.
+  std::string message(int m) const {
+    if (!is_clip(m) || options_.frame_message == FrameMessage::kNever) return "";
+    if (options_.frame_message == FrameMessage::kTemporalAndHalf && !is_temporal()) {
+      const bool drawn = uniform_below(RngKey().with("frame message").with(sample_.id()), 0, 2) == 1;
+      if (!drawn || sample_.media(m).fps() == 0) return "";
+    }
+    return cat("The clip is shown by ", options_.clip_frames, " frames, taken at ",
+               frame_times(sample_, m, options_.clip_frames), " seconds.");
+  }
+
   void media_segment(const std::string& system) {
     std::string text = system.empty() ? "" : system + " ";
     for (int m = 0; m < sample_.media_size(); ++m) {
@@ -114,7 +131,7 @@ class Builder {
       begin_segment(false);
       push_text(text, false);
       slots(m);
-      text = is_clip(m) ? "</Video>" : "</Image>";
+      text = cat(is_clip(m) ? "</Video>" : "</Image>", message(m));
     }
     if (sample_.media_size() > 0) text += "[/INST]";
     if (text.empty()) return;
@@ -140,9 +157,11 @@ class Builder {
     begin_block();
     std::string text = "user\n";
     const int media = out_.visual_rows.empty() ? sample_.media_size() : 0;
-    for (int m = 0; m < media; ++m, text = "\n") {
+    for (int m = 0; m < media; ++m) {
       push_text(text, false);
       slots(m);
+      const std::string told = message(m);
+      text = told.empty() ? "\n" : cat("\n", told, "\n");
     }
     segment(text, turn, "", Kind::kQuestion);
     end_block();
@@ -221,9 +240,11 @@ Templates::Templates(const Tokenizer& tokenizer, const TemplateOptions& options,
                        "texts beside media need a tokenizer with begin and end marks, as BERT's");
     check<ConfigError>(options.beside_media_tokens >= 3, "beside_media_tokens is ", options.beside_media_tokens,
                        ", expected 3 or more");
-    check<ConfigError>(options.beside_media != TextBesideMedia::kFrameTimes || options.clip_frames >= 1,
-                       "clip_frames is ", options.clip_frames, "; times of frames need 1 or more");
   }
+  const bool tells_times =
+      options.beside_media == TextBesideMedia::kFrameTimes || options.frame_message != FrameMessage::kNever;
+  check<ConfigError>(!tells_times || options.clip_frames >= 1, "clip_frames is ", options.clip_frames,
+                     "; times of frames need 1 or more");
   check<ConfigError>(options.max_tokens >= 8 && options.max_tokens <= 1 << 20, "max_tokens is ", options.max_tokens,
                      ", expected 8..1048576");
   check<ConfigError>(options.image_slots >= 0 && options.clip_slots >= 0, "image_slots and clip_slots are ",
@@ -328,6 +349,8 @@ uint64_t Templates::fingerprint() const {
   if (options_.beside_media != TextBesideMedia::kNone)
     more = cat(" beside media ", static_cast<int>(options_.beside_media), " ", options_.beside_media_tokens, " ",
                options_.clip_frames, " ", connector_tokenizer_->fingerprint());
+  if (options_.frame_message != FrameMessage::kNever)
+    more += cat(" frame message ", static_cast<int>(options_.frame_message), " ", options_.clip_frames);
   if (const auto& t = options_.tiling)
     more += cat(" tiles ", t->tile, " ", t->patches, " ", t->limits.max_side, " ", t->limits.max_tiles);
   return xxh3(cat("templates ", kTemplateVersion, " ", tokenizer_.fingerprint(), " ", options_.max_tokens, " ",

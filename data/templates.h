@@ -6,9 +6,11 @@
 // ChatML (Qwen2), S = <|im_start|> and E = <|im_end|>:
 //   S system\n{system text, else the default one}E\n   then per question and answer:
 //   S user\n{slots}\n{question}E\n S assistant\n{answer}E\n    slots of each medium and a line end: first question only
-// Only answers, with their end marks, carry labels. In an answer the mark <box> becomes <box_begin><boxes> (trigger and
-// slot); in a question <track_box> is an input slot. The pieces are tokenized one by one. <image> and <video> marks in
-// questions say that media belong to the sample; they are taken out of the text, since media stand in front.
+// A clip may be followed by a message that tells the times of its frames (FrameMessage): </Video>{message}, or in
+// ChatML {slots}\n{message}\n. Only answers, with their end marks, carry labels. In an answer the mark <box> becomes
+// <box_begin><boxes> (trigger and slot); in a question <track_box> is an input slot. The pieces are tokenized one by
+// one. <image> and <video> marks in questions say that media belong to the sample; they are taken out of the text,
+// since media stand in front.
 #include <array>
 #include <cstdint>
 #include <memory>
@@ -38,6 +40,11 @@ constexpr std::string_view kChatMlSystem = "You are a helpful assistant.";  // w
 //   kInstructionOfAll      the same, of pictures too
 enum class TextBesideMedia { kNone, kFrameTimes, kInstruction, kInstructionOfAll };
 
+// When the message about frame times is given. kTemporalAndHalf: to every sample with a turn that names spans, and to
+// half of the others, drawn by sample id (Philox), so that a sample has it always or never and its length is known. A
+// clip of unknown frame rate is an error, but for that half, which then has no message.
+enum class FrameMessage { kNever, kAlways, kTemporalAndHalf };
+
 struct TemplateOptions {
   int64_t max_tokens = 1024;
   int32_t image_slots = 0;  // visual slots of a picture; range 1.. when samples have pictures
@@ -45,6 +52,7 @@ struct TemplateOptions {
   // Pictures are cut into tiles, and fill slots by their size (tile_layout) instead of image_slots.
   std::optional<PictureTiling> tiling = {};
   int32_t clip_frames = 0;  // frames that are taken of a clip, for what tells their times (frame_times.h)
+  FrameMessage frame_message = FrameMessage::kNever;
   TextBesideMedia beside_media = TextBesideMedia::kNone;
   int32_t beside_media_tokens = 512;  // at most, marks included; of a longer text the beginning is left out
   bool bos_per_segment = false;       // compatibility with the released weights: every tokenized piece starts with <s>

@@ -224,6 +224,10 @@ std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const
   options.clip_slots = static_cast<int32_t>(meta.model.visual_slots_per_media(std::max(vision.frames, vision.tubelet)));
   options.tiling = meta.model.tiling();
   options.clip_frames = static_cast<int32_t>(vision.frames);
+  const std::string& message = config.data().frame_message();
+  options.frame_message = message == "never"    ? FrameMessage::kNever
+                          : message == "always" ? FrameMessage::kAlways
+                                                : FrameMessage::kTemporalAndHalf;
   std::shared_ptr<const Tokenizer> beside_media;
   if (const ConnectorTexts texts = connector_texts(config); texts.longest > 0) {
     options.beside_media = text_beside_media(config.data().connector_text());

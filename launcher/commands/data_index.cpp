@@ -37,13 +37,15 @@ int data_index(std::span<const std::string> words) {
   for (const std::string& folder : folders) {
     const DatasetFolder dataset(folder);
     const auto lengths = build_length_index(dataset, *templates, threads, progress_printer(folder));
-    int64_t longest = 0, tokens = 0;
+    int64_t longest = 0, tokens = 0, slots = 0, views = 0, beside = 0;
     for (const LengthEntry& e : lengths) {
       longest = std::max<int64_t>(longest, e.tokens);
-      tokens += e.tokens;
+      tokens += e.tokens, slots += e.visual_slots, views += e.views, beside += e.connector_tokens;
     }
     std::cout << length_index_path(dataset, *templates) << ": " << lengths.size() << " samples, " << tokens
-              << " tokens, longest " << longest << "\n";
+              << " tokens, longest " << longest << "; " << slots << " are slots of " << views << " views";
+    if (beside > 0) std::cout << "; " << beside << " tokens beside media";
+    std::cout << "\n";
   }
   return kExitDone;
 }

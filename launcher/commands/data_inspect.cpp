@@ -6,6 +6,7 @@
 #include "data/dataset.h"
 #include "data/decode/image.h"
 #include "data/draw.h"
+#include "launcher/build.h"
 #include "launcher/commands/args.h"
 #include "launcher/commands/data_verbs.h"
 #include "launcher/exit_codes.h"
@@ -15,12 +16,15 @@ namespace tpo {
 namespace {
 
 const CommandHelp kInspectHelp{"data inspect",
-                               "Prints samples as text and draws their pictures with boxes and phrases.",
+                               "Prints samples as text and draws their pictures with boxes and phrases. With a "
+                               "configuration also what its model is given: tokens, slots, tiles, messages.",
                                "<dataset folder>",
                                "tpo_dist data inspect data/world/region-train --first 0 --count 6 --draw samples.png",
                                {{"first", "number of the first sample", "0", Flag::Kind::kText},
                                 {"count", "how many samples", "3", Flag::Kind::kText},
                                 {"id", "the sample of this id instead", "", Flag::Kind::kText},
+                                {"config", "run configuration", "", Flag::Kind::kText},
+                                {"set", "override, path=value", "", Flag::Kind::kList},
                                 {"draw", "PNG file: one panel per picture", "", Flag::Kind::kText},
                                 {"columns", "panels in a row", "4", Flag::Kind::kText},
                                 {"width", "width of a panel in pixels", "320", Flag::Kind::kText}}};
@@ -58,6 +62,46 @@ void print_sample(int64_t number, const RawSample& raw) {
               << " masks, " << s.tracks(i).phrase() << "\n";
   }
   if (s.masks_size() > 0) std::cout << "  masks: " << s.masks_size() << "\n";
+}
+
+// The text that the model is given, slots as {their number}.
+std::string as_text(const TokenizedSample& t, const Tokenizer& tokenizer) {
+  std::string text;
+  std::vector<int32_t> run;
+  size_t slots = 0;  // of visual_rows, passed
+  for (size_t i = 0; i < t.tokens.size();) {
+    const size_t first = slots;
+    while (slots < t.visual_rows.size() && t.visual_rows[slots] == static_cast<int32_t>(i)) ++slots, ++i;
+    if (slots > first) text += cat(decode_with_task_tokens(tokenizer, run), '{', slots - first, '}'), run.clear();
+    if (i < t.tokens.size() && slots == first) run.push_back(t.tokens[i++]);
+  }
+  return text + decode_with_task_tokens(tokenizer, run);
+}
+
+// What the templates of a configuration make of it.
+void print_encoded(const data::Sample& s, const Templates& templates) {
+  TokenizedSample t;
+  try {
+    t = templates.encode(s);
+  } catch (const DataError& e) {
+    std::cout << "  not for this configuration: " << e.what() << "\n";
+    return;
+  }
+  std::cout << "  encoded: " << t.tokens.size() << " tokens, " << t.loss_tokens << " labels, " << t.visual_rows.size()
+            << " slots of " << t.views << " view(s)\n";
+  for (int m = 0; m < s.media_size(); ++m) {
+    const data::Media& media = s.media(m);
+    if (const auto& tiling = templates.options().tiling; tiling && media.kind() != data::Media::JPEG_FRAMES) {
+      const TileLayout tiles = tiling->layout({media.width(), media.height()});
+      std::cout << "  tiles of media " << m << ": " << tiles.grid.columns << " x " << tiles.grid.rows << ", "
+                << tiles.slots() << " slots" << (tiles.resampled() ? ", resampled" : "") << "\n";
+    }
+    if (t.connector_texts.empty()) continue;
+    const std::vector<int32_t>& beside = t.connector_texts[static_cast<size_t>(m)];
+    std::cout << "  beside media " << m << ": " << beside.size() << " tokens, "
+              << templates.connector_tokenizer()->decode(beside) << "\n";
+  }
+  std::cout << "  given: " << as_text(t, templates.tokenizer()) << "\n";
 }
 
 // Shrinks with the antialiased filter, enlarges by whole factors with sharp pixels, so that small pictures can be
@@ -139,10 +183,18 @@ int data_inspect(std::span<const std::string> words) {
   std::cout << dataset.folder() << ": dataset " << dataset.name() << ", task " << dataset.task() << ", "
             << dataset.size() << " samples in " << dataset.manifest().shards_size() << " shard(s), made by "
             << dataset.manifest().source() << "\n";
+  std::unique_ptr<Tokenizer> tokenizer;
+  std::unique_ptr<Templates> templates;
+  if (args.given("config")) {
+    const config::RunConfig config = load_config(args.text("config"), args.list("set"));
+    tokenizer = make_tokenizer(config);
+    templates = make_templates(config, *tokenizer);
+  }
   std::vector<Image> panels;
   for (int64_t i = first; i < std::min(first + count, dataset.size()); ++i) {
     const RawSample raw = dataset.read(i);
     print_sample(i, raw);
+    if (templates) print_encoded(raw.sample, *templates);
     if (!args.given("draw")) continue;
     for (int m = 0; m < raw.sample.media_size(); ++m) panels.push_back(panel(raw, m, width));
   }

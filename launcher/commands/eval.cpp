@@ -13,7 +13,9 @@ namespace {
 
 const CommandHelp kHelp{
     "eval",
-    "Scores a checkpoint on held-out datasets: boxes asked for by text, and short answers, beside baselines.",
+    "Scores a checkpoint on held-out datasets: boxes asked for by text, and short answers, beside baselines. Prompts "
+    "are "
+    "made as the run's data.* and connector.tiling say: tiles, messages about frame times, texts for a Q-Former.",
     "",
     "mpirun -n 2 tpo_dist eval --checkpoint runs/quickstart --set eval.samples=1000",
     {{"checkpoint", "checkpoint folder, or a run folder (its newest checkpoint)", "", Flag::Kind::kText},

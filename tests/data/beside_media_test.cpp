@@ -1,10 +1,12 @@
-// Texts that a connector reads beside media: what they say, how many tokens they have, and where collate puts them.
+// Texts that a connector reads beside media, and the message about frame times in the prompt: what they say, how many
+// tokens they have, and where they stand.
 #include <set>
 
 #include "core/connector_text.h"
 #include "data/collate.h"
 #include "data/frame_times.h"
 #include "data/length_index.h"
+#include "data/tokenizer/load_tokenizer.h"
 #include "data/tokenizer/wordpiece.h"
 #include "tests/data/data_fixture.h"
 #include "tests/data/small_tokenizer.h"
@@ -143,6 +145,70 @@ TEST_F(BesideMedia, collate_puts_a_text_beside_each_medium_and_random_frames_do_
   EXPECT_EQ(prompt.arrays.count("connector_text.row_ids"), 0u);
 }
 
+constexpr const char* kTold = "The clip is shown by 3 frames, taken at 0.1, 0.5, 0.9 seconds.";
+
+TEST_F(BesideMedia, the_message_stands_behind_its_clip) {
+  options_.frame_message = FrameMessage::kAlways;
+  auto p = clip_sample("c", 9);
+  *p.sample.add_media() = p.sample.media(0);
+  const auto append = [](std::vector<int32_t>& to, const Tokenizer& tok, std::string_view text) {
+    const auto more = tok.encode(text);
+    to.insert(to.end(), more.begin(), more.end());
+  };
+  const Templates mistral(*tok_, options_);
+  std::vector<int32_t> want{tok_->bos()};
+  append(want, *tok_, "[INST] <Video>"), want.insert(want.end(), 6, 0);
+  append(want, *tok_, cat("</Video>", kTold, "<Video>")), want.insert(want.end(), 6, 0);
+  append(want, *tok_, cat("</Video>", kTold, "[/INST]")), append(want, *tok_, " [INST] Where? [/INST] ");
+  EXPECT_EQ(mistral.encode_prompt(p.sample, 0).tokens, want);
+  EXPECT_EQ(
+      mistral.encode(testing::region_sample("r", 1).sample).tokens,
+      Templates(*tok_, {.max_tokens = 256, .image_slots = 6}).encode(testing::region_sample("r", 1).sample).tokens)
+      << "pictures have none";
+
+  const auto qwen = load_tokenizer(std::string(TPO_SOURCE_DIR) + "/tests/data/fixtures/tokenizers/qwen2.json");
+  options_.chat = ChatFormat::kChatMl;
+  const auto tokens = Templates(*qwen, options_).encode_prompt(p.sample, 0).tokens;
+  want.clear();
+  const auto mark = [&](const char* text) { want.push_back(qwen->added().find(text)->id); };
+  mark("<|im_start|>"), append(want, *qwen, cat("system\n", kChatMlSystem)), mark("<|im_end|>"),
+      append(want, *qwen, "\n");
+  mark("<|im_start|>"), append(want, *qwen, "user\n"), want.insert(want.end(), 6, 0);
+  append(want, *qwen, cat("\n", kTold, "\n")), want.insert(want.end(), 6, 0);
+  append(want, *qwen, cat("\n", kTold, "\nWhere?")), mark("<|im_end|>"), append(want, *qwen, "\n");
+  mark("<|im_start|>"), append(want, *qwen, "assistant\n");
+  EXPECT_EQ(tokens, want);
+}
+
+TEST_F(BesideMedia, temporal_samples_and_half_of_the_others_have_it_by_their_id) {
+  const Templates never(*tok_, options_);
+  options_.frame_message = FrameMessage::kAlways;
+  const Templates always(*tok_, options_);
+  options_.frame_message = FrameMessage::kTemporalAndHalf;
+  const Templates half(*tok_, options_);
+  EXPECT_EQ((std::set<uint64_t>{never.fingerprint(), always.fingerprint(), half.fingerprint()}).size(), 3u);
+  int with = 0;
+  for (int i = 0; i < 400; ++i) {
+    auto p = clip_sample(cat("clip-", i), 3).sample;
+    const auto tokens = half.encode(p).tokens;
+    const bool has = tokens == always.encode(p).tokens;
+    EXPECT_EQ(has, tokens != never.encode(p).tokens);
+    with += has;
+    EXPECT_EQ(half.encode_prompt(p, 0).tokens.size(),
+              tokens.size() - (never.encode(p).tokens.size() - never.encode_prompt(p, 0).tokens.size()));
+    // Unknown frame rate: half of the others may go without, temporal samples and kAlways may not.
+    p.mutable_media(0)->set_fps(0);
+    EXPECT_EQ(half.encode(p).tokens, never.encode(p).tokens);
+    EXPECT_THROW(always.encode(p), DataError);
+    p.mutable_turns(1)->add_spans(0);
+    EXPECT_THROW(half.encode(p), DataError);
+    p.mutable_media(0)->set_fps(8);
+    EXPECT_EQ(half.encode(p).tokens, always.encode(p).tokens);
+  }
+  EXPECT_GT(with, 200 - 50) << "400 fair coins: five standard deviations of 10";
+  EXPECT_LT(with, 200 + 50);
+}
+
 TEST_F(BesideMedia, options_that_cannot_be_are_refused) {
   const auto error = [&](TextBesideMedia what, int32_t longest, int32_t frames,
                          std::shared_ptr<const Tokenizer> words) {
@@ -153,6 +219,8 @@ TEST_F(BesideMedia, options_that_cannot_be_are_refused) {
   EXPECT_HAS(error(TextBesideMedia::kInstruction, 512, 3, nullptr), "need a tokenizer with begin and end marks");
   EXPECT_HAS(error(TextBesideMedia::kInstruction, 2, 3, words_), "beside_media_tokens is 2");
   EXPECT_HAS(error(TextBesideMedia::kFrameTimes, 512, 0, words_), "clip_frames is 0");
+  options_.frame_message = FrameMessage::kAlways;
+  EXPECT_HAS(error(TextBesideMedia::kNone, 512, 0, nullptr), "clip_frames is 0");
 }
 
 }  // namespace

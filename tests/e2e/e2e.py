@@ -271,6 +271,7 @@ FLAGS = {
     "plan": {"config", "set", "ranks", "shape", "media", "vocab", "json", "help"},
     "data synth": {"out", "split", "seed", "format", "vocab", "size", "turns", "region_questions", "grid", "colours", "shapes",
                    "sizes", "dataset", "unique", "min_objects", "max_objects", "help"},
+    "data inspect": {"first", "count", "id", "config", "set", "draw", "columns", "width", "help"},
     "report": {"help"},
     "bench overlap": {"config", "preset", "set", "microbatches", "compute_ms", "steps", "rows", "json", "help"},
     "bench comm": {"min", "max", "factor", "sizes", "ops", "groups", "dtype", "iterations", "seconds", "json", "help"},

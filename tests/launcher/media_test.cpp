@@ -1,12 +1,14 @@
 // What a configuration says about media, through data, training, plan and evaluation: pictures in tiles, texts that a
-// Q-Former reads beside clips.
+// Q-Former reads beside clips, messages about frame times; and what `data inspect` shows of them.
 #include <gtest/gtest.h>
 
 #include <cmath>
 #include <filesystem>
 #include <numeric>
 
+#include "launcher/commands/commands.h"
 #include "launcher/evaluator.h"
+#include "launcher/exit_codes.h"
 #include "launcher/step_plan.h"
 #include "launcher/trainer.h"
 #include "parallel/comm/threads.h"
@@ -279,6 +281,22 @@ TEST(texts_beside_clips, none_by_default) {
   for (const HostBatch& b : first_step(c, data).batches) EXPECT_EQ(b.arrays.count("connector_text.ids"), 0u);
 }
 
+// Frames are drawn anew every step, tokens are those of the index: the loader would stop the run where they differ.
+TEST(frame_messages, train_with_random_frames_and_are_counted_by_the_index) {
+  int64_t tokens[2];
+  for (const std::string message : {"never", "always"}) {
+    const auto c = config_of("clips", clips(), with(kQFormer, {"data.frame_message=" + message}));
+    expect_two_ranks_train_as_one(c);
+    const TrainingData data = make_training_data(c);
+    int64_t& sum = tokens[message == "always"];
+    sum = 0;
+    for (const LengthEntry& e : data.mixer->datasets()[0].lengths) sum += e.tokens;
+  }
+  EXPECT_GT(tokens[1], tokens[0] + 6 * 10);
+  EXPECT_EQ(make_templates(TinyRun::get().config(), *make_tokenizer(TinyRun::get().config()))->options().frame_message,
+            FrameMessage::kTemporalAndHalf);
+}
+
 TEST(texts_beside_clips, what_cannot_be_read_is_refused) {
   const auto error = [](std::vector<std::string> sets) {
     try {
@@ -299,6 +317,27 @@ TEST(texts_beside_clips, what_cannot_be_read_is_refused) {
              "must be at least 3");
   EXPECT_HAS(error({"data.connector_text=all"}), "legal: none, frame_times, instruction, instruction_of_all");
   EXPECT_EQ(error(with(kQFormer, {ask, words, vocab + "15"})), "no error");
+}
+
+TEST(data_inspect, shows_slots_tiles_and_texts) {
+  const auto shown = [](const config::RunConfig& c) {
+    const std::string file = TinyRun::get().folder() + "/inspect.textproto";
+    write_text(file, resolved_text(c));
+    ::testing::internal::CaptureStdout();
+    const int code =
+        run_data(std::vector<std::string>{"inspect", c.data().sets(0).path(), "--config", file, "--count", "2"});
+    EXPECT_EQ(code, kExitDone);
+    return ::testing::internal::GetCapturedStdout();
+  };
+  const std::string tiles = shown(config_of("shapes", pictures_of_all_shapes(), kTiled));
+  EXPECT_HAS(tiles, "slots of 7 view(s)\n  tiles of media 0: 3 x 2, 79 slots, resampled");
+  EXPECT_HAS(tiles, "<Image>{");
+  const std::string texts =
+      shown(config_of("clips", clips(),
+                      with(kQFormer, {"model.connector.qformer.text_vocab=15", "data.connector_text=frame_times",
+                                      "data.frame_message=always", "data.connector_tokenizer=" + bert_words()})));
+  EXPECT_HAS(texts, "beside media 0: ");
+  EXPECT_HAS(texts, "<Video>{5}</Video>The clip is shown by 3 frames, taken at 0.0, 0.1, 0.3 seconds.[/INST]");
 }
 
 }  // namespace

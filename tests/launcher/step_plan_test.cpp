@@ -259,7 +259,8 @@ TEST(step_plan, one_clip_among_pictures_is_found) {
 
 TEST(step_plan, limits_that_cannot_be_are_refused) {
   const auto c = TinyRun::get().config({"data.max_tokens=64"});
-  EXPECT_EQ(shape_of_limits(c, 1).kinds[0].size.loss_rows, 2 * (64 - visual_slots(c, c.model().vision().frames()).of_whole));
+  EXPECT_EQ(shape_of_limits(c, 1).kinds[0].size.loss_rows,
+            2 * (64 - visual_slots(c, c.model().vision().frames()).of_whole));
   try {
     shape_of_limits(c, 100);
     FAIL();
