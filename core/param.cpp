@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/kernels/storage.h"
 #include "core/parallel_for.h"
 
 namespace tpo {
@@ -16,7 +17,8 @@ ParamHooks& no_hooks() {
 
 // Values of elements [begin, end) of the full tensor. Element e takes word e % 4 of Philox block e / 4; normals come in
 // pairs inside the block.
-void fill_run(float* out, const Init& init, RngKey key, int64_t begin, int64_t end) {
+template <class T>
+void fill_run(T* out, const Init& init, RngKey key, int64_t begin, int64_t end) {
   for (int64_t block = begin / 4; 4 * block < end; ++block) {
     const auto w = philox(key, static_cast<uint64_t>(block));
     float v[4];
@@ -27,14 +29,16 @@ void fill_run(float* out, const Init& init, RngKey key, int64_t begin, int64_t e
       const float z[4] = {lo[0], lo[1], hi[0], hi[1]};
       for (int j = 0; j < 4; ++j) v[j] = init.a + init.b * z[j];
     }
-    for (int64_t e = std::max(begin, 4 * block); e < std::min(end, 4 * block + 4); ++e) *out++ = v[e - 4 * block];
+    for (int64_t e = std::max(begin, 4 * block); e < std::min(end, 4 * block + 4); ++e)
+      *out++ = narrow<T>(v[e - 4 * block]);
   }
 }
 
 // The rectangle `part` of a tensor with `width` columns.
-void fill(float* out, const Init& init, RngKey key, const Rect& part, int64_t width) {
+template <class T>
+void fill(T* out, const Init& init, RngKey key, const Rect& part, int64_t width) {
   if (init.kind == Init::Kind::kConstant) {
-    std::fill(out, out + part.numel(), init.a);
+    std::fill(out, out + part.numel(), narrow<T>(init.a));
   } else if (part.cols == width) {
     const int64_t first = part.row * width;
     parallel_for(part.numel(), 1 << 16,
@@ -93,17 +97,23 @@ GradDest Param::grad_destination() {
 void Param::Initial::fetch(Storage& storage) {
   storage.restore();
   if (storage.device() == Device::kMeta) return;
-  auto* out = reinterpret_cast<float*>(storage.data());
-  for (const Rect& part : param->rects()) {
-    fill(out, param->init, key, part, whole_of(param->full).cols);
-    out += part.numel();
-  }
+  with_storage(param->value.dtype(), [&]<class T>() {
+    auto* out = reinterpret_cast<T*>(storage.data());
+    for (const Rect& part : param->rects()) {
+      fill(out, param->init, key, part, whole_of(param->full).cols);
+      out += part.numel();
+    }
+  });
 }
 
 void Param::on_ready() { trainable ? hooks_->on_grad_ready(*this) : hooks_->on_swept(*this); }
 
+ParamStore::ParamStore(uint64_t seed, DType storage) : seed_(seed), storage_(storage) {
+  check_precision({.weights = storage});
+}
+
 Param& ParamStore::create(const std::string& name, const Shape& full, const Shape& local, ShardSpec tp,
-                          const Init& init, int group) {
+                          const Init& init, int group, std::optional<DType> storage) {
   check<ConfigError>(find(name) == nullptr, "parameter ", name, " is created twice");
   const MemoryScope memory(MemoryKind::kWeights);
   auto p = std::make_unique<Param>();
@@ -116,7 +126,7 @@ Param& ParamStore::create(const std::string& name, const Shape& full, const Shap
   p->init = init;
   p->initial_.param = p.get();
   p->initial_.key = RngKey(seed_).with("init").with(name);
-  p->value = Tensor::deferred(local, DType::kF32, p->initial_);
+  p->value = Tensor::deferred(local, storage.value_or(storage_), p->initial_);
   p->hooks_ = &no_hooks();
   params_.push_back(std::move(p));
   return *params_.back();
@@ -162,16 +172,16 @@ void ParamStore::set_hooks(ParamHooks* hooks) {
 }
 
 ParamScope ParamScope::operator/(std::string_view name) const {
-  return {*store_, prefix_.empty() ? std::string(name) : prefix_ + "." + std::string(name), group_};
+  return {*store_, prefix_.empty() ? std::string(name) : prefix_ + "." + std::string(name), group_, storage_};
 }
 
 Param& ParamScope::param(std::string_view name, const Shape& shape, const Init& init) const {
-  return store_->create((*this / name).prefix(), shape, init, group_);
+  return store_->create((*this / name).prefix(), shape, shape, {}, init, group_, storage_);
 }
 
 Param& ParamScope::param(std::string_view name, const Shape& full, const Shape& local, ShardSpec tp,
                          const Init& init) const {
-  return store_->create((*this / name).prefix(), full, local, std::move(tp), init, group_);
+  return store_->create((*this / name).prefix(), full, local, std::move(tp), init, group_, storage_);
 }
 
 bool glob_match(std::string_view pattern, std::string_view text) {

@@ -5,10 +5,12 @@
 // Thread rule: a store belongs to one rank thread.
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
 
+#include "core/precision.h"
 #include "core/rng.h"
 #include "core/tape.h"
 
@@ -60,8 +62,8 @@ class Param final : public LeafSink {
   int64_t frozen_rows_begin = -1;  // rows from here on never change (new vocabulary rows); -1: none
   float lr_scale = 1;              // multiplies the learning rate
   Init init;
-  // fp32; a view into a bucket once a ParamSync owns it. Until it is accessed first it takes no memory, so that a model
-  // of which every rank keeps a part only is never there as a whole.
+  // A view into a bucket once a ParamSync owns it. Until it is accessed first it takes no memory, so that a model of
+  // which every rank keeps a part only is never there as a whole.
   Tensor value;
   Tensor grad;                // fp32 view into a bucket; undefined while frozen or before a ParamSync exists
   bool grad_written = false;  // this step's first contribution overwrites, later ones add
@@ -89,7 +91,8 @@ class Param final : public LeafSink {
 
 class ParamStore {
  public:
-  explicit ParamStore(uint64_t seed) : seed_(seed) {}
+  // storage: f32 or bf16, of parameters that do not say otherwise; initial values are drawn in fp32 and rounded.
+  explicit ParamStore(uint64_t seed, DType storage = DType::kF32);
   ParamStore(const ParamStore&) = delete;
   ParamStore& operator=(const ParamStore&) = delete;
 
@@ -98,9 +101,10 @@ class ParamStore {
     return create(name, shape, shape, {}, init, group);
   }
   // The same for a part of a tensor of shape `full`, whose values are those that `full` would have there.
+  // Without `storage` it has the store's.
   // Throws ShapeError if the rectangles lie outside of `full` or do not add up to `local`.
   Param& create(const std::string& name, const Shape& full, const Shape& local, ShardSpec tp, const Init& init,
-                int group);
+                int group, std::optional<DType> storage = {});
   // Index of a group, created on first mention. Group 0 is "trunk". At most 64 groups.
   int group(const std::string& name);
   const std::vector<std::string>& group_names() const { return groups_; }
@@ -115,30 +119,35 @@ class ParamStore {
   int set_lr_scale(std::string_view pattern, float scale);
   void set_hooks(ParamHooks* hooks);  // null restores the default
   uint64_t seed() const { return seed_; }
+  DType storage() const { return storage_; }
 
  private:
   uint64_t seed_;
+  DType storage_;
   std::vector<std::unique_ptr<Param>> params_;
   std::vector<std::string> groups_{"trunk"};
 };
 
-// A prefix and a group inside a store; passed by value through constructors.
+// A prefix, a group and a storage inside a store; passed by value through constructors.
 class ParamScope {
  public:
-  ParamScope(ParamStore& store, std::string prefix = "", int group = 0)
-      : store_(&store), prefix_(std::move(prefix)), group_(group) {}
+  ParamScope(ParamStore& store, std::string prefix = "") : ParamScope(store, std::move(prefix), 0, store.storage()) {}
   ParamScope operator/(std::string_view name) const;  // "a" / "b" names "a.b"
   ParamScope operator/(int index) const { return *this / std::to_string(index); }
-  ParamScope in_group(const std::string& group) const { return {*store_, prefix_, store_->group(group)}; }
+  ParamScope in_group(const std::string& group) const { return {*store_, prefix_, store_->group(group), storage_}; }
+  ParamScope in_f32() const { return {*store_, prefix_, group_, DType::kF32}; }  // whatever the store's storage
   Param& param(std::string_view name, const Shape& shape, const Init& init) const;
   Param& param(std::string_view name, const Shape& full, const Shape& local, ShardSpec tp, const Init& init) const;
   ParamStore& store() const { return *store_; }
   const std::string& prefix() const { return prefix_; }
 
  private:
+  ParamScope(ParamStore& store, std::string prefix, int group, DType storage)
+      : store_(&store), prefix_(std::move(prefix)), group_(group), storage_(storage) {}
   ParamStore* store_;
   std::string prefix_;
   int group_;
+  DType storage_;
 };
 
 // Glob match used for freezing, allow lists and lr scales.

@@ -73,7 +73,7 @@ Tensor VisionAttention::operator()(const Tensor& x_NC, int64_t rows, const Tenso
   const Tensor qkv_N3C = in_[0](whole_NC);
   const Shape row{1, heads_.size()};
   const Tensor q_bias = q_bias_->use().view(row), v_bias = v_bias_->use().view(row);
-  const Tensor bias_3C = concat_rows({q_bias, Tensor::zeros(row), v_bias}).view({3 * heads_.size()});
+  const Tensor bias_3C = concat_rows({q_bias, Tensor::zeros(row, q_bias.dtype()), v_bias}).view({3 * heads_.size()});
   return proj_(attention_packed(add_bias(qkv_N3C, bias_3C), cu, local_));
 }
 

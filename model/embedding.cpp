@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "core/kernels/storage.h"
+
 namespace tpo {
 
 namespace {
@@ -13,9 +15,11 @@ std::vector<double> column_sums(const Tensor& part, int64_t n, ProcessGroup& tp,
   const int64_t C = part.dim(1);
   std::vector<double> sums(static_cast<size_t>(C));
   for (int rank = 0; rank < tp.size(); ++rank) {
-    const float* p = part.data<float>();
-    for (int64_t r = 0; rank == tp.rank() && r < n; ++r)
-      for (int64_t c = 0; c < C; ++c) sums[static_cast<size_t>(c)] += p[r * C + c];
+    with_storage(part.dtype(), [&]<class T>() {
+      const T* p = part.data<T>();
+      for (int64_t r = 0; rank == tp.rank() && r < n; ++r)
+        for (int64_t c = 0; c < C; ++c) sums[static_cast<size_t>(c)] += widen(p[r * C + c]);
+    });
     const auto bytes = tp.broadcast_bytes(std::as_bytes(std::span(sums)), rank, what);
     std::memcpy(sums.data(), bytes.data(), bytes.size());
   }
@@ -38,10 +42,12 @@ void init_added_rows(Param& table, int64_t base, AddedRows mode, const Range& ro
   (void)table.value.raw();  // taken here, on meta too
   if (table.value.device() != Device::kMeta) {
     const std::vector<double> sums = column_sums(table.value, first, tp, table.name);
-    for (int64_t r = first; r < rows.size(); ++r)
-      for (int64_t c = 0; c < C; ++c)
-        table.value.data<float>()[r * C + c] =
-            static_cast<float>(sums[static_cast<size_t>(c)] / static_cast<double>(base));
+    with_storage(table.value.dtype(), [&]<class T>() {
+      T* p = table.value.data<T>();
+      for (int64_t r = first; r < rows.size(); ++r)
+        for (int64_t c = 0; c < C; ++c)
+          p[r * C + c] = narrow<T>(static_cast<float>(sums[static_cast<size_t>(c)] / static_cast<double>(base)));
+    });
   }
   if (mode == AddedRows::kTrained) return;
   table.decay = false;  // on ranks of the tensor axis whose part has no frozen row too

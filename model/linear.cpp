@@ -3,6 +3,8 @@
 #include <cmath>
 #include <utility>
 
+#include "core/ops/cast.h"
+
 namespace tpo {
 
 namespace {
@@ -52,7 +54,7 @@ Tensor Linear::product(const Tensor& x, Activation activation) const {
   const bool later = split_ == Split::kRow && cut_over_ranks();
   check_shape(!later || activation == Activation::kNone, "[linear] ", weight().name,
               " is cut by inputs: its result is a share of a sum, to which no activation can be applied");
-  return linear(x, w, bias_ && !later ? bias_->use() : Tensor(), activation);
+  return linear(cast(x, w.dtype()), w, bias_ && !later ? bias_->use() : Tensor(), activation);
 }
 
 Tensor Linear::finish(const Tensor& y) const {

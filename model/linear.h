@@ -25,7 +25,8 @@ class Linear {
   Linear(const ParamScope& scope, int64_t in, int64_t out, Split split, const TensorParallel& tp, Bias bias,
          const Init& init, Cut cut = {});
 
-  // x (..., in) -> (..., out), the activation applied after the bias. In the parts that this rank holds:
+  // x (..., in), cast to the storage of the weight if it has another -> (..., out) in that storage, the activation
+  // applied after the bias. In the parts that this rank holds:
   //   kColumn  x is whole (TensorParallel::enter) -> this rank's outputs
   //   kRow     x are this rank's inputs, (N, local_in) -> the stream (TensorParallel::leave); no activation
   Tensor operator()(const Tensor& x, Activation activation = Activation::kNone) const;

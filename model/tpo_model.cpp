@@ -1,5 +1,6 @@
 #include "model/tpo_model.h"
 
+#include "core/ops/cast.h"
 #include "core/ops/embedding.h"
 #include "core/ops/index.h"
 #include "core/ops/pointwise.h"
@@ -101,7 +102,7 @@ Tensor TpoModel::embed(const Batch& batch, RngKey dropout_key) const {
     x_NC = overwrite_rows(x_NC, rows, broadcast_rows(tokens_[Task::kBox].use(), rows.numel()));
   }
   if (has_pair(batch, "box_in_rows", "box_in"))
-    x_NC = overwrite_rows(x_NC, batch.at("box_in_rows"), box_encoder_(batch.at("box_in")));
+    x_NC = overwrite_rows(x_NC, batch.at("box_in_rows"), cast(box_encoder_(batch.at("box_in")), x_NC.dtype()));
   return x_NC;
 }
 

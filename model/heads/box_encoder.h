@@ -4,7 +4,7 @@
 
 namespace tpo {
 
-// fc2(relu(fc1(box))). Names: <scope>.fc1, <scope>.fc2.
+// fc2(relu(fc1(box))) in fp32 (core/precision.h). Names: <scope>.fc1, <scope>.fc2.
 class BoxEncoder {
  public:
   BoxEncoder(const ParamScope& scope, int64_t hidden, int64_t width, const TensorParallel& tp);

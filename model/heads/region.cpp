@@ -6,8 +6,8 @@
 namespace tpo {
 
 RegionHead::RegionHead(const ParamScope& s, int64_t width, const RegionConfig& c, const TensorParallel& tp)
-    : fc1_(s / "fc1", width, c.hidden, Split::kNone, tp, Bias::kYes, fan_in_uniform(width)),
-      fc2_(s / "fc2", c.hidden, 4, Split::kNone, tp, Bias::kYes, fan_in_uniform(c.hidden)) {}
+    : fc1_(s.in_f32() / "fc1", width, c.hidden, Split::kNone, tp, Bias::kYes, fan_in_uniform(width)),
+      fc2_(s.in_f32() / "fc2", c.hidden, 4, Split::kNone, tp, Bias::kYes, fan_in_uniform(c.hidden)) {}
 
 Tensor RegionHead::operator()(const Tensor& e_RC) const { return fc2_(fc1_(e_RC, Activation::kRelu)); }
 

@@ -11,7 +11,8 @@ struct RegionConfig {
   bool mse = false;  // mean squared error instead of L1 and GIoU (the paper's text; the public code uses L1 and GIoU)
 };
 
-// fc2(relu(fc1(e))), no output activation: predictions may leave [0, 1]. Names: <scope>.fc1, <scope>.fc2.
+// fc2(relu(fc1(e))), no output activation: predictions may leave [0, 1]. Its parameters are fp32 (core/precision.h).
+// Names: <scope>.fc1, <scope>.fc2.
 class RegionHead {
  public:
   RegionHead(const ParamScope& scope, int64_t width, const RegionConfig& config, const TensorParallel& tp);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <numeric>
 
+#include "core/ops/cast.h"
 #include "core/ops/loss.h"
 #include "core/profile.h"
 #include "parallel/tensor/vocab.h"
@@ -76,7 +77,8 @@ Tensor Decoder::loss(const Tensor& hidden_NC, const Tensor& targets, float scale
 
 Tensor Decoder::logits(const Tensor& hidden_nC) const {
   const std::string& head = lm_head_.base().weight().name;
-  return join_columns(lm_head_(copy_to(hidden_nC, *tp_.group, head), {}), config_.rows(), *tp_.group, head);
+  const Tensor part = lm_head_(copy_to(hidden_nC, *tp_.group, head), {});
+  return cast(join_columns(part, config_.rows(), *tp_.group, head), DType::kF32);
 }
 
 KvCache Decoder::make_cache(int64_t capacity) const {
@@ -84,8 +86,8 @@ KvCache Decoder::make_cache(int64_t capacity) const {
   cache.capacity = capacity;
   for (const DecoderBlock& block : blocks_) {
     const Shape shape{capacity, block.attention().local_spec().kv_heads * config_.head_dim};
-    cache.k.push_back(Tensor::empty(shape));
-    cache.v.push_back(Tensor::empty(shape));
+    cache.k.push_back(Tensor::empty(shape, embed_.weight().value.dtype()));
+    cache.v.push_back(Tensor::empty(shape, embed_.weight().value.dtype()));
   }
   return cache;
 }

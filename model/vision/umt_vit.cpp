@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/ops/cast.h"
 #include "core/ops/layout.h"
 #include "core/ops/pointwise.h"
 #include "core/profile.h"
@@ -62,7 +63,8 @@ const Tensor& UmtVit::position_table(int64_t frames) const {
   std::vector<float> table = sinusoid_table((g.frames == 1 ? 1 : trained) * spatial, config_.width);
   if (g.frames != 1 && g.frames != trained) table = interpolate_time(table, trained, g.frames, spatial, config_.width);
   const MemoryScope memory(MemoryKind::kWeights);
-  return tables_.emplace(frames, Tensor::from(table, {g.tokens_per_media() * config_.width})).first->second;
+  const Tensor wide = Tensor::from(table, {g.tokens_per_media() * config_.width});
+  return tables_.emplace(frames, cast(wide, patch_embed_.weight().value.dtype())).first->second;
 }
 
 Tensor UmtVit::operator()(const Tensor& images) const {

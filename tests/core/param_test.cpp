@@ -36,6 +36,24 @@ TEST(param, initial_values_depend_on_name_and_seed_only) {
   EXPECT_TRUE(std::equal(v1.begin(), v1.end(), v4.begin()));
 }
 
+TEST(param, in_bf16_initial_values_are_rounded_and_a_scope_may_stay_fp32) {
+  for (const Init& init : {Init::normal(1, 2), Init::uniform(-1, 3), Init::constant(0.1f)}) {
+    ParamStore wide(5), narrow(5, DType::kBF16);
+    const auto want = ParamScope(wide).param("w", {7, 9}, init).value.to_vector<float>();
+    const Param& p = ParamScope(narrow).param("w", {7, 9}, init);
+    ASSERT_EQ(p.value.dtype(), DType::kBF16);
+    for (size_t i = 0; i < want.size(); ++i) EXPECT_EQ(p.value.data<BF16>()[i].bits, BF16(want[i]).bits) << i;
+    const ParamScope exact = ParamScope(narrow).in_f32();
+    EXPECT_EQ((exact / "a").in_group("g").param("w", {7, 9}, init).value.dtype(), DType::kF32);
+    // A part of it.
+    const Param& part = narrow.create("p", {7, 9}, {2, 9}, {{{3, 2, 0, 9}}, true}, init, 0);
+    const Param& full = wide.create("p", {7, 9}, init, 0);
+    for (int64_t i = 0; i < 18; ++i)
+      EXPECT_EQ(part.value.data<BF16>()[i].bits, BF16(full.value.data<float>()[27 + i]).bits) << i;
+  }
+  EXPECT_THROW(ParamStore(1, DType::kI32), ConfigError);
+}
+
 TEST(param, glob) {
   EXPECT_TRUE(glob_match("*", ""));
   EXPECT_TRUE(glob_match("language.*.lora_?", "language.layers.0.attn.q.lora_a"));

@@ -35,8 +35,9 @@ LanguageConfig config_of(const Case& c) {
 }
 
 struct Rigged {
-  explicit Rigged(const Case& c) : decoder(ParamScope(store, "language"), config_of(c), *tp) {
-    fill_with_noise(store);
+  explicit Rigged(const Case& c, const Numbers& numbers = {})
+      : store(1, numbers.storage), decoder(ParamScope(store, "language"), config_of(c), *tp) {
+    numbers.fill(store);
     if (c.lora_rank > 0) store.set_trainable("*", false), store.set_trainable("*.lora_?", true);
   }
   // Sequences of these lengths packed -> states (N, C).
@@ -51,10 +52,16 @@ struct Rigged {
                    {Tensor::from(cu, {static_cast<int64_t>(cu.size())}), Tensor::from(positions, {N}), {}});
   }
 
-  ParamStore store{1};
+  ParamStore store;
   std::unique_ptr<ProcessGroup> tp = make_single();
   Decoder decoder;
 };
+
+std::map<std::string, std::vector<float>> values_of(const ParamStore& store) {
+  std::map<std::string, std::vector<float>> out;
+  for (const auto& p : store.params()) out[p->name] = floats(p->value);
+  return out;
+}
 
 // Ids or labels below `rows`, as noise says.
 std::vector<int32_t> draw(const char* name, int64_t rows, int64_t n) {
@@ -65,33 +72,44 @@ std::vector<int32_t> draw(const char* name, int64_t rows, int64_t n) {
 
 TEST(LanguageGolden, outputs_and_gradients_equal_transformers_and_peft) {
   for (const Case& c : kCases) {
-    Golden golden(cat(c.name, ".golden"));
-    Rigged run(c);
-    const int64_t N = std::accumulate(c.lengths.begin(), c.lengths.end(), int64_t{0});
-    std::vector<int32_t> labels = draw("targets", c.rows, N);
-    for (int32_t& label : labels)
-      if (label % 5 == 3) label = -100;
-    {
-      Tape tape;
-      const TapeScope scope(tape);
-      const Tensor hidden = run.states(draw("tokens", c.rows, N), c.lengths);
-      const Tensor loss =
-          run.decoder.loss(hidden, Tensor::from(labels, {N}), static_cast<float>(1.0 / static_cast<double>(N)), {});
-      tape.backward(loss);
-      EXPECT_GT(loss.item(), 0) << c.name;
-      golden.expect("loss", loss.to_vector<float>());
-      golden.expect("logits", run.decoder.logits(hidden.detach()).to_vector<float>());
-    }
-    golden.expect_gradients(take_gradients(run.store));
-    if (c.lora_rank == 0) continue;
-    const NoGradScope no_grad;
-    const auto logits = [&] {
-      return run.decoder.logits(run.states(draw("tokens", c.rows, N), c.lengths)).to_vector<float>();
-    };
-    run.decoder.merge_lora();
-    golden.expect("merged", logits());
-    run.decoder.unmerge_lora();
-    golden.expect("logits", logits());
+    Golden(c.name).expect([&](const Numbers& numbers) {
+      Rigged run(c, numbers);
+      const int64_t N = std::accumulate(c.lengths.begin(), c.lengths.end(), int64_t{0});
+      std::vector<int32_t> labels = draw("targets", c.rows, N);
+      for (int32_t& label : labels)
+        if (label % 5 == 3) label = -100;
+      Arrays out;
+      {
+        Tape tape;
+        const TapeScope scope(tape);
+        const Tensor hidden = run.states(draw("tokens", c.rows, N), c.lengths);
+        const Tensor loss =
+            run.decoder.loss(hidden, Tensor::from(labels, {N}), static_cast<float>(1.0 / static_cast<double>(N)), {});
+        tape.backward(loss);
+        EXPECT_GT(loss.item(), 0) << c.name;
+        out["loss"] = loss.to_vector<float>();
+        out["logits"] = run.decoder.logits(hidden.detach()).to_vector<float>();
+      }
+      add_gradients(out, run.store);
+      if (c.lora_rank == 0) return out;
+      const NoGradScope no_grad;
+      const auto logits = [&] {
+        return run.decoder.logits(run.states(draw("tokens", c.rows, N), c.lengths)).to_vector<float>();
+      };
+      const auto before = values_of(run.store);
+      run.decoder.merge_lora();
+      out["merged"] = logits();
+      const auto merged = values_of(run.store);
+      run.decoder.unmerge_lora();
+      // Rounded once merged and once unmerged; in fp32 the sum of `rank` products in between counts too.
+      const double ulp = numbers.storage == DType::kF32 ? 0x1p-24 * static_cast<double>(2 + c.lora_rank) : 0x1p-8;
+      for (const auto& [name, after] : values_of(run.store))
+        for (size_t i = 0; i < after.size(); ++i)
+          EXPECT_LE(std::abs(static_cast<double>(after[i]) - before.at(name)[i]),
+                    ulp * (std::abs(merged.at(name)[i]) + std::abs(after[i]) + std::abs(before.at(name)[i])))
+              << name;
+      return out;
+    });
   }
 }
 

@@ -18,27 +18,28 @@ TEST(Golden, mlp_connector_equals_its_description) {
     int64_t side, media, frames;
     std::vector<PictureSize> pictures;
     TilingConfig tiling;
-  } kMlp[] = {{"mlp_clip.golden", 5, 2, 3, {}, {}},
-              {"mlp_picture.golden", 3, 2, 1, {}, {}},
-              {"mlp_tiles.golden", 3, 0, 1, {{30, 20}, {7, 64}, {12, 12}}, {3, 9}},
-              {"mlp_shrunk.golden", 3, 0, 1, {{90, 61}, {20, 20}, {400, 90}}, {4, 3}}};
+  } kMlp[] = {{"mlp_clip", 5, 2, 3, {}, {}},
+              {"mlp_picture", 3, 2, 1, {}, {}},
+              {"mlp_tiles", 3, 0, 1, {{30, 20}, {7, 64}, {12, 12}}, {3, 9}},
+              {"mlp_shrunk", 3, 0, 1, {{90, 61}, {20, 20}, {400, 90}}, {4, 3}}};
   for (const auto& c : kMlp) {
-    Golden golden(c.file);
-    ParamStore store(1);
-    const auto tp = make_single();
-    const MlpConnector connector(ParamScope(store, "connector"), 5, 7, kTile, c.tiling, TensorParallel(*tp));
-    fill_with_noise(store);
-    ConnectorInput in{.vision = {}, .grid = {c.media, c.frames, c.side, c.side}, .pictures = c.pictures};
-    for (const PictureSize& p : c.pictures) in.grid.media += tile_layout(p, kTile, c.side, c.tiling).views();
-    Tape tape;
-    const TapeScope scope(tape);
-    in.vision = tape.watch(noise_tensor("vision", {in.grid.media * in.grid.tokens_per_media(), 5}));
-    const Tensor y = connector(in);
-    EXPECT_EQ(y.dim(0), connector.slots_of_all(in)) << c.file;
-    tape.backward(sum_all(mul(y, noise_tensor("dy", y.shape()))));
-    golden.expect("output", y.to_vector<float>());
-    golden.expect("vision_grad", tape.grad(in.vision).to_vector<float>());
-    golden.expect_gradients(take_gradients(store));
+    Golden(c.file).expect([&](const Numbers& numbers) {
+      ParamStore store(1, numbers.storage);
+      const auto tp = make_single();
+      const MlpConnector connector(ParamScope(store, "connector"), 5, 7, kTile, c.tiling, TensorParallel(*tp));
+      numbers.fill(store);
+      ConnectorInput in{.vision = {}, .grid = {c.media, c.frames, c.side, c.side}, .pictures = c.pictures};
+      for (const PictureSize& p : c.pictures) in.grid.media += tile_layout(p, kTile, c.side, c.tiling).views();
+      Tape tape;
+      const TapeScope scope(tape);
+      in.vision = tape.watch(numbers.noise("vision", {in.grid.media * in.grid.tokens_per_media(), 5}));
+      const Tensor y = connector(in);
+      EXPECT_EQ(y.dim(0), connector.slots_of_all(in)) << c.file;
+      tape.backward(sum_all(mul(y, numbers.noise("dy", y.shape()))));
+      Arrays out{{"output", floats(y)}, {"vision_grad", floats(tape.grad(in.vision))}};
+      add_gradients(out, store);
+      return out;
+    });
   }
 }
 

@@ -3,6 +3,7 @@
 // name.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <map>
 #include <memory>
@@ -29,6 +30,16 @@ inline Tensor noise_tensor(std::string_view name, const Shape& shape) {
   return Tensor::from(noise(name, shape.numel()), shape);
 }
 
+// Elements of an f32 or bf16 tensor.
+inline std::vector<float> floats(const Tensor& t) {
+  if (t.dtype() == DType::kF32) return t.to_vector<float>();
+  std::vector<float> out;
+  for (const BF16 v : t.to_vector<BF16>()) out.push_back(static_cast<float>(v));
+  return out;
+}
+
+inline float to_bf16(float v) { return static_cast<float>(BF16(v)); }
+
 // Of the elements of a whole parameter those that its value holds.
 inline std::vector<float> elements_of(const std::vector<float>& whole, const Param& p) {
   std::vector<float> out;
@@ -43,13 +54,20 @@ inline std::vector<float> elements_of(const std::vector<float>& whole, const Par
 // The function value() of golden/make_golden.py for every parameter: unit-gain matrices, norm gains around 1, biases
 // around 0. Unlike fresh weights it leaves nothing at zero that a gradient would then miss. Matrices are multiplied by
 // `matrix_gain`: at 0.5 gradients answer the last bit of a weight with a few of their own; at 1 with a thousand.
-inline void fill_with_noise(ParamStore& store, float matrix_gain = 1) {
+// rounded: to bf16, in fp32 storage too.
+inline void fill_with_noise(ParamStore& store, float matrix_gain = 1, bool rounded = false) {
   for (const auto& p : store.params()) {
     const std::vector<float> u = noise(p->name, p->full.numel());
     const bool matrix = p->full.rank() == 2, gain = !matrix && p->name.ends_with("weight");
     const float factor = matrix ? matrix_gain * std::sqrt(3.0f / static_cast<float>(p->full[1])) : 0.3f;
-    float* out = p->value.data<float>();
-    for (const float v : elements_of(u, *p)) *out++ = (gain ? 1.0f : 0.0f) + factor * v;
+    std::vector<float> values = elements_of(u, *p);
+    for (float& v : values) v = (gain ? 1.0f : 0.0f) + factor * v;
+    if (rounded) std::transform(values.begin(), values.end(), values.begin(), to_bf16);
+    if (p->value.dtype() == DType::kF32) {
+      std::copy(values.begin(), values.end(), p->value.data<float>());
+    } else {
+      std::transform(values.begin(), values.end(), p->value.data<BF16>(), [](float v) { return BF16(v); });
+    }
   }
 }
 
@@ -125,8 +143,8 @@ inline TpoConfig tiny_llava_config() {
 }
 
 struct Rig {
-  explicit Rig(const TpoConfig& config = tiny_config(), uint64_t seed = 7)
-      : store(seed), tp(make_single()), model(store, config, *tp) {}
+  explicit Rig(const TpoConfig& config = tiny_config(), uint64_t seed = 7, DType storage = DType::kF32)
+      : store(seed, storage), tp(make_single()), model(store, config, *tp) {}
   ParamStore store;
   std::unique_ptr<ProcessGroup> tp;
   TpoModel model;

@@ -20,7 +20,7 @@ import peft
 import torch
 import torch.nn.functional as F
 import transformers
-from make_golden import noise, value, write
+from make_golden import noise, weight, write_case
 
 VERSIONS = f"transformers {transformers.__version__}, peft {peft.__version__}, torch {torch.__version__}"
 
@@ -50,7 +50,7 @@ def ours(name):
     return name
 
 
-def make_model(arch, c, dtype=torch.float64):
+def make_model(arch, c, dtype=torch.float64, rounded=False):
     common = dict(vocab_size=c["rows"], hidden_size=c["width"], intermediate_size=c["mlp"], num_hidden_layers=2,
                   num_attention_heads=c["heads"], num_key_value_heads=c["kv_heads"], rms_norm_eps=c["eps"],
                   rope_theta=c["theta"], max_position_embeddings=256, tie_word_embeddings=False,
@@ -68,12 +68,12 @@ def make_model(arch, c, dtype=torch.float64):
     model = model.to(dtype)
     with torch.no_grad():
         for name, p in model.named_parameters():
-            p.copy_(torch.from_numpy(value(ours(name), tuple(p.shape))))
+            p.copy_(weight(ours(name), tuple(p.shape), rounded))
     return model
 
 
-def forward_and_gradients(name, c):
-    model = make_model(name.split("_")[0], c)
+def forward_and_gradients(name, c, dtype, rounded):
+    model = make_model(name.split("_")[0], c, dtype, rounded)
     n = sum(c["lengths"])
     ids = torch.from_numpy(((noise("tokens", (n,)) + 1) * (c["rows"] / 2)).astype(np.int64))
     labels = torch.from_numpy(((noise("targets", (n,)) + 1) * (c["rows"] / 2)).astype(np.int64))
@@ -87,7 +87,8 @@ def forward_and_gradients(name, c):
         begin += length
 
     def logits_of(m):
-        return m(input_ids=padded, attention_mask=mask).logits[mask.bool()]
+        logits = m(input_ids=padded, attention_mask=mask).logits[mask.bool()]
+        return logits.float() if dtype == torch.bfloat16 else logits  # the loss of the public code
 
     logits = logits_of(model)
     loss = F.cross_entropy(logits, labels, reduction="sum") / n
@@ -96,13 +97,13 @@ def forward_and_gradients(name, c):
     arrays |= {"grad." + ours(k): p.grad for k, p in model.named_parameters() if p.grad is not None}
     if "rank" in c:
         arrays["merged"] = logits_of(model.merge_and_unload())
-    write(name + ".golden", VERSIONS, arrays)
+    return arrays
 
 
 def main():
     torch.manual_seed(0)
     for name, c in CASES.items():
-        forward_and_gradients(name, c)
+        write_case(name, VERSIONS, lambda dtype, rounded: forward_and_gradients(name, c, dtype, rounded))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,10 @@ Oracles, small widths, float64 arithmetic, dropout and drop-path 0:
 Made with timm 0.4.12, torch 2.15.0, Ask-Anything 4dd8210b0303 (the language model: language_golden.py):
   python3 make_golden.py --vit CHECKOUT/video_chat2/models/blip2/vit.py
 
+Beside each case, and likewise by the other scripts, case_bf16.golden: how far the same oracle in bfloat16 is from
+itself in float64, weights and inputs rounded to bfloat16 in both and matrices at half the gain: of each array the
+largest difference over the largest element.
+
 Weights and inputs are not stored: both sides compute element i of the array `name` from a hash (value() below). A file
 is text up to the line "data": "tpo-golden 1", comment lines with '#', one line "name extents..." per array; then the
 arrays one after the other as little-endian float32. Names are those of tpo_dist.
@@ -20,6 +24,7 @@ import sys
 import numpy as np
 import torch
 
+DOUBLE, BF16 = torch.float64, torch.bfloat16
 HERE = pathlib.Path(__file__).parent
 MASK = (1 << 64) - 1
 
@@ -42,12 +47,32 @@ def noise(name, shape):
     return (bits.astype(np.float32) * np.float32(2.0**-23) - np.float32(1)).reshape(shape)
 
 
-def value(name, shape):
-    """The weight `name`: matrices have unit gain, norm gains lie around 1, biases around 0."""
+def value(name, shape, gain=1):
+    """The weight `name`: matrices have this gain, norm gains lie around 1, biases around 0."""
     u = noise(name, shape)
     if len(shape) == 2:
-        return u * np.float32(np.sqrt(np.float32(3.0) / np.float32(shape[1])))
+        return u * np.float32(gain) * np.float32(np.sqrt(np.float32(3.0) / np.float32(shape[1])))
     return np.float32(1) + np.float32(0.3) * u if name.endswith("weight") else np.float32(0.3) * u
+
+
+def weight(name, shape, rounded):
+    """As a tensor; rounded: to bfloat16, at half the gain."""
+    w = torch.from_numpy(value(name, shape, 0.5 if rounded else 1))
+    return w.to(BF16).double() if rounded else w.double()
+
+
+def given(name, shape, rounded):
+    """An input."""
+    x = torch.from_numpy(noise(name, shape))
+    return x.to(BF16).double() if rounded else x.double()
+
+
+def write_case(name, comment, run):
+    """run(dtype, rounded) -> arrays."""
+    write(name + ".golden", comment, run(DOUBLE, False))
+    exact, ours = ({k: v.detach().double() for k, v in run(t, True).items()} for t in (DOUBLE, BF16))
+    errors = {k: (ours[k] - v).abs().max() / v.abs().max().clamp(min=1e-300) for k, v in exact.items()}
+    write(name + "_bf16.golden", comment + ", bfloat16 against float64", {k: e.reshape(1) for k, e in errors.items()})
 
 
 def write(file, comment, arrays):
@@ -61,7 +86,7 @@ def write(file, comment, arrays):
     print(file, (HERE / file).stat().st_size, "bytes")
 
 
-def vision(path, file, media, frames, table_frames, tubelet):
+def vision(path, media, frames, table_frames, tubelet, dtype, rounded):
     spec = importlib.util.spec_from_file_location("vit", path)
     vit = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(vit)
@@ -75,7 +100,7 @@ def vision(path, file, media, frames, table_frames, tubelet):
     encoder.pos_embed = vit.get_sinusoid_encoding_table(patches, width, table_frames, steps)
     encoder.img_pos_embed = vit.get_sinusoid_encoding_table(patches // steps, width)
     norm = torch.nn.LayerNorm(width, eps=1e-12)
-    model = torch.nn.ModuleDict({"vision": encoder, "norm": norm}).double()
+    model = torch.nn.ModuleDict({"vision": encoder, "norm": norm}).to(dtype)
 
     def name_of(name):
         return name.replace("patch_embed.proj", "patch_embed") if name.startswith("vision") else "vision." + name
@@ -86,16 +111,16 @@ def vision(path, file, media, frames, table_frames, tubelet):
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() == 5:
-                rows = torch.from_numpy(value(name_of(name), tuple(to_rows(p).shape)))
+                rows = weight(name_of(name), tuple(to_rows(p).shape), rounded)
                 p.copy_(rows.reshape(width, tubelet, patch, patch, 3).permute(0, 4, 1, 2, 3))
             else:
-                p.copy_(torch.from_numpy(value(name_of(name), tuple(p.shape))))
-    images = torch.from_numpy(noise("images", (media, frames, size, size, 3))).double()
+                p.copy_(weight(name_of(name), tuple(p.shape), rounded))
+    images = given("images", (media, frames, size, size, 3), rounded).to(dtype)
     y = norm(encoder(images.permute(0, 4, 1, 2, 3), use_image=frames == 1)).reshape(-1, width)
-    y.backward(torch.from_numpy(noise("dy", tuple(y.shape))).double())
+    y.backward(given("dy", tuple(y.shape), rounded).to(dtype))
     arrays = {"output": y}
-    arrays |= {"grad." + name_of(n): to_rows(p.grad) if p.dim() == 5 else p.grad for n, p in model.named_parameters()}
-    write(file, f"OpenGVLab/Ask-Anything video_chat2/models/blip2/vit.py, torch {torch.__version__}", arrays)
+    return arrays | {"grad." + name_of(n): to_rows(p.grad) if p.dim() == 5 else p.grad
+                     for n, p in model.named_parameters()}
 
 
 def main():
@@ -103,9 +128,11 @@ def main():
     parser.add_argument("--vit", required=True, help="vit.py of a checkout of OpenGVLab/Ask-Anything")
     vit = parser.parse_args().vit
     torch.manual_seed(0)
-    vision(vit, "umt_image.golden", media=3, frames=1, table_frames=4, tubelet=1)
-    vision(vit, "umt_clip.golden", media=2, frames=6, table_frames=4, tubelet=1)
-    vision(vit, "umt_tubelet.golden", media=1, frames=4, table_frames=2, tubelet=2)
+    comment = f"OpenGVLab/Ask-Anything video_chat2/models/blip2/vit.py, torch {torch.__version__}"
+    for name, c in {"umt_image": dict(media=3, frames=1, table_frames=4, tubelet=1),
+                    "umt_clip": dict(media=2, frames=6, table_frames=4, tubelet=1),
+                    "umt_tubelet": dict(media=1, frames=4, table_frames=2, tubelet=2)}.items():
+        write_case(name, comment, lambda dtype, rounded: vision(vit, dtype=dtype, rounded=rounded, **c))
 
 
 if __name__ == "__main__":

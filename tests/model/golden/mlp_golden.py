@@ -18,7 +18,7 @@ import types
 import numpy as np
 import torch
 import torch.nn.functional as F
-from make_golden import noise, value, write
+from make_golden import given, noise, weight, write, write_case
 
 # The table kMlp of mlp_connector_test.cpp: side of the token grid, frames, sizes of tiled pictures.
 VISION, WIDTH = 5, 7
@@ -75,14 +75,14 @@ def clip_slots(frames, newline, side):
     return torch.cat([x.flatten(0, 2), newline[None]])
 
 
-def case(file, side, media, frames, pictures, max_side=0, max_tiles=0):
+def case(side, media, frames, pictures, dtype, rounded, max_side=0, max_tiles=0):
     grids = [best(p, TILE, max_side) for p in pictures]
     views = [1 + c * r for c, r in grids]
     rows = (sum(views) if pictures else media * frames) * side * side
-    x = torch.from_numpy(noise("vision", (rows, VISION))).double().requires_grad_()
+    x = given("vision", (rows, VISION), rounded).to(dtype).requires_grad_()
     shapes = {"fc1.weight": (WIDTH, VISION), "fc1.bias": (WIDTH,), "fc2.weight": (WIDTH, WIDTH), "fc2.bias": (WIDTH,),
               "newline": (WIDTH,)}
-    p = {n: torch.from_numpy(value("connector." + n, s)).double().requires_grad_() for n, s in shapes.items()}
+    p = {n: weight("connector." + n, s, rounded).to(dtype).requires_grad_() for n, s in shapes.items()}
     y = F.linear(F.gelu(F.linear(x, p["fc1.weight"], p["fc1.bias"])), p["fc2.weight"], p["fc2.bias"])
     y = y.reshape(-1, side * side, WIDTH)
     if pictures:
@@ -93,9 +93,8 @@ def case(file, side, media, frames, pictures, max_side=0, max_tiles=0):
     else:
         out = [torch.cat([v, p["newline"][None]]) for v in y]
     slots = torch.cat(out)
-    slots.backward(torch.from_numpy(noise("dy", tuple(slots.shape))).double())
-    arrays = {"output": slots, "vision_grad": x.grad} | {"grad.connector." + n: t.grad for n, t in p.items()}
-    write(file + ".golden", f"arXiv:2408.03326, torch {torch.__version__}", arrays)
+    slots.backward(given("dy", tuple(slots.shape), rounded).to(dtype))
+    return {"output": slots, "vision_grad": x.grad} | {"grad.connector." + n: t.grad for n, t in p.items()}
 
 
 def sizes():
@@ -158,7 +157,8 @@ def main():
     if peer:
         compare(peer)
     for name, c in CASES.items():
-        case(name, **c)
+        write_case(name, f"arXiv:2408.03326, torch {torch.__version__}",
+                   lambda dtype, rounded: case(dtype=dtype, rounded=rounded, **c))
     table()
 
 

@@ -12,7 +12,7 @@ import sys
 
 import torch
 
-from make_golden import noise, value, write
+from make_golden import given, noise, weight, write_case
 from qformer_names import ours
 
 LAYERS, WIDTH, HEADS, HIDDEN, VISION, OUT = 4, 12, 3, 20, 10, 14
@@ -21,7 +21,7 @@ MEDIA, TOKENS = 3, 7
 TEXTS = [4, 0, 2]
 
 
-def case(module, file, with_text, versions):
+def case(module, with_text, dtype, rounded):
     config = module.BertConfig(
         vocab_size=VOCAB, hidden_size=WIDTH, num_hidden_layers=LAYERS, num_attention_heads=HEADS,
         intermediate_size=HIDDEN, max_position_embeddings=POSITIONS, hidden_dropout_prob=0.0,
@@ -41,12 +41,12 @@ def case(module, file, with_text, versions):
     named = [(ours(n), p) for n, p in bert.named_parameters()]
     named += [("connector.queries", queries), ("connector.extra_queries", extra),
               ("connector.project_up.weight", up.weight), ("connector.project_up.bias", up.bias)]
-    bert.double(), up.double()
-    queries.data, extra.data = queries.data.double(), extra.data.double()
+    bert.to(dtype), up.to(dtype)
+    queries.data, extra.data = queries.data.to(dtype), extra.data.to(dtype)
     with torch.no_grad():
         for name, p in named:
-            p.copy_(torch.from_numpy(value(name, tuple(p.shape))))
-    vision = torch.from_numpy(noise("vision", (MEDIA, TOKENS, VISION))).double().requires_grad_()
+            p.copy_(weight(name, tuple(p.shape), rounded))
+    vision = given("vision", (MEDIA, TOKENS, VISION), rounded).to(dtype).requires_grad_()
     both = torch.cat([queries, extra])[None].expand(MEDIA, -1, -1)
     more = {}
     if with_text:
@@ -59,11 +59,10 @@ def case(module, file, with_text, versions):
     out = bert.bert(query_embeds=both, encoder_hidden_states=vision,
                     encoder_attention_mask=torch.ones(MEDIA, TOKENS, dtype=torch.long), return_dict=True, **more)
     y = up(out.last_hidden_state[:, :QUERIES + EXTRA]).reshape(-1, OUT)
-    y.backward(torch.from_numpy(noise("dy", tuple(y.shape))).double())
+    y.backward(given("dy", tuple(y.shape), rounded).to(dtype))
     arrays = {"output": y, "vision_grad": vision.grad}
     # Nothing reads the last layer's texts: their gradients are zeros there, and do not exist here.
-    arrays |= {"grad." + n: p.grad for n, p in named if p.grad is not None and p.grad.any()}
-    write(file, versions, arrays)
+    return arrays | {"grad." + n: p.grad for n, p in named if p.grad is not None and p.grad.any()}
 
 
 def main():
@@ -76,8 +75,8 @@ def main():
     versions = (f"OpenGVLab/Ask-Anything video_chat2/models/blip2/Qformer.py, transformers {transformers.__version__}, "
                 f"torch {torch.__version__}")
     torch.manual_seed(0)
-    case(module, "qformer.golden", False, versions)
-    case(module, "qformer_text.golden", True, versions)
+    for name, text in {"qformer": False, "qformer_text": True}.items():
+        write_case(name, versions, lambda dtype, rounded: case(module, text, dtype, rounded))
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import sys
 
 import torch
 import transformers
-from make_golden import noise, value, write
+from make_golden import given, weight, write_case
 
 # The table kSiglip of golden_test.cpp.
 CASES = {
@@ -31,12 +31,12 @@ def ours(name):
     return name
 
 
-def case(file, size, patch, width, heads, mlp, depth, media, frames):
+def case(size, patch, width, heads, mlp, depth, media, frames, dtype, rounded):
     config = transformers.SiglipVisionConfig(
         hidden_size=width, intermediate_size=mlp, num_hidden_layers=depth + 1, num_attention_heads=heads,
         image_size=size, patch_size=patch, layer_norm_eps=1e-6, hidden_act="gelu_pytorch_tanh")
     config._attn_implementation = "sdpa"
-    model = transformers.SiglipVisionModel(config).double()
+    model = transformers.SiglipVisionModel(config).to(dtype)
 
     def to_rows(w):  # (C, 3, p, p) -> (C, p*p*3)
         return w.permute(0, 2, 3, 1).reshape(w.shape[0], -1)
@@ -44,23 +44,23 @@ def case(file, size, patch, width, heads, mlp, depth, media, frames):
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() == 4:
-                rows = torch.from_numpy(value(ours(name), tuple(to_rows(p).shape)))
+                rows = weight(ours(name), tuple(to_rows(p).shape), rounded)
                 p.copy_(rows.reshape(width, patch, patch, 3).permute(0, 3, 1, 2))
             else:
-                p.copy_(torch.from_numpy(value(ours(name), tuple(p.shape))))
-    images = torch.from_numpy(noise("images", (media * frames, size, size, 3))).double()
+                p.copy_(weight(ours(name), tuple(p.shape), rounded))
+    images = given("images", (media * frames, size, size, 3), rounded).to(dtype)
     y = model(images.permute(0, 3, 1, 2), output_hidden_states=True).hidden_states[-2].reshape(-1, width)
-    y.backward(torch.from_numpy(noise("dy", tuple(y.shape))).double())
+    y.backward(given("dy", tuple(y.shape), rounded).to(dtype))
     arrays = {"output": y}
-    arrays |= {"grad." + ours(n): to_rows(p.grad) if p.dim() == 4 else p.grad
-               for n, p in model.named_parameters() if p.grad is not None}
-    write(file + ".golden", f"transformers {transformers.__version__}, torch {torch.__version__}", arrays)
+    return arrays | {"grad." + ours(n): to_rows(p.grad) if p.dim() == 4 else p.grad
+                     for n, p in model.named_parameters() if p.grad is not None}
 
 
 def main():
     torch.manual_seed(0)
     for name, c in CASES.items():
-        case(name, **c)
+        write_case(name, f"transformers {transformers.__version__}, torch {torch.__version__}",
+                   lambda dtype, rounded: case(dtype=dtype, rounded=rounded, **c))
 
 
 if __name__ == "__main__":
