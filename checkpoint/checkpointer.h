@@ -69,7 +69,7 @@ std::string save(const std::string& dir, int64_t step, const TrainState& state, 
 struct LoadOptions {
   std::vector<std::string> allow_missing;     // in the state, not in the checkpoint: keeps its value
   std::vector<std::string> allow_unexpected;  // in the checkpoint, not in the state: not read
-  std::vector<std::string> allow_shape;       // of another shape or dtype (bf16 fills f32): keeps its value
+  std::vector<std::string> allow_shape;       // of another shape or dtype: keeps its value
   bool allow_other_model = false;             // do not compare model_fingerprint
 };
 
@@ -80,7 +80,7 @@ struct LoadReport {
 };
 
 // Fills state.tensors and state.counters; config_text and model_fingerprint of the state stay. A state without any
-// counters takes all that the checkpoint has.
+// counters takes all that the checkpoint has. f32 and bf16 fill each other, rounded to nearest if narrower.
 // Throws DataError for a damaged, incomplete or other-version checkpoint, ConfigError for one that does not fit
 // (all differences: their number and the first 20 of each kind), IoError if a file cannot be read. All of this is found
 // before the first byte of the state changes; only a file that changes or fails between the checking pass and the

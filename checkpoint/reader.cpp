@@ -14,6 +14,7 @@
 #include "checkpoint/sift.h"
 #include "checkpoint/together.h"
 #include "core/error.h"
+#include "core/kernels/storage.h"
 
 namespace tpo {
 namespace {
@@ -21,8 +22,8 @@ namespace {
 using checkpoint::Manifest;
 using checkpoint::TensorEntry;
 
-// bf16 in a file, as imported weights are, fills fp32 in memory: the same values.
-bool fills(DType file, DType memory) { return file == memory || (file == DType::kBF16 && memory == DType::kF32); }
+// bf16 fills fp32 with the same values, fp32 fills bf16 rounded: imported weights, and runs of another precision.
+bool fills(DType file, DType memory) { return file == memory || (is_float(file) && is_float(memory)); }
 
 // What is to be copied, and what was allowed to differ.
 struct Fit {
@@ -109,7 +110,7 @@ Checked check_all(Shards& shards, const Manifest& manifest, const Fit& fit, Proc
 
 // Any piece into any parts: what both have, row by row. Blocks that have nothing for this rank are not read.
 void copy_all(Shards& shards, const Checked& checked, const Fit& fit, const std::string& folder) {
-  std::vector<float> wide;
+  std::vector<std::byte> converted;
   try {
     size_t at = 0;
     for (const PieceRef& ref : checked.pieces) {
@@ -129,10 +130,13 @@ void copy_all(Shards& shards, const Checked& checked, const Fit& fit, const std:
       shards.read_blocks(ref, sums, wanted, [&](const Part& block, const std::byte* bytes) {
         const auto size = static_cast<int64_t>(size_of(held.dtype));
         if (dtype_of(*ref.tensor) != held.dtype) {
-          const auto* narrow = reinterpret_cast<const BF16*>(bytes);
-          wide.resize(static_cast<size_t>(block.count));
-          std::transform(narrow, narrow + block.count, wide.begin(), [](BF16 v) { return static_cast<float>(v); });
-          bytes = reinterpret_cast<const std::byte*>(wide.data());
+          converted.resize(static_cast<size_t>(block.count * size));
+          with_storage(dtype_of(*ref.tensor), [&]<class From>() {
+            with_storage(held.dtype, [&]<class To>() {
+              convert(reinterpret_cast<const From*>(bytes), reinterpret_cast<To*>(converted.data()), block.count);
+            });
+          });
+          bytes = converted.data();
         }
         for (const HeldTensor::Block* b : targets) copy_common(block, bytes, b->part, b->value.raw(), size);
       });

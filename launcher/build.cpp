@@ -106,7 +106,7 @@ TextBesideMedia text_beside_media(const std::string& name) {
 struct MetaModel {
   explicit MetaModel(const config::RunConfig& config, int64_t vocab = 1 << 15)
       : ranks(std::max(1, config.layout().tensor())),
-        store(config.run().seed()),
+        store(config.run().seed(), make_precision(config).weights),
         model(store, make_model_config(config, vocab), *tensor) {}
   int ranks;  // of the tensor axis
   std::unique_ptr<Stream> stream = Stream::make_meta();
@@ -356,9 +356,9 @@ void check_training_rules(const config::RunConfig& config) {
 }
 
 Precision make_precision(const config::RunConfig& config) {
-  check<ConfigError>(config.run().precision() == "fp32", "run.precision is ", config.run().precision(),
-                     "; legal: fp32");
-  return {};
+  const std::string& p = config.run().precision();
+  check<ConfigError>(p == "fp32" || p == "bf16", "run.precision is ", p, "; legal: fp32, bf16");
+  return {.weights = p == "bf16" ? DType::kBF16 : DType::kF32};
 }
 
 BucketOptions make_bucket_options(const config::RunConfig& config) {

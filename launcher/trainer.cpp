@@ -3,6 +3,7 @@
 #include <glog/logging.h>
 
 #include <array>
+#include <bit>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -121,7 +122,7 @@ Trainer::Trainer(const config::RunConfig& config, const TrainingData& data, Proc
   config_.clear_guard();
   set_num_threads(config.run().threads());
   mesh_ = std::make_unique<Mesh>(world, make_mesh_shape(config, world.size()));
-  store_ = std::make_unique<ParamStore>(config.run().seed());
+  store_ = std::make_unique<ParamStore>(config.run().seed(), make_precision(config).weights);
   model_ = std::make_unique<TpoModel>(*store_, make_model_config(config, data.vocab), mesh_->tensor());
   apply_training_rules(config, *store_);
   // A detached embedding gets no gradient, whatever the patterns say.
@@ -400,6 +401,7 @@ std::string Trainer::resume(const std::string& checkpoint) {
   s.counters = {{"step", 0}, {"mixture", 0}};  // every one of them must be there, or the load throws
   for (const auto& [group, steps] : sync_->group_steps()) s.counters["group." + group] = steps;
   const LoadReport report = load(checkpoint, s, world_);
+  sync_->state_loaded();
   check<DataError>(s.counters["step"] == report.step, checkpoint, ": its counter step is ", s.counters["step"],
                    ", but it is the checkpoint of step ", report.step);
   std::map<std::string, int64_t> groups;
@@ -422,18 +424,22 @@ void Trainer::init_from(const std::string& checkpoint, LoadOptions allow) {
   s.model_fingerprint.clear();
   allow.allow_unexpected.push_back("optim.*");
   load(checkpoint, s, world_, allow);
+  sync_->state_loaded();
 }
 
 uint64_t Trainer::parameter_hash() {
   uint64_t mine = 0;
   sync_->for_each_state([&](const StateEntry& e) {
     if (!e.owner || e.name.starts_with("optim.")) return;
-    const auto* bits = reinterpret_cast<const uint32_t*>(e.value.data<float>());
+    const auto bits = [&e](int64_t i) {
+      return e.value.dtype() == DType::kBF16 ? uint32_t{e.value.data<BF16>()[i].bits}
+                                             : std::bit_cast<uint32_t>(e.value.data<float>()[i]);
+    };
     const int64_t width = whole_of(e.param->full).cols;
     const uint64_t name = hash_name(e.name);
     for (int64_t i = 0; i < e.value.numel(); ++i) {
       const int64_t row = e.rect.row + (e.begin + i) / e.rect.cols, col = e.rect.col + (e.begin + i) % e.rect.cols;
-      mine += mix64(mix64(name ^ static_cast<uint64_t>(row * width + col)) ^ bits[i]);
+      mine += mix64(mix64(name ^ static_cast<uint64_t>(row * width + col)) ^ bits(i));
     }
   });
   uint64_t sum = 0;

@@ -26,7 +26,7 @@ CheckpointModel::CheckpointModel(const std::string& path, const std::vector<std:
   tokenizer_ = make_tokenizer(config_);
   templates_ = make_templates(config_, *tokenizer_);
   alone_ = make_single("tensor");
-  store_ = std::make_unique<ParamStore>(config_.run().seed());
+  store_ = std::make_unique<ParamStore>(config_.run().seed(), make_precision(config_).weights);
   model_ = std::make_unique<TpoModel>(*store_, make_model_config(config_, tokenizer_->vocab_size()), *alone_);
   load_weights(folder_, *store_, world);
 }

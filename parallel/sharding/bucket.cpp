@@ -8,6 +8,7 @@
 
 #include "core/error.h"
 #include "core/kernels/basic.h"
+#include "core/kernels/cast.h"
 #include "core/launch.h"
 
 namespace tpo {
@@ -93,12 +94,12 @@ void check_options(const ParamStore& store, const BucketOptions& options) {
 }
 
 // What all parameters of a bucket share.
-using Fate = std::tuple<int, bool, Sharding, bool, bool, float>;
+using Fate = std::tuple<int, bool, Sharding, bool, bool, float, DType>;
 
 Fate fate_of(const Param& p, const ShardingRule& rule) {
   const bool decay = p.trainable && p.decay && p.frozen_rows_begin < 0;
   const bool reshard = rule.sharding == Sharding::kParameters && rule.reshard_after_forward;
-  return {p.group, p.trainable, rule.sharding, reshard, decay, p.trainable ? p.lr_scale : 1.0f};
+  return {p.group, p.trainable, rule.sharding, reshard, decay, p.trainable ? p.lr_scale : 1.0f, p.value.dtype()};
 }
 
 // A bucket that may take more, and its elements where it is largest on the tensor axis.
@@ -131,7 +132,8 @@ std::vector<Bucket> fill_buckets(const std::vector<Param*>& order, const BucketO
     }
     open.widest += widest;
     Bucket& b = open.bucket;
-    std::tie(b.group, b.trainable, b.sharding, b.reshard, b.decay, b.lr_scale) = fate;
+    b.precision = options.precision;
+    std::tie(b.group, b.trainable, b.sharding, b.reshard, b.decay, b.lr_scale, b.precision.weights) = fate;
     b.entries.push_back({p, b.numel, p->value.numel()});
     b.numel += round_up(p->value.numel(), Bucket::kAlign);
   }
@@ -172,7 +174,6 @@ std::vector<Bucket> plan_buckets(const ParamStore& store, const BucketOptions& o
   std::sort(buckets.begin(), buckets.end(), [](const Bucket& a, const Bucket& b) { return a.first_use > b.first_use; });
   for (size_t i = 0; i < buckets.size(); ++i) {
     buckets[i].index = static_cast<int>(i);
-    buckets[i].precision = options.precision;
     buckets[i].what = bucket_name(buckets[i]);
   }
   return buckets;
@@ -203,11 +204,12 @@ void make_gradients(Bucket& b, ProcessGroup& comm) {
 
 }  // namespace
 
+void write_values(const Bucket& b, const Tensor& part) {
+  launch(Cast{b.master.raw(), part.raw(), part.numel(), b.master.dtype(), part.dtype()});
+}
+
 void materialise(Bucket& b, ProcessGroup& comm) {
-  for (const Bucket::Entry& e : b.entries)
-    check_shape(e.param->value.dtype() == b.precision.master, "[bucket] parameter '", e.param->name, "' is ",
-                e.param->value.dtype(), " but parameters in buckets are ", b.precision.master);
-  b.value = filled(MemoryKind::kWeights, b.numel, b.precision.master);
+  b.value = filled(MemoryKind::kWeights, b.numel, b.precision.weights);
   if (b.trainable) {
     b.m = filled(MemoryKind::kOptimizer, b.own.count, b.precision.master);
     b.v = filled(MemoryKind::kOptimizer, b.own.count, b.precision.master);
@@ -222,11 +224,12 @@ void materialise(Bucket& b, ProcessGroup& comm) {
     p.value = home;
     if (b.trainable) p.grad = b.grad_of(e);
   }
-  b.master = b.value.rows(b.own.begin, b.own.end());
-  if (!b.gathered()) return;
-  const Tensor whole = b.master;
-  b.master = filled(MemoryKind::kWeights, b.own.count, b.precision.master);
-  if (whole.device() == Device::kCpu) std::memcpy(b.master.raw(), whole.raw(), static_cast<size_t>(whole.nbytes()));
+  b.master = b.own_value();
+  if (!b.gathered() && !b.has_masters()) return;
+  const Tensor from = b.master;
+  b.master = b.has_masters() ? filled(MemoryKind::kOptimizer, b.own.count, b.precision.master)
+                             : filled(MemoryKind::kWeights, b.own.count, b.precision.weights);
+  launch(Cast{from.raw(), b.master.raw(), from.numel(), from.dtype(), b.master.dtype()});
 }
 
 }  // namespace tpo

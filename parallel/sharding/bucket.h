@@ -1,7 +1,8 @@
 #pragma once
-// Bucket: a flat run of parameters with one fate: same parameter group, trainability, sharding, weight decay and
-// learning-rate scale. It owns the fp32 buffers of values, gradients and Adam moments; Param::value and Param::grad are
-// views into them. The bucket is the unit of reduction, of sharding and of the optimizer.
+// Bucket: a flat run of parameters with one fate: same parameter group, trainability, storage, sharding, weight decay
+// and learning-rate scale. It owns the buffers of values, in the storage of the parameters, and of gradients, masters
+// and Adam moments, in fp32; Param::value and Param::grad are views into them. The bucket is the unit of reduction, of
+// sharding and of the optimizer.
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -32,7 +33,7 @@ struct BucketOptions {
   // Empty: creation order. Gradients become complete in the reverse of the order of first uses, in which buckets are
   // reduced. With kParameters it must be the program's (see Bucket::needed_from).
   std::vector<std::string> forward_order = {};
-  Precision precision = {};
+  Precision precision = {};  // weights: those of the store
   Sharding sharding = Sharding::kReplicated;
   // kParameters: values are freed after forward and gathered again for backward. false: they stay until backward is
   // done with them.
@@ -48,7 +49,7 @@ struct Bucket {
     int64_t numel;
     int64_t end() const { return begin + numel; }
   };
-  static constexpr int64_t kAlign = 16;  // elements: 64 bytes, so that every view is aligned for vector loads
+  static constexpr int64_t kAlign = 16;  // elements: 64 bytes of fp32, so that views do not share a line of the cache
   // Elements [begin, begin + count).
   struct Range {
     int64_t begin = 0, count = 0;
@@ -63,7 +64,7 @@ struct Bucket {
   bool decay = true;
   float lr_scale = 1;
   std::vector<Entry> entries;
-  Precision precision;
+  Precision precision;    // weights: of its parameters
   int64_t numel = 0;      // with padding: a multiple of kAlign, and of the number of shards
   int64_t first_use = 0;  // places in forward of the parameter used first, and of the one used last
   int64_t last_use = 0;
@@ -76,10 +77,13 @@ struct Bucket {
   // The padding between entries is and stays zero.
   Tensor value;  // (numel); with kParameters its storage is released while it is not gathered
   Tensor grad;   // (numel); from kGradients on its storage is released between rounds. Undefined if frozen
-  // Of the own part (own.count): values and summed gradients, views into value and grad where those persist, and Adam's
-  // moments. Frozen: master only.
+  // Of the own part (own.count): values and summed gradients, views into value and grad where those persist and have
+  // the dtype, and Adam's moments. Frozen: master only, in the storage of the parameters.
   Tensor master, master_grad, m, v;
 
+  // The optimizer updates a master of another dtype than the values, which are rounded from it.
+  bool has_masters() const { return trainable && precision.weights != precision.master; }
+  Tensor own_value() const { return value.rows(own.begin, own.end()); }
   bool gathered() const { return sharding == Sharding::kParameters; }               // value comes and goes
   bool in_rounds() const { return trainable && sharding >= Sharding::kGradients; }  // reduced once a round, not a step
   int64_t bytes() const { return numel * static_cast<int64_t>(size_of(precision.gradients)); }
@@ -112,6 +116,10 @@ Bucket::Range own_range(const Bucket& bucket, int rank, int shards);
 // gradient that persists is a shared buffer of comm. value of kParameters stays gathered, grad of kGradients allocated;
 // the caller releases them. Collective over comm.
 void materialise(Bucket& bucket, ProcessGroup& comm);
+
+// part = masters of the own part, rounded: part (own.count) of value or of memory for a gather. Requires:
+// has_masters().
+void write_values(const Bucket& bucket, const Tensor& part);
 
 // Fills with zeros; nothing on meta.
 void zero_fill(const Tensor& t);

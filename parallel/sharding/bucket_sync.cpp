@@ -20,6 +20,7 @@ uint64_t layout_hash(const std::vector<Bucket>& buckets, bool sizes) {
     for (const int64_t fact : {int64_t{b.group}, sizes ? b.numel : 0, b.first_use, b.last_use, b.needed_from})
       h = h.with(static_cast<uint64_t>(fact));
     h = h.with(static_cast<uint64_t>(b.sharding)).with(std::bit_cast<uint32_t>(b.lr_scale));
+    h = h.with(static_cast<uint64_t>(b.precision.weights));
     h = h.with((b.trainable ? 1u : 0u) + (b.decay ? 2u : 0u) + (b.reshard ? 4u : 0u));
     for (const Bucket::Entry& e : b.entries) h = h.with(e.param->name).with(static_cast<uint64_t>(sizes ? e.begin : 0));
   }
@@ -386,7 +387,24 @@ void BucketSync::step(const AdamWParams& params) {
     if (!b.decay) p.weight_decay = 0;
     values_->use_own(b);
     adamw_step(b.master, b.master_grad, b.m, b.v, p, group_steps_[static_cast<size_t>(b.group)]);
-    if (b.sharding != Sharding::kReplicated && !b.gathered()) values_->spread(b);
+    publish(b);
+  }
+}
+
+// Values that are held follow the masters that have changed.
+void BucketSync::publish(Bucket& b) {
+  if (b.gathered()) return;
+  if (b.has_masters()) write_values(b, b.own_value());
+  if (b.sharding != Sharding::kReplicated) values_->spread(b);
+}
+
+void BucketSync::state_loaded() {
+  check_attached("state_loaded");
+  check<CommError>(phase_ != Phase::kGrads, "[state_loaded] between begin_step and finish_grads");
+  for (auto it = buckets_.rbegin(); it != buckets_.rend(); ++it) {
+    if (!it->has_masters()) continue;
+    values_->use_own(*it);
+    publish(*it);
   }
 }
 
@@ -428,8 +446,8 @@ void BucketSync::for_each_state(const std::function<void(const StateEntry&)>& fn
     const bool counted = counts(*p, groups_.tensor);
     const ParamState& s = params_.at(p.get());
     const Bucket* b = s.bucket >= 0 ? &buckets_[static_cast<size_t>(s.bucket)] : nullptr;
-    if (b == nullptr || !b->gathered())
-      give(p->name, p->value.view({p->value.numel()}), {0, p->value.numel()}, *p, counted && first_copy);
+    const bool by_master = b != nullptr && (b->gathered() || b->has_masters());
+    if (!by_master) give(p->name, p->value.view({p->value.numel()}), {0, p->value.numel()}, *p, counted && first_copy);
     if (b == nullptr) continue;
     const Bucket::Entry& e = b->entries[static_cast<size_t>(s.entry)];
     const Bucket::Range held = part_of(*b, e), part{held.begin + b->own.begin - e.begin, held.count};
@@ -437,7 +455,7 @@ void BucketSync::for_each_state(const std::function<void(const StateEntry&)>& fn
       return held.count > 0 ? own.rows(held.begin, held.end()) : own.rows(0, 0);
     };
     const bool owner = counted && (b->sharding == Sharding::kReplicated ? first_copy : first_part);
-    if (b->gathered()) give(p->name, of(b->master), part, *p, owner);
+    if (by_master) give(p->name, of(b->master), part, *p, owner);
     if (!b->trainable) continue;
     give("optim.m." + p->name, of(b->m), part, *p, owner);
     give("optim.v." + p->name, of(b->v), part, *p, owner);

@@ -63,6 +63,7 @@ class BucketSync final : public ParamSync {
   void with_full_values(const std::function<void()>& fn) override;
   void release() override;
   void for_each_state(const std::function<void(const StateEntry&)>& fn) override;
+  void state_loaded() override;
   std::map<std::string, int64_t> group_steps() const override;
   void set_group_steps(const std::map<std::string, int64_t>& steps) override;
   CommStats stats() const override;
@@ -113,6 +114,7 @@ class BucketSync final : public ParamSync {
   void retire_round();
   void order_copies();
   bool copy_summed(const Bucket& b) const;
+  void publish(Bucket& b);
   void launch_copies(bool all);
   void wait_for(const Bucket& b, Work& work, int64_t bytes, Stream& stream);
   double sum_squares() const;

@@ -151,7 +151,10 @@ Work ValueGatherer::start(const Bucket& b, const Tensor& into) {
   GatherStats& s = states_[static_cast<size_t>(b.index)].stats;
   ++s.gathers;
   s.bytes += into.nbytes();
-  return comm_->all_gather(b.master, into, b.what);
+  if (!b.has_masters()) return comm_->all_gather(b.master, into, b.what);
+  const Tensor part = into.rows(b.own.begin, b.own.end());
+  if (b.gathered()) write_values(b, part);  // otherwise it was done by whoever changed them
+  return comm_->all_gather(part, into, b.what);
 }
 
 void ValueGatherer::wait_for(Work& work, int bucket) {

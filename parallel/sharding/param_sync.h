@@ -51,8 +51,9 @@ struct CommStats {
 };
 
 // What this rank holds of one logical tensor of the training state: elements [begin, begin + value.numel()) of a
-// rectangle of the full tensor. `value` is a view: writing to it loads it. A parameter in several rectangles, or in
-// several shards, gives several entries; a rank that holds nothing of a tensor gives one of 0 elements.
+// rectangle of the full tensor, a parameter's from its master if it has one. `value` is a view: writing to it and then
+// state_loaded() loads it. A parameter in several rectangles, or in several shards, gives several entries; a rank that
+// holds nothing of a tensor gives one of 0 elements.
 struct StateEntry {
   std::string name;  // "<param>", "optim.m.<param>", "optim.v.<param>"
   Tensor value;
@@ -93,12 +94,15 @@ class ParamSync : public ParamHooks {
 
   // Ends the use of this ParamSync: every value is whole on every rank and stays with the store, which has its default
   // hooks again, so that another ParamSync can be built, for instance after thawing parameters. What remains is
-  // for_each_state and group_steps, for moments to take along. Collective over the data axis; not between begin_step
-  // and finish_grads.
+  // for_each_state and group_steps, for moments and masters to take along. Collective over the data axis; not between
+  // begin_step and finish_grads.
   virtual void release() = 0;
 
   // Every tensor that a checkpoint holds, frozen parameters included, in creation order. Local; no communication.
   virtual void for_each_state(const std::function<void(const StateEntry&)>& fn) = 0;
+  // Tensors that for_each_state gave were written: values that are rounded from masters follow. Collective over the
+  // data axis; not between begin_step and finish_grads.
+  virtual void state_loaded() = 0;
   // Steps done per parameter group name: the other half of the state.
   virtual std::map<std::string, int64_t> group_steps() const = 0;
   // Throws ConfigError for a group that the store does not have.

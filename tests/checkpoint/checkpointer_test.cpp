@@ -203,6 +203,32 @@ TEST(Checkpointer, other_dtype_is_a_misfit) {
             std::string::npos);
 }
 
+TEST(Checkpointer, fp32_and_bf16_fill_each_other) {
+  const auto single = make_single();
+  TempFolder dir;
+  const std::vector<float> exact = {1, 1.0078125f, 3.14159f, -1e-30f, 7};
+  std::vector<BF16> narrow;
+  for (const float v : exact) narrow.push_back(BF16(v));
+  const Tensor wide_from = Tensor::from(exact, {5}), narrow_from = Tensor::from(narrow, {5});
+  for (const bool widens : {false, true}) {
+    TrainState from, to;
+    from.tensors.push_back({"w", widens ? narrow_from : wide_from, {5}});
+    const std::string folder = save(dir.path(), widens, from, *single);
+    // Of the other type, in two parts.
+    const Tensor into = Tensor::zeros({5}, widens ? DType::kF32 : DType::kBF16);
+    to.tensors.push_back({"w", into.rows(0, 2), {5}, 0});
+    to.tensors.push_back({"w", into.rows(2, 5), {5}, 2});
+    load(folder, to, *single);
+    for (size_t i = 0; i < exact.size(); ++i) {
+      if (widens) {
+        EXPECT_EQ(into.data<float>()[i], static_cast<float>(narrow[i]));
+      } else {
+        EXPECT_EQ(into.data<BF16>()[i].bits, narrow[i].bits);
+      }
+    }
+  }
+}
+
 TEST(Checkpointer, state_without_counters_takes_all) {
   TempFolder dir;
   save_ranks(1, dir.path(), 1, 3);

@@ -43,18 +43,23 @@ TEST(step_plan, every_byte_of_a_rank_is_foreseen_under_any_layout) {
   // Parts that differ: 2, 2 and 3 of 7 heads, 21 or 22 of 65 hidden columns.
   const std::vector<std::string> uneven = {"model.vision.heads=7", "model.vision.width=56", "model.language.heads=5",
                                            "model.language.kv_heads=5", "model.language.mlp_hidden=65"};
-  const std::vector<Layout> layouts = {{2, 1, {"layout.zero=1"}},
-                                       {2, 1, {"layout.zero=2"}},
-                                       {2, 1, {"layout.zero=3"}},
-                                       {4, 1, {"layout.zero=3", "layout.shard_ranks=2", "layout.prefetch_buckets=0"}},
-                                       {2, 1, {"layout.zero=3", "train.freeze.0=language.*", "train.train.0=*lora_?"}},
-                                       {1, 2, {}},
-                                       {2, 2, {"layout.zero=3", "layout.sequence_parallel=true"}},
-                                       {1, 3, uneven},
-                                       {2,
-                                        3,
-                                        {"layout.zero=3", "model.vision.heads=4", "model.language.heads=3",
-                                         "model.language.kv_heads=1", "model.language.mlp_hidden=67"}}};
+  const std::vector<Layout> layouts = {
+      {2, 1, {"layout.zero=1"}},
+      {2, 1, {"layout.zero=2"}},
+      {2, 1, {"layout.zero=3"}},
+      {4, 1, {"layout.zero=3", "layout.shard_ranks=2", "layout.prefetch_buckets=0"}},
+      {2, 1, {"layout.zero=3", "train.freeze.0=language.*", "train.train.0=*lora_?"}},
+      {1, 2, {}},
+      {2, 2, {"layout.zero=3", "layout.sequence_parallel=true"}},
+      {2, 1, {"layout.zero=0", "run.precision=bf16"}},
+      {2, 1, {"layout.zero=1", "run.precision=bf16"}},
+      {2, 2, {"layout.zero=3", "run.precision=bf16"}},
+      {2, 1, {"layout.zero=3", "run.precision=bf16", "train.freeze.0=language.*", "train.train.0=*lora_?"}},
+      {1, 3, uneven},
+      {2,
+       3,
+       {"layout.zero=3", "model.vision.heads=4", "model.language.heads=3", "model.language.kv_heads=1",
+        "model.language.mlp_hidden=67"}}};
   for (const Layout& layout : layouts) {
     std::vector<std::string> sets = {"layout.bucket_bytes=16384", "train.microbatches_per_step=4",
                                      cat("layout.tensor=", layout.tensor)};

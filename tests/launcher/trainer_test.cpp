@@ -209,13 +209,15 @@ TEST(trainer, a_loss_that_is_not_finite_stops_before_the_update_and_names_the_sa
 }
 
 TEST(trainer, meta_predicts_peak_bytes_launches_and_flops_of_a_real_step) {
-  for (const char* recompute : {"none", "selective", "full"}) {
+  for (const auto& [recompute, precision] :
+       {std::pair{"none", "fp32"}, {"selective", "fp32"}, {"full", "fp32"}, {"none", "bf16"}, {"full", "bf16"}}) {
     struct Seen {
       int64_t peak, launches, flops;
       std::map<std::string, int64_t, std::less<>> kernels;
     };
-    const auto run = [&](const std::string& device) {
-      const auto c = TinyRun::get().config({"run.device=" + device, std::string("model.recompute=") + recompute});
+    const auto run = [mode = recompute, storage = precision](const std::string& device) {
+      const auto c = TinyRun::get().config(
+          {"run.device=" + device, cat("model.recompute=", mode), cat("run.precision=", storage)});
       const TrainingData data = make_training_data(c);
       const auto world = make_single();
       Trainer t(c, data, *world);
