@@ -68,14 +68,26 @@ TEST(bucket, never_mixes_groups_decay_or_learning_rates_and_skips_frozen_paramet
 TEST(bucket, a_precision_that_nothing_computes_with_is_refused_by_name) {
   ParamStore store(1);
   store.create("a", {3, 5}, Init::constant(2), 0);
-  BucketOptions options;
-  options.precision.gradients = DType::kBF16;
-  try {
-    plan_buckets(store, options);
-    ADD_FAILURE() << "bf16 gradients";
-  } catch (const ConfigError& e) {
-    EXPECT_STREQ(e.what(), "precision of gradients is bf16; legal: f32");
+  for (const auto& [precision, message] :
+       {std::pair{Precision{.gradients = DType::kBF16}, "precision of gradients is bf16; legal: f32"},
+        {Precision{.master = DType::kBF16}, "precision of master is bf16; legal: f32"},
+        {Precision{.weights = DType::kU8}, "precision of weights is u8; legal: f32, bf16"}}) {
+    try {
+      plan_buckets(store, {.precision = precision});
+      ADD_FAILURE() << message;
+    } catch (const ConfigError& e) {
+      EXPECT_STREQ(e.what(), message);
+    }
   }
+}
+
+TEST(bucket, storages_do_not_mix) {
+  ParamStore store(1, DType::kBF16);
+  const ParamScope root(store);
+  for (const char* name : {"a", "b"}) root.param(name, {3, 5}, Init::constant(2));
+  root.in_f32().param("wide", {3, 5}, Init::constant(2));
+  root.param("c", {3, 5}, Init::constant(2));
+  EXPECT_EQ(plan_text(store, {.precision = {.weights = DType::kBF16}}), "wide | c b a");
 }
 
 TEST(bucket, values_move_in_and_padding_is_zero) {

@@ -165,5 +165,52 @@ TEST_P(ZeroLifetime, a_step_inside_of_with_full_values_is_refused) {
   });
 }
 
+// Parameters in bf16, one that stays fp32, one frozen; what a checkpoint would write into the state reaches the values.
+TEST_P(ZeroLifetime, values_in_bf16_are_their_masters_rounded) {
+  const auto loaded = [](int64_t element) { return 0.1f + 0.001f * static_cast<float>(element); };
+  const auto rounded = [](float v) { return static_cast<float>(BF16(v)); };
+  for (const int n : {1, 3}) {
+    run_ranks(n, [&](ProcessGroup& world) {
+      ParamStore store(7, DType::kBF16);
+      const ParamScope root(store);
+      root.param("a", {33, 9}, Init::normal(0, 1));
+      root.in_f32().param("wide", {17, 5}, Init::normal(0, 1));
+      root.param("b", {50}, Init::constant(0.3f));
+      root.param("frozen", {8, 8}, Init::constant(0.3f)).trainable = false;
+      const auto check_values = [&] {
+        for (const auto& p : store.params())
+          for (int64_t i = 0; i < p->value.numel(); ++i) {
+            if (p->name == "wide") {
+              ASSERT_EQ(p->value.data<float>()[i], loaded(i));
+            } else {
+              ASSERT_EQ(static_cast<float>(p->value.data<BF16>()[i]), rounded(p->trainable ? loaded(i) : 0.3f));
+            }
+          }
+      };
+      {
+        BucketSync sync(store, world, options());
+        sync.for_each_state([&](const StateEntry& e) {
+          EXPECT_EQ(e.value.dtype(), e.param->trainable ? DType::kF32 : DType::kBF16) << e.name;
+          for (int64_t i = 0; e.param->trainable && i < e.value.numel(); ++i)
+            e.value.data<float>()[i] = e.name.starts_with("optim.") ? 0.0f : loaded(e.begin + i);
+        });
+        sync.state_loaded();
+        sync.with_full_values(check_values);
+        for (const Bucket& b : sync.buckets()) {
+          EXPECT_EQ(b.has_masters(), b.trainable && b.entries[0].param->name != "wide") << b.what;
+          EXPECT_EQ(b.master.numel(), b.own.count) << b.what;
+        }
+        sync.release();
+      }
+      check_values();
+      BucketSync again(store, world, options());  // knows the values only
+      again.for_each_state([&](const StateEntry& e) {
+        for (int64_t i = 0; e.name == "a" && i < e.value.numel(); ++i)
+          ASSERT_EQ(e.value.data<float>()[i], rounded(loaded(e.begin + i)));
+      });
+    });
+  }
+}
+
 }  // namespace
 }  // namespace tpo
