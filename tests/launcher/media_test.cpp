@@ -63,21 +63,25 @@ void expect_two_ranks_train_as_one(config::RunConfig c) {
   }
 }
 
-// The plan of the microbatches that come is the real step, byte by byte.
-void expect_plan_is_real(const config::RunConfig& c) {
+// The plan of the microbatches that come is the real step, byte by byte, in both precisions.
+void expect_plan_is_real(config::RunConfig c) {
   const TrainingData data = make_training_data(c);
   const LocalStep local = first_step(c, data);
   std::vector<MicrobatchSize> sizes;
   for (size_t i = 0; i < local.batches.size(); ++i)
     sizes.push_back(size_of(local.batches[i], local.plan.microbatches[i].counts));
-  const auto world = make_single();
-  Trainer trainer(c, data, *world);
-  trainer.step(local);
-  const StepNeeds plan = plan_step(c, data.vocab, sizes);
-  const MemoryUse real = trainer.stream().allocator()->memory();
-  EXPECT_EQ(plan.memory.live, real.live);
-  EXPECT_EQ(plan.memory.peak, real.peak);
-  EXPECT_EQ(plan.allocator.allocations, trainer.stream().allocator()->stats().allocations);
+  for (const char* precision : {"fp32", "bf16"}) {
+    SCOPED_TRACE(precision);
+    c.mutable_run()->set_precision(precision);
+    const auto world = make_single();
+    Trainer trainer(c, data, *world);
+    EXPECT_TRUE(std::isfinite(trainer.step(local).grad_norm));
+    const StepNeeds plan = plan_step(c, data.vocab, sizes);
+    const MemoryUse real = trainer.stream().allocator()->memory();
+    EXPECT_EQ(plan.memory.live, real.live);
+    EXPECT_EQ(plan.memory.peak, real.peak);
+    EXPECT_EQ(plan.allocator.allocations, trainer.stream().allocator()->stats().allocations);
+  }
 }
 
 int64_t slots_of(const MicrobatchSize& size, const PictureTiling& tiling) {
