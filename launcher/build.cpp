@@ -12,7 +12,8 @@ namespace {
 void override_vision(const config::Vision& v, VisionConfig& out) {
   if (v.has_image_size()) out.image_size = v.image_size();
   if (v.has_patch()) out.patch = v.patch();
-  if (v.has_frames()) out.frames = v.frames();
+  if (v.has_frames()) out.frames = out.clip_frames = v.frames();
+  if (v.has_clip_frames()) out.clip_frames = v.clip_frames();
   if (v.has_width()) out.width = v.width();
   if (v.has_heads()) out.heads = v.heads();
   if (v.has_depth()) out.depth = v.depth();
@@ -145,6 +146,7 @@ void resolve_model(config::RunConfig& config) {
   v.set_image_size(static_cast<int32_t>(c.vision.image_size));
   v.set_patch(static_cast<int32_t>(c.vision.patch));
   v.set_frames(static_cast<int32_t>(c.vision.frames));
+  v.set_clip_frames(static_cast<int32_t>(c.vision.clip_frames));
   v.set_width(static_cast<int32_t>(c.vision.width));
   v.set_heads(static_cast<int32_t>(c.vision.heads));
   v.set_depth(static_cast<int32_t>(c.vision.depth));
@@ -176,11 +178,13 @@ void resolve_model(config::RunConfig& config) {
 std::string model_fingerprint(const config::RunConfig& config, int64_t vocab) {
   config::RunConfig c = config;
   resolve_model(c);
-  // Not part of the function: how weights started, what is recomputed, what is dropped or trained.
+  // Not part of the function: how weights started, what is recomputed, what is dropped or trained, how many frames
+  // clips have.
   auto& m = *c.mutable_model();
   m.clear_preset();
   m.clear_recompute();
   m.clear_task_token_std();
+  m.mutable_vision()->clear_clip_frames();
   m.mutable_region()->clear_box_loss();
   if (m.connector().has_tiling()) m.mutable_connector()->mutable_tiling()->clear_on();
   if (m.connector().has_qformer()) {
@@ -221,9 +225,9 @@ std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const
   TemplateOptions options;
   options.max_tokens = config.data().max_tokens();
   options.image_slots = static_cast<int32_t>(meta.model.visual_slots_per_media(vision.tubelet));
-  options.clip_slots = static_cast<int32_t>(meta.model.visual_slots_per_media(std::max(vision.frames, vision.tubelet)));
+  options.clip_slots = static_cast<int32_t>(meta.model.visual_slots_per_media(vision.clip_frames));
   options.tiling = meta.model.tiling();
-  options.clip_frames = static_cast<int32_t>(vision.frames);
+  options.clip_frames = static_cast<int32_t>(vision.clip_frames);
   const std::string& message = config.data().frame_message();
   options.frame_message = message == "never"    ? FrameMessage::kNever
                           : message == "always" ? FrameMessage::kAlways
@@ -274,7 +278,7 @@ CollateOptions make_collate_options(const config::RunConfig& config) {
   options.tiling = meta.model.tiling();
   options.image_size = static_cast<int>(model.vision.image_size);
   if (model.vision.kind == VisionConfig::Kind::kSiglip) options.pixels = kSignedScale;
-  options.clip_frames = static_cast<int>(model.vision.frames);
+  options.clip_frames = static_cast<int>(model.vision.clip_frames);
   options.frames = CollateOptions::Frames::kRandom;
   options.key = RngKey(config.run().seed()).with("frames");
   options.blind = config.data().blind();

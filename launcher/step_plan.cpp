@@ -142,9 +142,8 @@ MicrobatchSize largest_of(const std::vector<LengthEntry>& lengths, size_t count,
 }  // namespace
 
 StepShape shape_of_limits(const config::RunConfig& config, int64_t media) {
-  const VisionConfig vision = make_model_config(config, 1).vision;
+  const int64_t frames = make_model_config(config, 1).vision.clip_frames;
   const int64_t tokens = config.data().max_tokens(), samples = config.train().samples_per_microbatch();
-  const int64_t frames = std::max(vision.frames, vision.tubelet);
   const VisualSlots visual = visual_slots(config, frames);
   MicrobatchSize size;
   int64_t slots = media * visual.of_whole;
@@ -157,7 +156,7 @@ StepShape shape_of_limits(const config::RunConfig& config, int64_t media) {
   }
   check<ConfigError>(slots <= tokens, media, " media of ", frames, " frames take ", slots,
                      " tokens of a sample, more than data.max_tokens = ", tokens,
-                     "; raise max_tokens, or lower --media or model.vision.frames");
+                     "; raise max_tokens, or lower --media or model.vision.clip_frames");
   size.sequences.assign(static_cast<size_t>(samples), tokens);
   const ConnectorTexts texts = connector_texts(config);
   if (texts.longest > 0 && (frames > 1 || texts.of_pictures))
@@ -245,7 +244,7 @@ std::vector<std::string> order_of_use(config::RunConfig config, int64_t vocab) {
   const TpoModel model(store, make_model_config(config, vocab), *alone);
   MicrobatchSize size;
   size.media = size.regions = size.box_inputs = size.loss_rows = 1;
-  size.frames = std::max(model.config().vision.frames, model.config().vision.tubelet);
+  size.frames = model.config().vision.clip_frames;
   size.sequences = {model.visual_slots_per_media(size.frames) + 2};
   const ConnectorConfig& connector = model.config().connector;
   if (connector.kind == ConnectorConfig::Kind::kQFormer && connector.qformer.text_vocab > 0) size.connector_texts = {1};

@@ -32,6 +32,7 @@ void check_vision(const TpoConfig& c, Problems& p) {
   if (!p.positive({{"vision.image_size", v.image_size},
                    {"vision.patch", v.patch},
                    {"vision.frames", v.frames},
+                   {"vision.clip_frames", v.clip_frames},
                    {"vision.tubelet", v.tubelet},
                    {"vision.width", v.width},
                    {"vision.heads", v.heads},
@@ -43,7 +44,8 @@ void check_vision(const TpoConfig& c, Problems& p) {
            v.patch);
   p.unless(v.image_size >= v.patch, "vision.image_size ", v.image_size, " is below vision.patch ", v.patch);
   p.unless(umt || v.tubelet == 1, "vision.tubelet is ", v.tubelet, "; frames of vision.kind siglip are independent: 1");
-  p.unless(v.frames % v.tubelet == 0, "vision.frames ", v.frames, " is no multiple of vision.tubelet ", v.tubelet);
+  for (const auto& [name, frames] : {std::pair{"frames", v.frames}, {"clip_frames", v.clip_frames}})
+    p.unless(frames % v.tubelet == 0, "vision.", name, " ", frames, " is no multiple of vision.tubelet ", v.tubelet);
   p.unless(v.width % v.heads == 0, "vision.width ", v.width, " is no multiple of vision.heads ", v.heads);
   p.unless(!umt || v.width % 2 == 0, "vision.width ", v.width, " must be even for the sinusoid positions");
   if (c.connector.kind == ConnectorConfig::Kind::kLinear && p.positive({{"connector.merge", c.connector.merge}}))

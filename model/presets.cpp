@@ -20,8 +20,14 @@ QFormerConfig small_qformer(int64_t layers, int64_t width, int64_t heads, int64_
 // that clips of four exercise its interpolation.
 TpoConfig nano() {
   TpoConfig c;
-  c.vision = {
-      .image_size = 64, .patch = 8, .frames = 2, .tubelet = 1, .width = 128, .heads = 4, .depth = 3, .mlp_hidden = 512};
+  c.vision = {.image_size = 64,
+              .patch = 8,
+              .frames = 2,
+              .clip_frames = 4,
+              .width = 128,
+              .heads = 4,
+              .depth = 3,
+              .mlp_hidden = 512};
   c.connector.kind = ConnectorConfig::Kind::kQFormer;
   c.connector.qformer = small_qformer(4, 128, 4, 8);  // 16 slots
   LanguageConfig& l = c.language;
@@ -38,7 +44,7 @@ TpoConfig small() {
   c.vision = {.image_size = 96,
               .patch = 16,
               .frames = 4,
-              .tubelet = 1,
+              .clip_frames = 4,
               .width = 160,
               .heads = 5,
               .depth = 5,
@@ -76,7 +82,7 @@ TpoConfig videochat_tpo_7b() {
   c.vision = {.image_size = 224,
               .patch = 16,
               .frames = 4,
-              .tubelet = 1,
+              .clip_frames = 16,
               .width = 1024,
               .heads = 16,
               .depth = 23,
@@ -123,7 +129,8 @@ VisionConfig siglip_so400m() {
   return {.kind = VisionConfig::Kind::kSiglip,
           .image_size = 384,
           .patch = 14,
-          .frames = 32,
+          .frames = 32,  // of no table; in fingerprints of checkpoints
+          .clip_frames = 32,
           .width = 1152,
           .heads = 16,
           .depth = 26,

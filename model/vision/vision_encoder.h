@@ -10,9 +10,9 @@ struct VisionConfig {
   enum class Kind { kUmt, kSiglip } kind = Kind::kUmt;
   int64_t image_size = 224;  // pixels, both sides; kUmt: a multiple of patch, kSiglip: the rest is not seen
   int64_t patch = 16;        // pixels
-  // kUmt: frames of the fixed position table; other clip lengths interpolate it along time. Both: frames of a clip.
-  int64_t frames = 4;
-  int64_t tubelet = 1;  // frames per patch; kSiglip: 1
+  int64_t frames = 4;        // kUmt: of the fixed position table, which clips of another length interpolate along time
+  int64_t clip_frames = 16;  // of a clip, for those who make batches; the model takes clips of any length
+  int64_t tubelet = 1;       // frames per patch; kSiglip: 1
   int64_t width = 1024;
   int64_t heads = 16;  // divides width
   int64_t depth = 23;  // blocks that exist and run

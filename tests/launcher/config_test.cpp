@@ -54,6 +54,33 @@ TEST(config, a_resolved_text_says_the_same_model_whatever_its_preset) {
   }
 }
 
+// What a clip has is not what the table of positions has; configurations older than clip_frames say both by `frames`.
+TEST(config, frames_of_a_clip_are_those_given_or_those_of_the_table_given_or_the_presets) {
+  struct Case {
+    std::vector<std::string> sets;
+    int table, clip;
+  };
+  const std::string frames = "model.vision.frames=", clip = "model.vision.clip_frames=", preset = "model.preset=";
+  for (const Case& k : {Case{{}, 2, 4},
+                        {{preset + "small"}, 4, 4},
+                        {{preset + "videochat_tpo_7b"}, 4, 16},
+                        {{preset + "llava_ov_tpo_7b"}, 32, 32},
+                        {{frames + "3"}, 3, 3},
+                        {{clip + "5"}, 2, 5},
+                        {{clip + "5", frames + "3"}, 3, 5}}) {
+    const auto c = parse_config(kGood, "x", k.sets);
+    EXPECT_EQ(c.model().vision().frames(), k.table);
+    EXPECT_EQ(c.model().vision().clip_frames(), k.clip);
+    EXPECT_EQ(make_model_config(c, 400).vision.frames, k.table);
+    EXPECT_EQ(make_collate_options(c).clip_frames, k.clip);
+    EXPECT_EQ(resolved_text(parse_config(resolved_text(c), "resolved", {})), resolved_text(c));
+  }
+  EXPECT_EQ(model_fingerprint(parse_config(kGood, "x", {clip + "5"}), 400),
+            model_fingerprint(parse_config(kGood, "x", {}), 400))
+      << "the same function of clips";
+  EXPECT_FALSE(has(model_fingerprint(parse_config(kGood, "x", {}), 400), "clip_frames")) << "younger than fingerprints";
+}
+
 TEST(config, every_error_is_reported_at_once_with_place_and_legal_values) {
   const std::string e = error_of(R"(
 run { folder: "runs/x" }

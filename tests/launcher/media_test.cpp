@@ -276,6 +276,16 @@ TEST(texts_beside_clips, train_plan_and_answer_like_everything_else) {
   }
 }
 
+TEST(clips, have_more_frames_than_the_table_of_positions) {
+  const auto c = config_of("clips", clips(), with(kQFormer, {"model.vision.frames=2", "model.vision.clip_frames=4"}));
+  expect_two_ranks_train_as_one(c);
+  expect_plan_is_real(c);
+  for (const HostBatch& b : first_step(c, make_training_data(c)).batches) {
+    const auto images = b.arrays.find("images");
+    EXPECT_TRUE(images == b.arrays.end() || images->second.shape[1] == 4);
+  }
+}
+
 // A model that could read texts and is given none leaves those weights alone.
 TEST(texts_beside_clips, none_by_default) {
   const auto c = config_of("clips", clips(), with(kQFormer, {"model.connector.qformer.text_vocab=15"}));

@@ -24,7 +24,7 @@ Seen seen(ProcessGroup& world) {
 MicrobatchSize tiny_size(const TpoModel& model) {
   MicrobatchSize size;
   size.media = size.regions = size.box_inputs = 1;
-  size.frames = std::max(model.config().vision.frames, model.config().vision.tubelet);
+  size.frames = model.config().vision.clip_frames;
   size.sequences = {model.visual_slots_per_media(size.frames) + 2, 5};
   size.loss_rows = 4;
   return size;

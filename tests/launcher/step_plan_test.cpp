@@ -262,10 +262,16 @@ TEST(step_plan, one_clip_among_pictures_is_found) {
   }
 }
 
+TEST(step_plan, clips_of_the_large_model_have_sixteen_frames) {
+  const StepShape shape =
+      shape_of_limits(TinyRun::get().config({"model.preset=videochat_tpo_7b", "model.connector.kind=qformer"}), 1);
+  EXPECT_EQ(shape.kinds[0].size.frames, 16);
+  EXPECT_NE(shape.source.find("clip(s) of 16 frames"), std::string::npos) << shape.source;
+}
+
 TEST(step_plan, limits_that_cannot_be_are_refused) {
-  const auto c = TinyRun::get().config({"data.max_tokens=64"});
-  EXPECT_EQ(shape_of_limits(c, 1).kinds[0].size.loss_rows,
-            2 * (64 - visual_slots(c, c.model().vision().frames()).of_whole));
+  const auto c = TinyRun::get().config({"data.max_tokens=64", "model.vision.clip_frames=3"});
+  EXPECT_EQ(shape_of_limits(c, 1).kinds[0].size.loss_rows, 2 * (64 - visual_slots(c, 3).of_whole));
   try {
     shape_of_limits(c, 100);
     FAIL();

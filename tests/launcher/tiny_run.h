@@ -41,7 +41,7 @@ run { seed: 3 }
 model {
   preset: "nano"
   vision { image_size: 32 patch: 8 width: 32 heads: 2 depth: 1 mlp_hidden: 64 }
-  connector { merge: 1 }
+  connector { kind: "linear" }
   language { width: 48 layers: 2 heads: 4 kv_heads: 2 head_dim: 12 mlp_hidden: 64 lora_rank: 4 lora_dropout: 0.1 }
   region { hidden: 32 }
 }
