@@ -33,7 +33,8 @@ void LoraLinear::make_adapter(const ParamScope& scope, int64_t rank, const Tenso
 }
 
 Tensor LoraLinear::hidden(const Tensor& x, const DropoutContext& context) const {
-  const bool drops = dropout_ != 0 && context.row_ids.defined();
+  const bool trains = a_->param().trainable || b_->param().trainable;
+  const bool drops = dropout_ != 0 && trains && context.row_ids.defined();
   const Tensor kept =
       drops ? dropout(x, dropout_, context.key.with(site_.value), context.row_ids, base_.first_in()) : x;
   return linear(kept, a_->use());

@@ -46,6 +46,19 @@ bool has_pair(const Batch& batch, const char* a, const char* b) {
   return batch.has(a);
 }
 
+// The arrays of texts beside media, which come with media and together.
+bool has_texts(const Batch& batch) {
+  bool any = false, all = true;
+  for (const char* part : {"ids", "positions", "medium", "joint_cu", "order", "back"}) {
+    const bool has = batch.has(std::string("connector_text.") + part);
+    any = any || has, all = all && has;
+  }
+  check_shape(any == all, "[tpo_model] a batch has some of connector_text.{ids,positions,medium,joint_cu,order,back}, ",
+              "which come together");
+  check_shape(!any || batch.has("images"), "[tpo_model] a batch with 'connector_text.ids' needs 'images'");
+  return any;
+}
+
 // Decided here and not in the layers: a recomputed block runs once without a tape and once with one.
 bool drops(const Batch& batch) { return Tape::current() != nullptr && batch.has("row_ids"); }
 
@@ -77,7 +90,9 @@ Tensor TpoModel::visual_slots(const Batch& batch, RngKey dropout_key) const {
   const int64_t slots = connector_->slots_of_all(in);
   check_shape(rows.numel() == slots, "[tpo_model] visual_rows ", rows.shape(), " must name ", slots, " slots of ",
               in.grid.media, " media of ", images.dim(1), " frames");
-  if (batch.has("connector_text.ids")) {
+  if (has_texts(batch)) {
+    check_shape(groups_.connector_text >= 0, "[tpo_model] connector_text.ids needs connector.kind qformer with ",
+                "connector.qformer.text_vocab above 0: this connector reads no texts");
     const auto part = [&](const char* name) { return batch.at(std::string("connector_text.") + name); };
     in.text = {.ids = part("ids"),
                .positions = part("positions"),
@@ -95,6 +110,7 @@ Tensor TpoModel::visual_slots(const Batch& batch, RngKey dropout_key) const {
 
 Tensor TpoModel::embed(const Batch& batch, RngKey dropout_key) const {
   Tensor x_NC = language_.embed(batch.at("tokens"));
+  has_texts(batch);
   if (has_pair(batch, "images", "visual_rows"))
     x_NC = overwrite_rows(x_NC, batch.at("visual_rows"), visual_slots(batch, dropout_key));
   if (batch.has("region_rows")) {
@@ -142,7 +158,7 @@ uint64_t TpoModel::groups_used(bool has_image, bool has_region_target, bool has_
   const auto bit = [](int group) { return uint64_t{1} << group; };
   uint64_t used = bit(0);
   if (has_image) used |= bit(groups_.vision);
-  if (has_connector_text && groups_.connector_text >= 0) used |= bit(groups_.connector_text);
+  if (has_image && has_connector_text && groups_.connector_text >= 0) used |= bit(groups_.connector_text);
   if (has_region_target) used |= bit(groups_.token_box) | bit(groups_.head_region);
   if (has_box_input) used |= bit(groups_.box_input);
   return used;

@@ -92,7 +92,7 @@ class TpoModel {
   // Boxes at region_rows (R, 4), unclamped, not recorded: teacher-forced prediction.
   Tensor predict_boxes(const Batch& batch) const;
 
-  // Bit g is set if parameter group g takes part in a microbatch that has these arrays.
+  // Bit g is set if parameter group g takes part in a microbatch that has these arrays; texts need pictures.
   uint64_t groups_used(bool has_image, bool has_region_target, bool has_box_input,
                        bool has_connector_text = false) const;
   // Rows of `tokens` that a medium of `frames` frames fills.

@@ -1,5 +1,7 @@
 #include "model/connector/qformer.h"
 
+#include <algorithm>
+
 #include "core/ops/dropout.h"
 #include "core/ops/embedding.h"
 #include "core/ops/index.h"
@@ -32,6 +34,23 @@ Tensor indices(int64_t n, F f) {
   std::vector<int32_t> v(static_cast<size_t>(n));
   for (int64_t i = 0; i < n; ++i) v[static_cast<size_t>(i)] = static_cast<int32_t>(f(i));
   return Tensor::from(v, {n});
+}
+
+// The arrays of texts are those of I media with Q queries each: others would let media see each other.
+void check_text(const ConnectorText& text, int64_t I, int64_t Q) {
+  const int64_t M = text.ids.numel();
+  const auto expect = [&](const char* name, const Tensor& array, int64_t rows, DType dtype) {
+    check_shape(array.defined() && array.shape() == Shape{rows} && array.dtype() == dtype, "[qformer] connector_text.",
+                name, array.defined() ? cat(" ", array.shape()) : " is missing; it", " must be (", rows, ") for ", M,
+                " tokens beside ", I, " media of ", Q, " queries");
+  };
+  for (const auto& [name, array] :
+       {std::pair{"ids", &text.ids}, {"positions", &text.positions}, {"medium", &text.medium}})
+    expect(name, *array, M, DType::kI32);
+  for (const auto& [name, array] : {std::pair{"order", &text.order}, {"back", &text.back}})
+    expect(name, *array, I * Q + M, DType::kI32);
+  expect("joint_cu", text.joint_cu, I + 1, DType::kI32);
+  if (text.row_ids.defined()) expect("row_ids", text.row_ids, M, DType::kI64);
 }
 
 }  // namespace
@@ -107,7 +126,7 @@ Tensor QFormerLayer::drop(const Tensor& branch, const QFormerPass& pass, const c
   if (!pass.in->row_ids.defined()) return branch;
   const Tensor& row_ids = text ? pass.in->text.row_ids : pass.in->row_ids;
   const RngKey key = pass.in->key.with(site_.value).with(site);
-  // One key for the paths of queries and text: a medium's branch goes as a whole.
+  // One key for the paths of queries and text at a common site: a medium's branch goes as a whole.
   return drop_path(dropout(branch, dropout_, text ? key.with("text") : key, row_ids), drop_path_, key.with("path"),
                    text ? pass.text_paths : pass.query_paths);
 }
@@ -126,7 +145,7 @@ Tensor QFormerLayer::operator()(const Tensor& x, const QFormerPass& pass) const 
   queries = query_norm_.after_sum(queries, drop(query_mlp_(queries), pass, "mlp", false)).normed;
   if (last_ || !pass.in->text.any()) return queries;
   const Tensor text = slice_rows(all, pass.query_rows, all.dim(0));
-  return concat_rows({queries, text_norm_->after_sum(text, drop((*text_mlp_)(text), pass, "mlp", true)).normed});
+  return concat_rows({queries, text_norm_->after_sum(text, drop((*text_mlp_)(text), pass, "text_mlp", true)).normed});
 }
 
 bool QFormerLayer::count(ProductCounter& f, const PatchGrid& g, std::span<const int64_t> texts, bool vision_wants,
@@ -154,6 +173,13 @@ QFormer::QFormer(const ParamScope& s, const QFormerConfig& c, int64_t vision_wid
       embed_norm_(s / "embed_norm", c.width, c.ln_eps),
       project_up_(make_after_layers(s, c, vision_width, width, tp)) {
   queries_->decay = false;
+  for (const auto& p : s.store().params())
+    for (const char* part : {".embed_norm.", ".layers.", ".word_embeddings.", ".position_embeddings."})
+      if (p->name.starts_with(s.prefix() + part)) transformer_.push_back(p.get());
+}
+
+bool QFormer::trains() const {
+  return std::any_of(transformer_.begin(), transformer_.end(), [](const Param* p) { return p->trainable; });
 }
 
 Linear QFormer::make_after_layers(const ParamScope& s, const QFormerConfig& c, int64_t vision_width, int64_t width,
@@ -175,6 +201,8 @@ int64_t QFormer::slots(const PatchGrid&) const { return config_.slots(); }
 
 QFormerPass QFormer::pass_of(const ConnectorInput& in) const {
   const int64_t I = in.grid.media, Q = config_.slots();
+  check_shape(!in.text.any() || words_ != nullptr, "[qformer] a text was given, but connector.qformer.text_vocab is 0");
+  if (in.text.any()) check_text(in.text, I, Q);
   QFormerPass pass{.in = &in, .query_rows = I * Q};
   pass.cu_queries = equal_segments(I, Q);
   pass.cu_vision = equal_segments(I, in.grid.tokens_per_media());
@@ -205,9 +233,10 @@ Tensor QFormer::embed(const ConnectorInput& in, const QFormerPass& pass) const {
   return concat_rows({queries, text});
 }
 
-Tensor QFormer::operator()(const ConnectorInput& in) const {
+Tensor QFormer::operator()(const ConnectorInput& given) const {
   const ProfileScope region("connector");
-  check_shape(!in.text.any() || words_ != nullptr, "[qformer] a text was given, but connector.text_vocab is 0");
+  ConnectorInput in = given;
+  if (!trains()) in.row_ids = {};
   const QFormerPass pass = pass_of(in);
   Tensor x = embed(in, pass);
   for (const QFormerLayer& layer : layers_) x = layer(x, pass);

@@ -2,7 +2,8 @@
 // Q-Former: a BERT whose rows are learnable queries, which attend to each other, to a text if there is one, and in
 // every other layer to the vision tokens of their medium; then a linear layer to the language model's width. Post-norm:
 // x = LayerNorm(x + drop(branch(x))). Queries and text have a feed-forward each; self-attention is common to both. In
-// training probabilities of attention are dropped too.
+// training probabilities of attention are dropped too. Nothing is dropped while all but queries and project_up is
+// frozen: the public code puts a frozen Q-Former into evaluation.
 // I media, Q queries of a medium, M rows of all texts, N = I*Q + M rows, C width.
 // Source: Li et al. 2023, arXiv:2301.12597; queries for videos and drop-path of the public VideoChat2 code.
 #include <optional>
@@ -113,12 +114,14 @@ class QFormer final : public Connector {
                            const TensorParallel& tp);
   QFormerPass pass_of(const ConnectorInput& in) const;
   Tensor embed(const ConnectorInput& in, const QFormerPass& pass) const;
+  bool trains() const;  // any parameter but the queries and project_up
 
   QFormerConfig config_;
   Param *queries_, *extra_queries_ = nullptr, *words_ = nullptr, *positions_ = nullptr;  // null: none
   LayerNorm embed_norm_;
   std::vector<QFormerLayer> layers_;
   Linear project_up_;  // after layers_, which its initialiser makes
+  std::vector<const Param*> transformer_;
 };
 
 }  // namespace tpo

@@ -251,17 +251,22 @@ inline MicrobatchSize size_of_batch(const std::vector<Sample>& samples) {
   return m;
 }
 
-// Loss with gradients in the parameters.
-// Adds a text of the connector to each medium of a batch.
+// Adds a text of the connector to each medium of a batch, with the row id of the medium's first slot, as data/collate.
 inline void set_connector_text(Batch& batch, const std::vector<std::vector<int32_t>>& texts) {
   HostBatch host;
-  const auto media = static_cast<int64_t>(texts.size());
-  const std::vector<int64_t> row_ids(texts.size(), 0);
-  add_connector_text(host, texts, batch.at("visual_rows").numel() / media, row_ids);
+  const int64_t slots = batch.at("visual_rows").numel() / static_cast<int64_t>(texts.size());
+  std::vector<int64_t> first(texts.size());
+  if (batch.has("row_ids") && batch.at("row_ids").device() != Device::kMeta) {
+    const auto all = batch.at("row_ids").to_vector<int64_t>();
+    const auto rows = batch.at("visual_rows").to_vector<int32_t>();
+    for (size_t i = 0; i < first.size(); ++i) first[i] = all[static_cast<size_t>(rows[i * static_cast<size_t>(slots)])];
+  }
+  add_connector_text(host, texts, slots, first);
   const Batch text = upload(host);
   for (const auto& [name, tensor] : text.tensors()) batch.set(name, tensor);
 }
 
+// Loss with gradients in the parameters.
 inline float run_loss(const TpoModel& model, const Batch& batch, const TpoModel::Scales& scales,
                       RngKey dropout_key = RngKey(1)) {
   Tape tape;

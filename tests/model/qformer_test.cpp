@@ -30,10 +30,11 @@ struct Former {
 };
 
 // first: row ids of the first query of each medium; none: zeros.
-ConnectorText text_of(const std::vector<std::vector<int32_t>>& texts, std::vector<int64_t> first = {}) {
+ConnectorText text_of(const std::vector<std::vector<int32_t>>& texts, std::vector<int64_t> first = {},
+                      int64_t slots = kSlots) {
   HostBatch host;
   first.resize(texts.size());
-  add_connector_text(host, texts, kSlots, first);
+  add_connector_text(host, texts, slots, first);
   const Batch b = upload(host);
   const auto part = [&](const char* name) { return b.at(cat("connector_text.", name)); };
   return {part("ids"),      part("positions"), part("row_ids"), part("medium"),
@@ -145,6 +146,77 @@ TEST(QFormerTest, dropout_is_a_function_of_row_ids) {
 TEST(QFormerTest, texts_have_row_ids_of_their_own) {
   const int64_t first = 16;  // times 2^16 it is the first row of the second slot of a step
   for (const int64_t id : text_of({{1, 2, 3}}, {first}).row_ids.to_vector<int64_t>()) EXPECT_LT(id, 0);
+}
+
+// One text where there are three media would let them see each other.
+TEST(QFormerTest, texts_of_another_number_of_media_are_refused_by_name) {
+  const Former f(config_of(true));
+  const Tensor vision = noise_tensor("vision", {kMedia * kTokens, kVision});
+  const auto error = [&](const ConnectorText& text) {
+    try {
+      f.former({vision, {kMedia, 1, 1, kTokens}, text});
+    } catch (const ShapeError& e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  const ConnectorText right = text_of(golden_texts());
+  EXPECT_EQ(error(right), "no error");
+  EXPECT_NE(error(text_of({{1, 2}})).find("connector_text.order (7) must be (17)"), std::string::npos)
+      << error(text_of({{1, 2}}));
+  for (const auto& [name, member] : {std::pair{"positions", &ConnectorText::positions},
+                                     {"medium", &ConnectorText::medium},
+                                     {"joint_cu", &ConnectorText::joint_cu},
+                                     {"order", &ConnectorText::order},
+                                     {"back", &ConnectorText::back},
+                                     {"row_ids", &ConnectorText::row_ids}}) {
+    ConnectorText wrong = right;
+    wrong.*member = Tensor::zeros({2}, (right.*member).dtype());
+    EXPECT_NE(error(wrong).find(cat("connector_text.", name, " (2) must be (")), std::string::npos) << error(wrong);
+  }
+}
+
+// A branch goes or stays for all rows of a medium where queries and text share it, in self-attention; the feed-forwards
+// are two, which go apart. A row whose branch is gone has the bits of a branch of zeros.
+TEST(QFormerTest, paths_are_common_in_self_attention_and_apart_in_the_feed_forwards) {
+  QFormerConfig c = config_of(true);
+  c.layers = 3, c.dropout = c.attention_dropout = 0, c.drop_path = 0.9f;  // 0.45 in the second layer
+  constexpr int64_t media = 24;                                           // of one query and one token of text each
+  ParamStore store(1);
+  const auto tp = make_single();
+  const QFormerLayer layer(ParamScope(store, "layer"), c, kVision, 1, *tp);
+  std::vector<int64_t> first(media);
+  std::vector<int32_t> cu{0};
+  for (int64_t i = 0; i < media; ++i) first[static_cast<size_t>(i)] = 7 * i, cu.push_back(static_cast<int32_t>(i + 1));
+  ConnectorInput in;
+  in.text = text_of(std::vector<std::vector<int32_t>>(media, {1}), first, 1);
+  in.key = RngKey(3), in.row_ids = Tensor::from(first, {media});
+  const QFormerPass pass{.in = &in,
+                         .query_rows = media,
+                         .cu_queries = Tensor::from(cu, {media + 1}),
+                         .query_paths = in.row_ids,
+                         .text_paths = in.row_ids};
+  const Tensor x = noise_tensor("x", {2 * media, c.width});
+  const auto without = [&](const char* branch) {
+    for (const auto& p : store.params())
+      if (glob_match(branch, p->name)) std::fill_n(p->value.data<float>(), p->value.numel(), 0.0f);
+    return layer(x, pass).to_vector<float>();
+  };
+  const auto gone = [&](const char* other, const char* branch) {
+    fill_with_noise(store);
+    const std::vector<float> with = without(other), zeros = without(branch);
+    std::vector<bool> rows;
+    for (auto at = with.begin(), to = zeros.begin(); at != with.end(); at += c.width, to += c.width)
+      rows.push_back(std::equal(at, at + c.width, to));
+    return rows;
+  };
+  const std::vector<bool> attn = gone("*mlp.fc2.*", "*attn.o.*"), mlp = gone("*attn.o.*", "*mlp.fc2.*");
+  int common = 0, apart = 0;
+  for (size_t i = 0; i < media; ++i) {
+    EXPECT_EQ(attn[i], attn[media + i]) << i;
+    common += attn[i], apart += mlp[i] != mlp[media + i];
+  }
+  EXPECT_TRUE(common > 0 && common < media && apart > 0 && apart < media) << common << " " << apart;
 }
 
 TEST(QFormerTest, a_text_needs_a_vocabulary_and_row_ids_the_right_number) {

@@ -27,12 +27,11 @@ void expect_groups(const TpoConfig& config, bool text) {
     for (const bool region : {false, true}) {
       for (const bool box : {false, true}) {
         Batch batch = pack(rig.model, {make_sample(rig.model, "s", 8, picture, region, box)});
-        const bool reads = text && picture;
-        if (reads) set_connector_text(batch, {{3, 1, 7}});
+        if (text && picture) set_connector_text(batch, {{3, 1, 7}});
         run_loss(rig.model, batch, kScales);
         std::set<std::string> expected;
         for (size_t g = 0; g < rig.store.group_names().size(); ++g)
-          if (rig.model.groups_used(picture, region, box, reads) >> g & 1) expected.insert(rig.store.group_names()[g]);
+          if (rig.model.groups_used(picture, region, box, text) >> g & 1) expected.insert(rig.store.group_names()[g]);
         const Gradients gradients = take_gradients(rig.store);
         EXPECT_EQ(groups_with_gradient(rig.store, gradients), expected);
         // Every trainable parameter of a used group is reached: none waits for a gradient that never comes.
@@ -186,6 +185,39 @@ TEST(TpoModel, overwritten_slots_do_not_read_their_embedding) {
   EXPECT_NE(states(), ordinary);
 }
 
+// The public code puts what is frozen into evaluation.
+TEST(TpoModel, what_is_frozen_drops_nothing_while_a_tape_records) {
+  TpoConfig config = tiny_qformer_config();
+  config.language.lora_dropout = 0.3f;
+  struct Case {
+    std::vector<std::string> trains;
+    bool same_slots, same_states;
+  };
+  for (const Case& k : {Case{{"language.*.lora_?"}, true, false},
+                        {{"connector.queries", "connector.project_up.*", "heads.*"}, true, true},
+                        {{"connector.layers.0.attn.q.weight"}, false, false},
+                        {{"connector.layers.1.text_mlp.*"}, false, false},
+                        {{"language.layers.1.mlp.down.lora_b"}, true, false}}) {
+    SCOPED_TRACE(k.trains[0]);
+    Rig rig(config);
+    fill_with_noise(rig.store);
+    rig.store.set_trainable("*", false);
+    for (const std::string& pattern : k.trains) rig.store.set_trainable(pattern, true);
+    Batch batch = pack(rig.model, mixed_samples(rig.model));
+    set_connector_text(batch, {{3, 1, 7}, {2}});
+    const auto run = [&] {
+      return std::pair{rig.model.embed(batch, RngKey(1)).to_vector<float>(),
+                       rig.model.forward(batch, RngKey(1)).to_vector<float>()};
+    };
+    const auto still = run();
+    Tape tape;
+    const TapeScope recording(tape);
+    const auto trained = run();
+    EXPECT_EQ(trained.first == still.first, k.same_slots);
+    EXPECT_EQ(trained.second == still.second, k.same_states);
+  }
+}
+
 TEST(TpoModel, first_training_stage_reaches_adapters_only) {
   TpoConfig config = tiny_config();
   config.language.detach_embeddings = true;
@@ -254,6 +286,30 @@ TEST(TpoModel, an_incomplete_batch_is_refused_by_name) {
   Batch batch = pack(rig.model, samples);
   batch.set("visual_rows", Tensor::from(std::vector<int32_t>{1, 2, 3}, {3}));
   EXPECT_THROW(loss_only(rig.model, batch, kScales), ShapeError);
+}
+
+TEST(TpoModel, texts_that_nothing_reads_or_that_are_incomplete_are_refused) {
+  const auto error = [](const TpoConfig& config, bool picture, const char* missing) {
+    const Rig rig(config), with_picture(config);
+    Batch given = pack(with_picture.model, {make_sample(with_picture.model, "s", 8, true, 0, false)});
+    set_connector_text(given, {{1, 2}});
+    Batch batch = pack(rig.model, {make_sample(rig.model, "s", 8, picture, 0, false)});
+    for (const auto& [name, t] : given.tensors())
+      if (name.starts_with("connector_text.") && name != missing) batch.set(name, t);
+    try {
+      loss_only(rig.model, batch, kScales);
+    } catch (const ShapeError& e) {
+      return std::string(e.what());
+    }
+    return std::string("no error");
+  };
+  const auto has = [](const std::string& text, const char* part) { return text.find(part) != std::string::npos; };
+  EXPECT_EQ(error(tiny_qformer_config(), true, ""), "no error");
+  EXPECT_TRUE(has(error(tiny_config(), true, ""), "this connector reads no texts"));
+  EXPECT_TRUE(has(error(tiny_llava_config(), true, ""), "this connector reads no texts"));
+  EXPECT_TRUE(has(error(tiny_qformer_config(), false, ""), "needs 'images'"));
+  EXPECT_TRUE(has(error(tiny_qformer_config(), true, "connector_text.ids"), "come together"));
+  EXPECT_TRUE(has(error(tiny_qformer_config(), true, "connector_text.order"), "come together"));
 }
 
 // The same step on host memory and on meta: what a dry run predicts.
