@@ -350,6 +350,7 @@ void apply_training_rules(const config::RunConfig& config, ParamStore& store) {
   for (const auto& rule : config.optimizer().lr_scale())
     need(store.set_lr_scale(rule.pattern(), static_cast<float>(rule.scale())), "optimizer.lr_scale", rule.pattern());
   check<ConfigError>(unmatched.empty(), unmatched);
+  freeze_unread(store, make_model_config(config, 1), connector_texts(config).longest > 0);
   check<ConfigError>(store.numel(true) > 0, "train.freeze leaves no parameter to train");
 }
 

@@ -60,7 +60,8 @@ GenerateOptions make_generate_options(const config::RunConfig& config);
 GenerateOptions make_generate_options(const config::RunConfig& config, const Tokenizer& tokenizer);
 LrSchedule make_lr_schedule(const config::RunConfig& config);
 
-// Sets trainable and lr_scale of every parameter by the patterns of the configuration.
+// Sets trainable and lr_scale of every parameter by the patterns of the configuration; what no microbatch reads stays
+// frozen (freeze_unread).
 // Throws ConfigError for a pattern that matches no parameter.
 void apply_training_rules(const config::RunConfig& config, ParamStore& store);
 // The same on a model without memory, with the rules of sharding: every pattern that matches nothing is a ConfigError,

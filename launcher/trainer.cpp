@@ -125,8 +125,6 @@ Trainer::Trainer(const config::RunConfig& config, const TrainingData& data, Proc
   store_ = std::make_unique<ParamStore>(config.run().seed(), make_precision(config).weights);
   model_ = std::make_unique<TpoModel>(*store_, make_model_config(config, data.vocab), mesh_->tensor());
   apply_training_rules(config, *store_);
-  // A detached embedding gets no gradient, whatever the patterns say.
-  if (model_->config().language.detach_embeddings) store_->set_trainable("language.embed_tokens.*", false);
   BucketOptions options = make_bucket_options(config);
   options.forward_order = order_of_use(config, data.vocab);
   sync_ = std::make_unique<BucketSync>(*store_, *mesh_, options);

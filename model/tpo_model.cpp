@@ -64,6 +64,17 @@ bool drops(const Batch& batch) { return Tape::current() != nullptr && batch.has(
 
 }  // namespace
 
+void freeze_unread(ParamStore& store, const TpoConfig& config, bool has_connector_texts) {
+  if (config.language.detach_embeddings) store.set_trainable("language.embed_tokens.*", false);
+  const ConnectorConfig& c = config.connector;
+  if (c.kind != ConnectorConfig::Kind::kQFormer || c.qformer.text_vocab == 0) return;
+  store.set_trainable(cat("connector.layers.", c.qformer.layers - 1, ".text_*"), false);
+  if (has_connector_texts) return;
+  for (const char* texts :
+       {"connector.layers.*.text_*", "connector.word_embeddings.*", "connector.position_embeddings.*"})
+    store.set_trainable(texts, false);
+}
+
 TpoModel::TpoModel(ParamStore& store, const TpoConfig& config, ProcessGroup& tp)
     : config_(checked(config)),
       vision_(make_vision_encoder(ParamScope(store).in_group("vision") / "vision", config.vision, tp)),

@@ -62,6 +62,11 @@ struct MicrobatchSize {
   int64_t loss_rows = 0;  // rows with a label
 };
 
+// Freezes what no microbatch gives a gradient: a detached embedding, what a Q-Former's last layer has for texts, and
+// all that it has for texts where none come. A trainable parameter that is never reached is an error of the
+// data-parallel layer, so this follows every change of what trains.
+void freeze_unread(ParamStore& store, const TpoConfig& config, bool has_connector_texts);
+
 class TpoModel {
  public:
   // weight / (count over the whole step, all ranks) of each loss: the loss of a step is then a plain sum.

@@ -276,6 +276,29 @@ TEST(texts_beside_clips, train_plan_and_answer_like_everything_else) {
   }
 }
 
+// Patterns that name everything do not reach weights for texts that nothing reads: those of the last layer, and all of
+// them where no texts come. Weights that train and are in the step but never reached would stop it.
+TEST(texts_beside_clips, what_nothing_reads_does_not_train) {
+  for (const bool texts : {false, true}) {
+    auto sets =
+        with(kQFormer, {"model.connector.qformer.text_vocab=15", "train.train.0=*", "train.train.1=connector.*"});
+    if (texts)
+      sets = with(sets, {"data.connector_text=frame_times", "model.connector.qformer.text_positions=40",
+                         "data.connector_tokenizer=" + bert_words()});
+    const auto c = config_of("clips", clips(), sets);
+    const TrainingData data = make_training_data(c);
+    const auto world = make_single();
+    Trainer trainer(c, data, *world);
+    trainer.step();
+    for (const char* name : {"connector.word_embeddings.weight", "connector.position_embeddings.weight",
+                             "connector.layers.1.text_mlp.fc1.weight", "connector.layers.0.text_norm.bias"})
+      EXPECT_EQ(trainer.store().find(name)->trainable, texts) << name;
+    for (const char* name : {"connector.layers.2.text_mlp.fc2.weight", "connector.layers.2.text_norm.weight"})
+      EXPECT_FALSE(trainer.store().find(name)->trainable) << name;
+    EXPECT_TRUE(trainer.store().find("connector.layers.2.query_mlp.fc1.weight")->trainable);
+  }
+}
+
 TEST(clips, have_more_frames_than_the_table_of_positions) {
   const auto c = config_of("clips", clips(), with(kQFormer, {"model.vision.frames=2", "model.vision.clip_frames=4"}));
   expect_two_ranks_train_as_one(c);
