@@ -1,6 +1,8 @@
 // Floating point operations of a microbatch by formula, part by part in the order of the forward pass. A product of
 // (rows, in) with an (out, in) weight costs 2 * rows * in * out forward, as much again for the gradient of its input,
 // if anything before it trains, and as much for that of its weight, if that trains.
+#include <numeric>
+
 #include "model/tpo_model.h"
 
 namespace tpo {
@@ -83,6 +85,16 @@ bool count_decoder(FlopCounter& f, const Decoder& decoder, const MicrobatchSize&
   return wants || decoder.norm().trains();
 }
 
+// Logits of labelled rows alone; what the adapter makes before is made of all rows (Decoder::loss).
+void count_head(FlopCounter& f, const LoraLinear& head, const MicrobatchSize& size, bool wants) {
+  f.linear(head.base(), size.loss_rows, wants);
+  if (head.lora_a() == nullptr || head.merged()) return;
+  const int64_t rank = head.lora_a()->full[0];
+  const int64_t rows = std::accumulate(size.sequences.begin(), size.sequences.end(), int64_t{0});
+  wants = f.product(rows, head.base().in(), rank, wants, head.lora_a()->trainable);
+  f.product(size.loss_rows, rank, head.base().out(), wants, head.lora_b()->trainable);
+}
+
 }  // namespace
 
 int64_t TpoModel::flops(const MicrobatchSize& size, Flops which) const {
@@ -102,7 +114,7 @@ int64_t TpoModel::flops(const MicrobatchSize& size, Flops which) const {
     const bool hidden = f.linear(region_.fc1(), size.regions, wants);
     f.linear(region_.fc2(), size.regions, hidden);
   }
-  f.linear(language_.lm_head(), size.loss_rows, wants);
+  count_head(f, language_.lm_head(), size, wants);
   return f.total();
 }
 

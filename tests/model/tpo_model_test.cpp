@@ -386,6 +386,28 @@ void expect_flops(TpoConfig config, int64_t text = 0) {
   }
 }
 
+// Meta knows no labels, so on the host: logits of one row, and the adapter's first product of all 64, a twentieth of
+// all products; what is elementwise is below two hundredths at this width.
+TEST(TpoModel, flops_count_the_head_of_labelled_rows_and_its_adapter_of_all) {
+  const std::unique_ptr<Stream> stream = Stream::make_cpu();
+  const StreamScope scope(*stream);
+  TpoConfig config = tiny_config();
+  LanguageConfig& l = config.language;
+  l.width = 512, l.layers = 1, l.heads = 4, l.head_dim = 128, l.mlp_hidden = 1024;
+  l.lora_rank = 256, l.lora_targets = {"lm_head"};
+  const Rig rig(config);
+  Sample s = make_sample(rig.model, "s", 64, false, 0, false);
+  s.targets.assign(s.tokens.size(), -100);
+  s.targets[5] = 3;
+  MicrobatchSize size = size_of_batch({s});
+  size.loss_rows = 1;
+  const Batch batch = pack(rig.model, {s});
+  const int64_t before = stream->counters().flops;
+  run_loss(rig.model, batch, kScales);
+  EXPECT_NEAR(static_cast<double>(rig.model.flops(size)) / static_cast<double>(stream->counters().flops - before), 1,
+              0.02);
+}
+
 TEST(TpoModel, flops_formula_equals_what_was_launched) {
   expect_flops(tiny_config());
   TpoConfig config = tiny_qformer_config();
