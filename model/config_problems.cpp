@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cmath>
 
 #include "model/tpo_model.h"
 
@@ -21,6 +22,11 @@ class Problems {
     }
     return all;
   }
+  // Every value is a number above 0.
+  void above_zero(std::initializer_list<std::pair<const char*, float>> fields) {
+    for (const auto& [name, value] : fields)
+      unless(value > 0 && std::isfinite(value), name, " is ", value, "; it must be positive and finite");
+  }
   std::vector<std::string> take() { return std::move(list_); }
 
  private:
@@ -39,6 +45,7 @@ void check_vision(const TpoConfig& c, Problems& p) {
                    {"vision.depth", v.depth},
                    {"vision.mlp_hidden", v.mlp_hidden}}))
     return;
+  p.above_zero({{"vision.ln_eps", v.ln_eps}, {"vision.outer_ln_eps", v.outer_ln_eps}});
   const bool umt = v.kind == VisionConfig::Kind::kUmt;
   p.unless(!umt || v.image_size % v.patch == 0, "vision.image_size ", v.image_size, " is no multiple of vision.patch ",
            v.patch);
@@ -54,7 +61,9 @@ void check_vision(const TpoConfig& c, Problems& p) {
 }
 
 void check_tiling(const TilingConfig& t, Problems& p) {
-  p.positive({{"connector.tiling.max_side", t.max_side}, {"connector.tiling.max_tiles", t.max_tiles}});
+  constexpr int64_t kMostSide = 64;  // a picture's grid is the best of all its max_side * max_side
+  if (p.positive({{"connector.tiling.max_side", t.max_side}, {"connector.tiling.max_tiles", t.max_tiles}}))
+    p.unless(t.max_side <= kMostSide, "connector.tiling.max_side is ", t.max_side, "; it must be at most ", kMostSide);
 }
 
 void check_qformer(const QFormerConfig& q, Problems& p) {
@@ -63,7 +72,7 @@ void check_qformer(const QFormerConfig& q, Problems& p) {
     p.unless(share >= 0 && share < 1, "connector.qformer.", name, " is ", share, "; it must be in [0, 1)");
   p.unless(q.extra_queries >= 0 && q.text_vocab >= 0, "connector.qformer.extra_queries and text_vocab are ",
            q.extra_queries, " and ", q.text_vocab, "; neither may be negative");
-  p.unless(q.ln_eps > 0, "connector.qformer.ln_eps is ", q.ln_eps, "; it must be positive");
+  p.above_zero({{"connector.qformer.ln_eps", q.ln_eps}});
   if (!p.positive({{"connector.qformer.layers", q.layers},
                    {"connector.qformer.width", q.width},
                    {"connector.qformer.heads", q.heads},
@@ -84,11 +93,13 @@ void check_language(const LanguageConfig& l, Problems& p) {
   p.unless(l.lora_rank >= 0, "language.lora_rank is ", l.lora_rank, "; 0 turns LoRA off, else it must be positive");
   p.unless(l.lora_dropout >= 0 && l.lora_dropout < 1, "language.lora_dropout is ", l.lora_dropout,
            "; it must be in [0, 1)");
-  p.unless(l.rope_theta > 0, "language.rope_theta is ", l.rope_theta, "; it must be positive");
-  p.unless(l.rms_eps > 0, "language.rms_eps is ", l.rms_eps, "; it must be positive");
+  p.above_zero({{"language.rope_theta", l.rope_theta},
+                {"language.rms_eps", l.rms_eps},
+                {"language.weight_std", l.weight_std},
+                {"language.embed_std", l.embed_std}});
+  p.unless(l.lora_alpha >= 0 && std::isfinite(l.lora_alpha), "language.lora_alpha is ", l.lora_alpha,
+           "; it must be finite and not negative");
   p.unless(l.table_rows >= 0, "language.table_rows is ", l.table_rows, "; 0 means no spare rows");
-  p.unless(l.weight_std > 0 && l.embed_std > 0, "language.weight_std and language.embed_std are ", l.weight_std,
-           " and ", l.embed_std, "; both must be positive");
   p.unless(l.new_tokens == 7, "language.new_tokens is ", l.new_tokens, "; the task vocabulary has 7");
   if (!p.positive({{"language.vocab", l.vocab},
                    {"language.width", l.width},
@@ -115,7 +126,7 @@ std::vector<std::string> config_problems(const TpoConfig& c) {
   p.positive({{"region.hidden", c.region.hidden}, {"box_encoder_hidden", c.box_encoder_hidden}});
   p.unless(c.region.l1_weight >= 0 && c.region.giou_weight >= 0, "region.l1_weight and region.giou_weight are ",
            c.region.l1_weight, " and ", c.region.giou_weight, "; neither may be negative");
-  p.unless(c.task_token_stddev > 0, "task_token_stddev is ", c.task_token_stddev, "; it must be positive");
+  p.above_zero({{"task_token_stddev", c.task_token_stddev}});
   return p.take();
 }
 

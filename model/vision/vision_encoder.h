@@ -8,7 +8,9 @@ namespace tpo {
 
 struct VisionConfig {
   enum class Kind { kUmt, kSiglip } kind = Kind::kUmt;
-  int64_t image_size = 224;  // pixels, both sides; kUmt: a multiple of patch, kSiglip: the rest is not seen
+  // Pixels, both sides; kUmt: a multiple of patch, kSiglip: the rest is not seen. kUmt makes the position table for the
+  // grid of this size; public code resamples that of 14 x 14, so public weights mean what they say at 224 only.
+  int64_t image_size = 224;
   int64_t patch = 16;        // pixels
   int64_t frames = 4;        // kUmt: of the fixed position table, which clips of another length interpolate along time
   int64_t clip_frames = 16;  // of a clip, for those who make batches; the model takes clips of any length

@@ -129,6 +129,34 @@ TEST(Presets, every_preset_is_legal_and_unknown_names_list_them) {
   }
 }
 
+TEST(Config, numbers_must_be_finite_and_within_their_range) {
+  struct Case {
+    const char* field;
+    float& (*of)(TpoConfig&);
+  };
+  const auto mentions = [](const TpoConfig& c, const std::string& field) {
+    const auto problems = config_problems(c);
+    return problems.size() == 1 && problems[0].find(field + " is ") == 0;
+  };
+  for (const Case& k : {Case{"vision.ln_eps", [](TpoConfig& c) -> float& { return c.vision.ln_eps; }},
+                        {"vision.outer_ln_eps", [](TpoConfig& c) -> float& { return c.vision.outer_ln_eps; }},
+                        {"connector.qformer.ln_eps", [](TpoConfig& c) -> float& { return c.connector.qformer.ln_eps; }},
+                        {"language.rms_eps", [](TpoConfig& c) -> float& { return c.language.rms_eps; }},
+                        {"language.rope_theta", [](TpoConfig& c) -> float& { return c.language.rope_theta; }},
+                        {"language.lora_alpha", [](TpoConfig& c) -> float& { return c.language.lora_alpha; }},
+                        {"language.weight_std", [](TpoConfig& c) -> float& { return c.language.weight_std; }},
+                        {"language.embed_std", [](TpoConfig& c) -> float& { return c.language.embed_std; }},
+                        {"task_token_stddev", [](TpoConfig& c) -> float& { return c.task_token_stddev; }}})
+    for (const float wrong : {-1.0f, INFINITY, NAN}) {
+      TpoConfig c = tiny_qformer_config();
+      k.of(c) = wrong;
+      EXPECT_TRUE(mentions(c, k.field)) << k.field << ' ' << wrong;
+    }
+  TpoConfig c = tiny_llava_config();
+  c.connector.tiling.max_side = 65;
+  EXPECT_TRUE(mentions(c, "connector.tiling.max_side"));
+}
+
 TEST(Config, all_problems_are_reported_at_once) {
   TpoConfig c = tiny_config();
   c.vision.patch = 3;
