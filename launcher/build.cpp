@@ -48,6 +48,21 @@ void override_connector(const config::Connector& given, ConnectorConfig& out) {
   if (q.has_drop_path()) to.drop_path = q.drop_path();
 }
 
+// Fields that are given and that the kind of connector does not read, each as a sentence.
+std::vector<std::string> unread_fields(const config::Connector& given, ConnectorConfig::Kind kind) {
+  using Kind = ConnectorConfig::Kind;
+  const config::Tiling& tiling = given.tiling();
+  std::vector<std::string> unread;
+  for (const auto& [has, name, reader, reads] :
+       {std::tuple{given.has_merge(), "merge", "linear", Kind::kLinear},
+        {given.qformer().ByteSizeLong() > 0, "qformer", "qformer", Kind::kQFormer},
+        {tiling.has_max_side() || tiling.has_max_tiles(), "tiling", "mlp", Kind::kMlp}})
+    if (has && kind != reads)
+      unread.push_back(
+          cat("connector.", name, " is given, which only connector.kind ", reader, " reads; leave it out"));
+  return unread;
+}
+
 void resolve_connector(const ConnectorConfig& c, config::Connector& out) {
   if (c.kind == ConnectorConfig::Kind::kLinear) {
     out.set_kind("linear"), out.clear_qformer(), out.clear_tiling();
@@ -133,8 +148,10 @@ TpoConfig make_model_config(const config::RunConfig& config, int64_t vocab) {
   out.vision.recompute = out.language.recompute = m.recompute() == "full"        ? Recompute::kFull
                                                   : m.recompute() == "selective" ? Recompute::kSelective
                                                                                  : Recompute::kNone;
+  std::vector<std::string> found = config_problems(out);
+  for (std::string& p : unread_fields(m.connector(), out.connector.kind)) found.push_back(std::move(p));
   std::string problems;
-  for (const auto& p : config_problems(out)) problems += (problems.empty() ? "model: " : "\n  model: ") + p;
+  for (const auto& p : found) problems += (problems.empty() ? "model: " : "\n  model: ") + p;
   check<ConfigError>(problems.empty(), problems);
   return out;
 }

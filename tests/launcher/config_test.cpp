@@ -156,6 +156,23 @@ TEST(config, tiles_belong_to_the_mlp_connector_and_to_the_model) {
   EXPECT_FALSE(parse_config(kGood, "x", {}).model().connector().has_tiling());
 }
 
+TEST(config, fields_of_another_kind_of_connector_are_refused_by_name) {
+  const std::string linear = "model.connector.kind=linear", qformer = "model.connector.kind=qformer",
+                    mlp = "model.connector.kind=mlp", merge = "model.connector.merge=2",
+                    layers = "model.connector.qformer.layers=3", side = "model.connector.tiling.max_side=3";
+  for (const auto& [kind, field, name] : {std::tuple{qformer, merge, "merge"},
+                                          {mlp, merge, "merge"},
+                                          {linear, layers, "qformer"},
+                                          {mlp, layers, "qformer"},
+                                          {linear, side, "tiling"},
+                                          {qformer, side, "tiling"},
+                                          {merge, layers, "qformer"}})
+    EXPECT_TRUE(has(error_of(kGood, {kind, field}), cat("connector.", name, " is given, which only")))
+        << kind << ' ' << field;
+  for (const auto& sets : std::vector<std::vector<std::string>>{{merge}, {linear, merge}, {layers}, {mlp, side}})
+    EXPECT_EQ(error_of(kGood, sets), "") << sets[0];
+}
+
 TEST(config, patterns_and_layout_are_checked_with_everything_else) {
   const std::string two = error_of(kGood, {"train.freeze.0=visoin.*", "optimizer.lr_scale.0.pattern=heds.*"});
   EXPECT_TRUE(has(two, "train.freeze: pattern \"visoin.*\" matches no parameter")) << two;
