@@ -12,8 +12,8 @@ ImageSize size_for_views(const PictureSize& picture, const PictureTiling& tiling
 
 // out (1 + tiles, tile, tile, 3) = (pixel / 255 - mean) / std, base first, tiles row by row; black edges are pixels 0.
 // `picture` is the size that decides the layout: that of `image` before it was decoded smaller. Resized as all pictures
-// here are (resize_float), which clamps after either pass as Pillow does; where nothing overshoots these are the pixels
-// of cut_views in model/vision/any_resolution.h. Throws ShapeError if out has another size.
+// here are (resize_float): the pixels of cut_views in model/vision/any_resolution.h. Throws ShapeError if out has
+// another size.
 void fill_views(const Image& image, const PictureSize& picture, const PictureTiling& tiling, std::span<float> out,
                 const PixelScale& scale);
 

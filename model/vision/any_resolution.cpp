@@ -15,8 +15,10 @@ Tensor cut_views(const Tensor& picture, int64_t tile, const TilingConfig& config
   const NoGradScope no_grad;
   const PictureSize size{picture.dim(2), picture.dim(1)};
   const TileGrid grid = best_tile_grid(size, tile, config);
-  const auto resized = [&](int64_t height, int64_t width) {  // cubic weights overshoot
-    return clamp(resize(picture, height, width, {.mode = ResizeMode::kBicubic, .antialias = true}), 0, 1);
+  // Cubic weights overshoot: clamped after either pass, as Pillow's 8 bits are.
+  const auto resized = [&](int64_t height, int64_t width) {
+    const ResizeSpec cubic{.mode = ResizeMode::kBicubic, .antialias = true};
+    return clamp(resize(clamp(resize(picture, size.height, width, cubic), 0, 1), height, width, cubic), 0, 1);
   };
   const ShownPart part = shown_part(size, grid, tile);
   const int64_t width = grid.columns * tile;

@@ -82,6 +82,34 @@ TEST(AnyResolution, views_are_the_picture_squeezed_and_the_picture_between_black
   }
 }
 
+// picture() of golden/views_golden.py.
+Tensor stripes(int64_t width, int64_t height) {
+  std::vector<float> v;
+  for (int64_t y = 0; y < height; ++y)
+    for (int64_t x = 0; x < width; ++x)
+      for (int64_t c = 0; c < 3; ++c)
+        v.push_back(static_cast<float>((x * 5 + y * 3 + c * 7) % 11 < 5 ? 3 * c : 255 - 2 * c) / 255);
+  return Tensor::from(v, {1, height, width, 3});
+}
+
+// Pillow rounds to 8 bits after either pass: half a level, which the second takes with weights whose sizes add up to
+// 1.27 at most (of all these resizings), and half a level of its own.
+TEST(AnyResolution, views_are_those_of_pillow_before_it_rounds) {
+  std::ifstream in(std::string(TPO_GOLDEN_DIR) + "/views.golden");
+  int pictures = 0;
+  for (int64_t width, height, n; in >> width >> height >> n; ++pictures) {
+    const std::vector<float> got =
+        cut_views(stripes(width, height), kTile, {.max_side = 3, .max_tiles = 9}).to_vector<float>();
+    ASSERT_EQ(static_cast<int64_t>(got.size()), n);
+    for (const float v : got) {
+      float want = 0;
+      in >> want;
+      ASSERT_NEAR(255 * v, want, 1.27 / 2 + 0.5 + 0.001) << width << " x " << height;
+    }
+  }
+  EXPECT_EQ(pictures, 5);
+}
+
 TEST(AnyResolution, tiles_lie_row_by_row) {
   const TilingConfig tiling{.max_side = 3, .max_tiles = 9};
   const Tensor noise = noise_tensor("picture", {1, 24, 36, 3});
