@@ -35,7 +35,7 @@ inline std::string other_parts(ProcessGroup& tp, const ParamStore& store, const 
     say(g.size() != want.size(), p->name, " has ", g.size(), " elements, not ", want.size());
     double room = tolerance * max_abs(found->second);
     // Without rotary positions a softmax does not see a bias of its keys: held to the gradients of the values' bias.
-    if (p->name.ends_with("attn.k.bias")) {
+    if (p->name.ends_with(".k.bias")) {
       const auto v = whole.find(p->name.substr(0, p->name.size() - 6) + "v.bias");
       if (v != whole.end()) room = std::max(room, tolerance * max_abs(v->second));
     }
@@ -55,6 +55,7 @@ struct ModelCase {
   bool qkv_bias = false;
   int64_t table_rows = 0;
   bool llava = false;  // SigLIP and MLP
+  bool qformer = false, texts = false;
 };
 
 inline const ModelCase kModels[] = {
@@ -63,10 +64,12 @@ inline const ModelCase kModels[] = {
     {"4/4 adapters only", 4, 4, true, false, {"*weight", "*bias", "task_tokens.*"}},
     {"8/4 language frozen", 8, 4, false, false, {"language.*"}},
     {"6/2 llava", 6, 2, false, true, {}, true, 41, true},
+    {"4/2 Q-Former", 4, 2, true, true, {}, true, 41, false, true},
+    {"4/2 Q-Former with texts", 4, 2, false, true, {}, false, 0, false, true, true},
 };
 
 inline TpoConfig config_of(const ModelCase& m, bool sequence, Recompute recompute) {
-  TpoConfig c = m.llava ? tiny_llava_config() : tiny_config();
+  TpoConfig c = m.llava ? tiny_llava_config() : m.qformer ? tiny_qformer_config() : tiny_config();
   c.vision.heads = 4, c.vision.mlp_hidden = 41;  // prime, as are hidden widths and rows of the tables
   LanguageConfig& l = c.language;
   l.heads = m.heads, l.kv_heads = m.kv_heads, l.mlp_hidden = 43, l.vocab = 30;
@@ -96,11 +99,13 @@ struct ModelRun {
     const TpoModel model(store, config, tp);
     fill_with_noise(store, 0.5f);
     for (const std::string& pattern : m.frozen) store.set_trainable(pattern, false);
-    loss = run_loss(model, pack(model, samples_for(model)), kScales);
+    Batch batch = pack(model, samples_for(model));
+    if (m.texts) set_connector_text(batch, {{3, 1, 7, 2, 2, 9}, {4}});
+    loss = run_loss(model, batch, kScales);
     gradients = take_gradients(store);
     activations_bytes = stream->allocator()->memory().peak[static_cast<size_t>(MemoryKind::kActivations)];
     const NoGradScope no_grad;
-    states = model.forward(pack(model, samples_for(model)), RngKey()).to_vector<float>();
+    states = model.forward(batch, RngKey()).to_vector<float>();
   }
 };
 

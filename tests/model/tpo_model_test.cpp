@@ -57,20 +57,28 @@ TEST(TpoModel, groups_have_a_fixed_order) {
                                                                "token.track", "box_input", "head.region"}));
 }
 
+const std::vector<std::vector<int32_t>> kTexts{{3, 1, 7, 2, 2, 9}, {4}};  // beside the media of mixed_samples
+
 TEST(TpoModel, packed_samples_equal_samples_one_by_one) {
-  for (const auto& [config, frames] : {std::pair{tiny_config(), 1},
-                                       {tiny_config(), 3},
-                                       {tiny_qformer_config(), 3},
-                                       {tiny_llava_config(), 1},
-                                       {tiny_llava_config(), 3}}) {
+  for (const auto& [config, frames, texts] : {std::tuple{tiny_config(), 1, false},
+                                              {tiny_config(), 3, false},
+                                              {tiny_qformer_config(), 3, false},
+                                              {tiny_qformer_config(), 1, true},
+                                              {tiny_llava_config(), 1, false},
+                                              {tiny_llava_config(), 3, false}}) {
     Rig rig(config);
     fill_with_noise(rig.store);
     const auto samples = mixed_samples(rig.model, frames);
-    const double packed = run_loss(rig.model, pack(rig.model, samples), kScales);
+    Batch all = pack(rig.model, samples);
+    if (texts) set_connector_text(all, kTexts);
+    const double packed = run_loss(rig.model, all, kScales);
     const Gradients together = take_gradients(rig.store);
     double sum = 0;
-    for (size_t i = 0; i < samples.size(); ++i)  // gradients add up in the parameters
-      sum += run_loss(rig.model, pack(rig.model, {samples[i]}, static_cast<int>(i)), kScales);
+    for (size_t i = 0, medium = 0; i < samples.size(); ++i) {  // gradients add up in the parameters
+      Batch one = pack(rig.model, {samples[i]}, static_cast<int>(i));
+      if (texts && !samples[i].visual_rows.empty()) set_connector_text(one, {kTexts[medium++]});
+      sum += run_loss(rig.model, one, kScales);
+    }
     EXPECT_NEAR(sum, packed, 1e-5 * packed);
     const Gradients apart = take_gradients(rig.store);
     ASSERT_EQ(apart.size(), together.size());
@@ -131,8 +139,7 @@ TEST(TpoModel, gradients_are_the_slope_of_the_loss) {
 }
 
 // The same kernels on the same numbers, with masks that repeat; what is kept meanwhile differs.
-TEST(TpoModel, recompute_changes_no_bit_of_loss_and_gradients_and_keeps_less_the_more_it_computes) {
-  TpoConfig config = tiny_config();
+void expect_recompute(TpoConfig config, bool texts) {
   config.language.lora_dropout = 0.3f;
   config.vision.depth = 3, config.language.layers = 5;  // what blocks keep is more than what one block uses
   const std::vector<std::vector<std::string>> frozen = {{}, {"*weight", "*bias"}, {"*lora*"}, {"vision.*", "*norm*"}};
@@ -147,7 +154,9 @@ TEST(TpoModel, recompute_changes_no_bit_of_loss_and_gradients_and_keeps_less_the
       Rig rig(config);
       fill_with_noise(rig.store);
       for (const std::string& pattern : patterns) rig.store.set_trainable(pattern, false);
-      loss.push_back(run_loss(rig.model, pack(rig.model, mixed_samples(rig.model)), kScales));
+      Batch batch = pack(rig.model, mixed_samples(rig.model));
+      if (texts) set_connector_text(batch, kTexts);
+      loss.push_back(run_loss(rig.model, batch, kScales));
       const MemoryUse use = stream->allocator()->memory();
       kept.push_back(use.peak[static_cast<size_t>(MemoryKind::kActivations)]);
       live.push_back(use.live[static_cast<size_t>(MemoryKind::kActivations)]);
@@ -161,6 +170,11 @@ TEST(TpoModel, recompute_changes_no_bit_of_loss_and_gradients_and_keeps_less_the
       EXPECT_EQ(live[i], 0) << "nothing outlives the step";
     }
   }
+}
+
+TEST(TpoModel, recompute_changes_no_bit_of_loss_and_gradients_and_keeps_less_the_more_it_computes) {
+  expect_recompute(tiny_config(), false);
+  expect_recompute(tiny_qformer_config(), true);
 }
 
 TEST(TpoModel, overwritten_slots_do_not_read_their_embedding) {
@@ -315,7 +329,10 @@ TEST(TpoModel, texts_that_nothing_reads_or_that_are_incomplete_are_refused) {
 // The same step on host memory and on meta: what a dry run predicts.
 TEST(TpoModel, meta_predicts_launches_and_peak_bytes) {
   for (const Recompute recompute : {Recompute::kNone, Recompute::kSelective, Recompute::kFull}) {
-    for (TpoConfig config : {tiny_config(), tiny_llava_config()}) {
+    for (auto [config, texts] : {std::pair{tiny_config(), false},
+                                 {tiny_llava_config(), false},
+                                 {tiny_qformer_config(), false},
+                                 {tiny_qformer_config(), true}}) {
       config.vision.recompute = config.language.recompute = recompute;
       std::map<std::string, int64_t, std::less<>> launches[2];
       int64_t peak[2], live[2];
@@ -323,7 +340,11 @@ TEST(TpoModel, meta_predicts_launches_and_peak_bytes) {
       for (int i = 0; i < 2; ++i) {
         const StreamScope scope(*streams[i]);
         Rig rig(config);
-        for (int step = 0; step < 2; ++step) run_loss(rig.model, pack(rig.model, mixed_samples(rig.model)), kScales);
+        for (int step = 0; step < 2; ++step) {
+          Batch batch = pack(rig.model, mixed_samples(rig.model));
+          if (texts) set_connector_text(batch, kTexts);
+          run_loss(rig.model, batch, kScales);
+        }
         launches[i] = streams[i]->launches_by_kernel();
         peak[i] = streams[i]->allocator()->stats().peak_bytes;
         live[i] = streams[i]->allocator()->stats().live_bytes;
