@@ -14,13 +14,13 @@ uint64_t pair_key(int32_t left, int32_t right) {
   return static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32 | static_cast<uint32_t>(right);
 }
 
-uint64_t fingerprint_of(const ByteBpeModel& m) {
-  std::string all = cat("byte_bpe ", static_cast<int>(m.rule), m.nfc, m.space_before, m.whole_words, " ", m.bos, " ",
-                        m.eos, describe(m.added));
+std::string describe(const ByteBpeModel& m) {
+  std::string all =
+      cat("byte_bpe ", unicode_version(), " ", static_cast<int>(m.rule), m.nfc, m.space_before, m.whole_words);
   const auto add = [&](int64_t number) { (all += ' ') += std::to_string(number); };  // a million: no streams here
   for (const std::string& t : m.tokens) add(static_cast<int64_t>(t.size())), all += t;
   for (const auto& x : m.merges) add(x.left), add(x.right), add(x.result), add(x.rank);
-  return xxh3(all);
+  return all;
 }
 
 }  // namespace
@@ -51,9 +51,7 @@ ByteBpeTokenizer::ByteBpeTokenizer(ByteBpeModel model) : model_(std::move(model)
     merge_word(model_.tokens[i], ids);
     stands_alone_[i] = ids == std::vector<int32_t>{static_cast<int32_t>(i)};
   }
-  set_fingerprint(fingerprint_of(model_));
-  set_added(static_cast<int32_t>(model_.tokens.size()), model_.added, name);
-  set_marks(model_.bos, model_.eos, name);
+  complete({static_cast<int32_t>(model_.tokens.size()), model_.added, model_.bos, model_.eos, name, describe(model_)});
 }
 
 const ByteBpeTokenizer::Target* ByteBpeTokenizer::target(int32_t left, int32_t right) const {
@@ -122,15 +120,16 @@ void ByteBpeTokenizer::encode_piece(std::string_view text, std::vector<int32_t>&
 std::string ByteBpeTokenizer::decode_run(std::span<const int32_t> ids) const {
   std::string text;
   for (int32_t id : ids) {
-    const std::string& token = model_.tokens[static_cast<size_t>(id)];
-    check<DataError>(!token.empty(), "id ", id, " stands for nothing in this tokenizer");
-    text += token;
+    text += model_.tokens[static_cast<size_t>(id)];
   }
   return text;
 }
 
+bool ByteBpeTokenizer::model_has(int32_t id) const { return !model_.tokens[static_cast<size_t>(id)].empty(); }
+
 int32_t ByteBpeTokenizer::model_id(std::string_view token) const {
-  const auto it = ids_.find(token);
+  const auto bytes = bytes_of_token(token);
+  const auto it = bytes ? ids_.find(*bytes) : ids_.end();
   return it == ids_.end() ? -1 : it->second;
 }
 

@@ -2,6 +2,7 @@
 // Byte-level byte-pair encoding (Sennrich 2016; bytes as in GPT-2): text is cut into words, a word into bytes, and the
 // pair of neighbours with the lowest rank is merged until no pair has one. Qwen2, GPT-2, cl100k.
 #include <memory>
+#include <optional>
 #include <string>
 #include <unordered_map>
 #include <vector>
@@ -27,6 +28,10 @@ struct ByteBpeModel {
   std::string bos, eos;  // empty bos: none
 };
 
+// Bytes of a token as vocabularies write it, in an alphabet of one printable character a byte; nothing if it holds
+// another character.
+std::optional<std::string> bytes_of_token(std::string_view text);
+
 // The readers of the three kinds of files. All throw DataError beginning with `name`: no JSON, a model that is not
 // byte-level BPE, an unknown regular expression (which is printed), a setting that would change ids and is not known,
 // two tokens with one id, a merge of unknown tokens.
@@ -38,15 +43,16 @@ ByteBpeModel read_tiktoken(const std::string& bytes, const std::string& name);
 
 class ByteBpeTokenizer : public Tokenizer {
  public:
-  // Throws DataError for one of the 256 bytes without a token, a pair with two merges, and as Tokenizer::set_added and
-  // set_marks.
+  // Throws DataError for one of the 256 bytes without a token, a pair with two merges, and as Tokenizer::complete.
   explicit ByteBpeTokenizer(ByteBpeModel model);
 
  protected:
   std::string normalize(std::string_view text) const override;
   void encode_piece(std::string_view text, std::vector<int32_t>& ids) const override;
   std::string decode_run(std::span<const int32_t> ids) const override;
+  // The token as a vocabulary would write it: two spaces are no word of one that has them as two U+0120.
   int32_t model_id(std::string_view token) const override;
+  bool model_has(int32_t id) const override;
 
  private:
   struct Target {

@@ -26,24 +26,6 @@ std::array<int32_t, 256> byte_alphabet() {
   return alphabet;
 }
 
-// Bytes of a token that is written in that alphabet; nothing if it holds another character.
-std::optional<std::string> bytes_of_token(std::string_view text) {
-  static const auto kBytes = [] {
-    std::array<int32_t, 0x144> bytes;
-    bytes.fill(-1);
-    for (int32_t b = 0; b < 256; ++b) bytes[static_cast<size_t>(byte_alphabet()[static_cast<size_t>(b)])] = b;
-    return bytes;
-  }();
-  std::string out;
-  for (size_t i = 0; i < text.size();) {
-    const CodePoint c = code_point(text, i);
-    if (c.value < 0 || c.value >= 0x144 || kBytes[static_cast<size_t>(c.value)] < 0) return std::nullopt;
-    out += static_cast<char>(kBytes[static_cast<size_t>(c.value)]);
-    i += static_cast<size_t>(c.bytes);
-  }
-  return out;
-}
-
 void put(ByteBpeModel& model, int64_t id, std::string token, int64_t ids) {
   check<DataError>(id >= 0 && id < ids, model.name, ": id ", id, " of token '", token,
                    "' is out of range; legal: 0 to ", ids - 1);
@@ -190,6 +172,23 @@ std::optional<std::string> from_base64(std::string_view text) {
 }
 
 }  // namespace
+
+std::optional<std::string> bytes_of_token(std::string_view text) {
+  static const auto kBytes = [] {
+    std::array<int32_t, 0x144> bytes;
+    bytes.fill(-1);
+    for (int32_t b = 0; b < 256; ++b) bytes[static_cast<size_t>(byte_alphabet()[static_cast<size_t>(b)])] = b;
+    return bytes;
+  }();
+  std::string out;
+  for (size_t i = 0; i < text.size();) {
+    const CodePoint c = code_point(text, i);
+    if (c.value < 0 || c.value >= 0x144 || kBytes[static_cast<size_t>(c.value)] < 0) return std::nullopt;
+    out += static_cast<char>(kBytes[static_cast<size_t>(c.value)]);
+    i += static_cast<size_t>(c.bytes);
+  }
+  return out;
+}
 
 ByteBpeModel read_tokenizer_json(const std::string& bytes, const std::string& name) {
   const Json json = Json::parse(bytes, name);

@@ -48,17 +48,14 @@ std::unique_ptr<SentencePieceTokenizer> SentencePieceTokenizer::from_bytes(const
   check<DataError>(status.ok(), "tokenizer ", name, " is not a SentencePiece model: ", status.ToString());
   check<DataError>(processor.bos_id() >= 0 && processor.eos_id() >= 0, "tokenizer ", name,
                    " has no begin or end mark (<s>, </s>)");
-  uint64_t fingerprint = xxh3(model);
-  if (!added.empty()) fingerprint = xxh3(cat(fingerprint, describe(added)));
   for (int id = 0; id < processor.GetPieceSize(); ++id) {
     if (!processor.IsControl(id) && !processor.IsUnknown(id)) continue;
     const std::string& piece = processor.IdToPiece(id);
     const auto same = [&](const AddedToken& a) { return a.text == piece; };
     if (std::none_of(added.begin(), added.end(), same)) added.push_back({.text = piece, .id = id});
   }
-  t->set_added(processor.GetPieceSize(), std::move(added), "tokenizer " + name);
-  t->set_marks(processor.IdToPiece(processor.bos_id()), processor.IdToPiece(processor.eos_id()), "tokenizer " + name);
-  t->set_fingerprint(fingerprint);
+  t->complete({processor.GetPieceSize(), std::move(added), processor.IdToPiece(processor.bos_id()),
+               processor.IdToPiece(processor.eos_id()), "tokenizer " + name, cat("sentencepiece ", xxh3(model))});
   return t;
 }
 

@@ -65,6 +65,8 @@ std::string normalize(std::string_view text, bool compose) {
 
 }  // namespace
 
+std::string unicode_version() { return utf8proc_unicode_version(); }
+
 CodePoint code_point(std::string_view text, size_t at) {
   const auto first = static_cast<unsigned char>(text[at]);
   if (first < 0x80) return {first, 1};
@@ -104,8 +106,11 @@ bool is_control(int32_t c) {
 bool is_word(int32_t c) {
   if (c < 0) return false;
   const int k = utf8proc_category(c);
-  return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_NL) || k == UTF8PROC_CATEGORY_PC || c == 0x200C ||
-         c == 0x200D;
+  // Other_Alphabetic beyond the marks: letters in circles and squares.
+  const bool enclosed = (c >= 0x24B6 && c <= 0x24E9) || (c >= 0x1F130 && c <= 0x1F149) ||
+                        (c >= 0x1F150 && c <= 0x1F169) || (c >= 0x1F170 && c <= 0x1F189);
+  return (k >= UTF8PROC_CATEGORY_LU && k <= UTF8PROC_CATEGORY_NL) || k == UTF8PROC_CATEGORY_PC || enclosed ||
+         c == 0x200C || c == 0x200D;
 }
 
 std::string nfc(std::string_view text) { return normalize(text, true); }

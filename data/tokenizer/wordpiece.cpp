@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "core/error.h"
-#include "data/bytes.h"
 #include "data/tokenizer/unicode.h"
 
 namespace tpo {
@@ -55,14 +54,14 @@ WordPieceTokenizer::WordPieceTokenizer(const std::string& vocab, const std::stri
     check<DataError>(model_id(mark) >= 0, name, ": has no ", mark, "; this is no vocabulary of WordPiece");
   }
   unknown_ = model_id("[UNK]");
-  set_fingerprint(xxh3(cat("wordpiece ", xxh3(vocab), describe(added))));
   for (const char* mark : {"[UNK]", "[SEP]", "[PAD]", "[CLS]", "[MASK]"}) {
     const auto same = [&](const AddedToken& a) { return a.text == mark; };
     if (model_id(mark) >= 0 && std::none_of(added.begin(), added.end(), same))
       added.push_back({.text = mark, .id = model_id(mark)});
   }
-  set_added(static_cast<int32_t>(tokens_.size()), std::move(added), name);
-  set_marks("[CLS]", "[SEP]", name);
+  std::string model = cat("wordpiece ", unicode_version());
+  for (const std::string& token : tokens_) (model += '\n') += token;
+  complete({static_cast<int32_t>(tokens_.size()), std::move(added), "[CLS]", "[SEP]", name, model});
 }
 
 std::string WordPieceTokenizer::normalize(std::string_view text) const {

@@ -148,10 +148,44 @@ TEST(ByteBpe, tiktoken_merges_any_neighbours_that_are_a_token_and_takes_whole_wo
   EXPECT_EQ(t.encode("aabba"), (Ids{256, 'b', 'b', 'a'}));
   EXPECT_EQ(t.vocab_size(), 301);
   EXPECT_EQ(t.decode(Ids{258, 300, 97}), "aabba");
-  EXPECT_HAS(message_of<DataError>([&] { t.decode(Ids{270}); }), "270 stands for nothing");
+  for (const int32_t empty : {270, 259, 299})
+    EXPECT_HAS(message_of<DataError>([&] { t.decode(Ids{97, empty}); }), cat(empty, " stands for nothing"));
+  EXPECT_EQ(t.empty_ids(), (std::vector<std::pair<int32_t, int32_t>>{{259, 300}}));
+  EXPECT_EQ(decode_written(t, Ids{258, 270, 271, 300, 303, 97}), "aabb<id 270><id 271><temp>a");
   for (const char* bad : {"YWE=256\n", "YW?= 3\n", "YWE 3\n", "Y=E= 3\n", "YWE= x\n", "YWE= 3\nYWI= 3\n", "= 1\n"}) {
     EXPECT_HAS(message_of<DataError>([&] { read_tiktoken(bad, "ranks"); }), "ranks: ");
   }
+}
+
+TEST(ByteBpe, gaps_of_the_vocabulary_are_named_and_may_be_filled) {
+  ByteBpeModel m = bytes_and({{'a', 'b', 256, 0}, {'b', 'c', 257, 1}, {'c', 'd', 258, 2}});
+  m.merges = {m.merges[2]};
+  m.tokens[256] = m.tokens[257] = "";
+  m.added.push_back({.text = "<far>", .id = 262});
+  using Ranges = std::vector<std::pair<int32_t, int32_t>>;
+  EXPECT_EQ(ByteBpeTokenizer(m).empty_ids(), (Ranges{{256, 258}, {260, 262}}));
+  m.added.push_back({.text = "<fills>", .id = 257});
+  const ByteBpeTokenizer t(m);
+  EXPECT_EQ(t.empty_ids(), (Ranges{{256, 257}, {260, 262}}));
+  EXPECT_EQ(t.encode_with_special("a<fills>cd"), (Ids{'a', 257, 258}));
+  EXPECT_EQ(t.decode(Ids{'a', 257, 258}), "a<fills>cd");
+  m.added.back().id = 258;
+  EXPECT_HAS(message_of<DataError>([&] { ByteBpeTokenizer{m}; }), "has id 258, which the vocabulary uses");
+}
+
+TEST(ByteBpe, added_tokens_are_compared_as_the_vocabulary_writes_them) {
+  ByteBpeModel m = bytes_and({{' ', ' ', 256, 0}});
+  m.added.push_back({.text = "  ", .id = 258, .special = false});  // 256 is written as two U+0120
+  const ByteBpeTokenizer t(m);
+  EXPECT_EQ(t.encode("a  b   c"), (Ids{'a', 258, 'b', 258, ' ', 'c'}));
+  EXPECT_EQ(t.decode(Ids{256, 258}), "    ");
+  m.added.back().text = "\u0120\u0120";
+  EXPECT_HAS(message_of<DataError>([&] { ByteBpeTokenizer{m}; }), "but the vocabulary has it as 256");
+}
+
+TEST(Unicode, letters_in_circles_are_parts_of_words) {
+  for (const int32_t c : {0x24B6, 0x24E9, 0x1F130, 0x1F189, 0x41, 0x301, 0x203F, 0x200D}) EXPECT_TRUE(is_word(c)) << c;
+  for (const int32_t c : {0x24B5, 0x24EA, 0x1F12F, 0x1F14A, 0x20, 0xB2, -1}) EXPECT_FALSE(is_word(c)) << c;
 }
 
 std::string fixture(const std::string& name) {

@@ -62,6 +62,8 @@ TEST(Tokenizer, task_tokens_follow_the_vocabulary_and_decode_to_their_text) {
   EXPECT_EQ(decode_with_task_tokens(*t, ids), "the red circle<box_begin><boxes>");
   ids.push_back(t->vocab_size() + 7);
   EXPECT_THROW(decode_with_task_tokens(*t, ids), DataError);
+  EXPECT_EQ(decode_written(*t, ids), cat("the red circle<box_begin><boxes><id ", t->vocab_size() + 7, ">"));
+  EXPECT_TRUE(t->empty_ids().empty());
 }
 
 }  // namespace
