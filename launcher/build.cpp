@@ -331,6 +331,7 @@ GenerateOptions make_generate_options(const config::RunConfig& config) {
 GenerateOptions make_generate_options(const config::RunConfig& config, const Tokenizer& tokenizer) {
   GenerateOptions o = make_generate_options(config);
   o.eos_id = tokenizer.eos();
+  o.never = tokenizer.empty_ids();
   for (const std::string& stop : config.eval().generation().stop()) {
     const std::vector<int32_t> alone = tokenizer.encode_with_special(stop);
     check<ConfigError>(!alone.empty(), "eval.generation.stop: '", stop, "' has no tokens; leave it out");

@@ -121,7 +121,7 @@ class SampleRun {
           drawn = true;
         }
       } else {
-        found.answers.push_back(one_line(templates_.tokenizer().decode(out.text)));
+        found.answers.push_back(one_line(decode_written(templates_.tokenizer(), out.text)));
         found.expected.push_back(one_line(turn.text()));
       }
     }

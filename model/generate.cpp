@@ -151,6 +151,7 @@ class Writer {
       scores.at(static_cast<size_t>(options_.eos_id)) = kNever;
     const LanguageConfig& language = model_.language().config();
     std::fill(scores.begin() + language.vocab + language.new_tokens, scores.end(), kNever);
+    for (const auto& [begin, end] : options_.never) std::fill(scores.begin() + begin, scores.begin() + end, kNever);
     // Beams need one token that goes on beside all that may end.
     const auto ends = static_cast<int64_t>(1 + options_.stop_sequences.size());
     if (options_.sample) narrow(scores, options_.rules, options_.num_beams > 1 ? 1 + ends : 1);
@@ -273,6 +274,9 @@ Generation generate(const TpoModel& model, const Batch& prompt, const GenerateOp
   check<ConfigError>(problems.empty(), "[generate] ", problems);
   const int64_t ids = model.config().language.vocab + model.config().language.new_tokens;
   check<ConfigError>(options.eos_id < ids, "[generate] eos_id ", options.eos_id, " is none of the ", ids, " ids");
+  for (const auto& [begin, end] : options.never)
+    check<ConfigError>(0 <= begin && begin <= end && end <= ids, "[generate] ids ", begin, " to ", end - 1,
+                       " are to be left out, but there are ", ids);
   const NoGradScope no_grad;
   Writer writer(model, prompt, options);
   if (options.num_beams == 1) return finish(model, write_one(writer, options), options);

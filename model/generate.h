@@ -9,6 +9,7 @@
 #include <array>
 #include <functional>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "model/language/beam_search.h"
@@ -23,6 +24,8 @@ struct GenerateOptions {
   int32_t eos_id = 2;           // generation stops after it; it is kept in the output. -1: never
   // Further ends: ids of a stop string, or another end token. Kept in the output too.
   std::vector<std::vector<int32_t>> stop_sequences;
+  // Ids that are never written, as [first, second): those without a token, whose rows nothing trained.
+  std::vector<std::pair<int32_t, int32_t>> never;
 
   bool sample = false;  // false: the best continuation, true: a drawn one
   RngKey key;           // of what is drawn: the same key, prompt and weights give the same answer under every layout
@@ -61,9 +64,9 @@ struct Generation {
 };
 
 // `prompt` is a Batch of one sequence as TpoModel describes it, without targets.
-// Throws ConfigError with every problem of the options, ShapeError if the prompt has no row or more than one sequence,
-// DataError if the model gives a NaN. Not recorded; draws no dropout. Spare rows of the vocabulary are never written.
-// Triggers of tasks without a head in this model feed their task token and yield no box.
+// Throws ConfigError with every problem of the options and for ids beyond the model's, ShapeError if the prompt has no
+// row or more than one sequence, DataError if the model gives a NaN. Not recorded; draws no dropout. Spare rows of the
+// vocabulary are never written. Triggers of tasks without a head in this model feed their task token and yield no box.
 Generation generate(const TpoModel& model, const Batch& prompt, const GenerateOptions& options);
 
 }  // namespace tpo

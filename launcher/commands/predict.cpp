@@ -90,7 +90,7 @@ int run_predict(std::span<const std::string> words) {
       make_prompt(raw, loaded.templates().encode_prompt(raw.sample, 0), make_collate_options(loaded.config()));
   const Generation answer = generate(loaded.model(), batch, options);
 
-  std::cout << decode_with_task_tokens(loaded.tokenizer(), answer.tokens) << "\n";
+  std::cout << decode_written(loaded.tokenizer(), answer.tokens) << "\n";
   std::vector<Box> boxes;
   for (const auto& g : answer.boxes) {
     boxes.push_back(g.box);

@@ -219,18 +219,44 @@ TEST(Generate, what_is_drawn_depends_on_the_key_alone) {
 
 TEST(Generate, stop_sequences_end_the_text_and_are_no_part_of_it) {
   const ScriptedRig rig({{3, 4}, {4, 5}, {5, 6}, {6, 7}, {7, 2}}, 0);
-  for (const int beams : {1, 2}) {
-    GenerateOptions o = options(20, 2);
-    o.num_beams = beams, o.length_penalty = 3;  // long answers, so that the scripted one wins
-    for (const auto& stop : {std::vector<int32_t>{5, 6}, {6}, {4, 5, 6}}) {
-      o.stop_sequences = {{9, 9}, stop};
-      const Generation g = generate(rig.model, text_prompt(rig.model, {3}), o);
-      if (beams == 1) {
-        EXPECT_EQ(g.tokens, (std::vector<int32_t>{4, 5, 6}));
-        EXPECT_EQ(g.text.size(), 3 - stop.size());
+  using Ids = std::vector<int32_t>;
+  const struct {
+    std::vector<Ids> stops;
+    Ids tokens, text;
+  } cases[] = {
+      {{{9, 9}, {5, 6}}, {4, 5, 6}, {4}}, {{{9, 9}, {6}}, {4, 5, 6}, {4, 5}},
+      {{{4, 5, 6}}, {4, 5, 6}, {}},       {{{6}, {5, 6}, {9}}, {4, 5, 6}, {4}},  // the longest of those that end there
+      {{{7}, {5}}, {4, 5}, {4}},                                                 // the first that is written
+      {{}, {4, 5, 6, 7, 2}, {4, 5, 6, 7}}};
+  for (const auto& c : cases) {
+    for (const int beams : {1, 2, 3}) {
+      for (const int64_t limit : {20, 6, 5}) {
+        GenerateOptions o = options(limit, 2);
+        o.num_beams = beams, o.length_penalty = 1;
+        o.stop_sequences = c.stops;
+        const Generation g = generate(rig.model, text_prompt(rig.model, {3}), o);
+        EXPECT_EQ(g.tokens, c.tokens) << beams << " beams, at most " << limit;
+        EXPECT_EQ(g.text, c.text) << beams << " beams, at most " << limit;
+        EXPECT_TRUE(g.stopped);
       }
-      EXPECT_TRUE(g.stopped) << beams;
     }
+    GenerateOptions o = options(static_cast<int64_t>(c.tokens.size()) - 1, 2);
+    o.stop_sequences = c.stops;
+    EXPECT_FALSE(generate(rig.model, text_prompt(rig.model, {3}), o).stopped);
+  }
+}
+
+TEST(Generate, ids_without_a_token_are_never_written) {
+  const ScriptedRig rig({{3, 7}, {7, 8}, {8, 2}}, 0);
+  for (const int beams : {1, 2}) {
+    GenerateOptions o = options(6, 2);
+    o.num_beams = beams;
+    o.never = {{0, 1}, {7, 8}, {8, 8}};
+    const auto tokens = generate(rig.model, text_prompt(rig.model, {3}), o).tokens;
+    for (const int32_t id : tokens) EXPECT_TRUE(id != 0 && id != 7) << id;
+    EXPECT_FALSE(tokens.empty());
+    o.never = {{30, 37}};
+    EXPECT_THROW(generate(rig.model, text_prompt(rig.model, {3}), o), ConfigError);  // ids are 0..35
   }
 }
 
