@@ -24,6 +24,13 @@ bool touches_word(std::string_view text, size_t begin, size_t end) {
   return before || (end < text.size() && is_word(code_point(text, end).value));
 }
 
+// Models have rows up to the greatest id, so that one beyond any vocabulary is a mistake.
+int32_t checked_id(const Json& json, int64_t id) {
+  constexpr int64_t kMostIds = 1 << 24;
+  if (id < 0 || id >= kMostIds) json.fail(cat("id ", id, " is out of range; legal: 0 to ", kMostIds - 1));
+  return static_cast<int32_t>(id);
+}
+
 AddedToken read_entry(const Json& json, int64_t id) {
   const auto flag = [&](const char* key, bool otherwise) {
     const auto found = json.find(key);
@@ -31,8 +38,7 @@ AddedToken read_entry(const Json& json, int64_t id) {
   };
   AddedToken t;
   t.text = json.at("content").text();
-  if (id < 0 || id > INT32_MAX) json.fail(cat("id ", id, " is out of range"));
-  t.id = static_cast<int32_t>(id);
+  t.id = checked_id(json, id);
   t.special = flag("special", false);
   t.lstrip = flag("lstrip", false);
   t.rstrip = flag("rstrip", false);
@@ -120,7 +126,7 @@ std::vector<AddedToken> read_added_tokens(const Json& json) {
   for (const std::string& key : json.keys()) {
     const Json entry = json.at(key);
     if (entry.is(Json::Kind::kNumber)) {
-      tokens.push_back({.text = key, .id = static_cast<int32_t>(std::clamp<int64_t>(entry.integer(), -1, INT32_MAX))});
+      tokens.push_back({.text = key, .id = checked_id(entry, entry.integer()), .special = false, .normalized = true});
     } else {
       const bool digits = !key.empty() && key.size() < 10 && key.find_first_not_of("0123456789") == std::string::npos;
       if (!digits) entry.fail("must be named by an id");

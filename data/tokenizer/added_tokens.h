@@ -51,7 +51,8 @@ class AddedTokens {
 std::string describe(const std::vector<AddedToken>& tokens);
 
 // Entries of "added_tokens" in tokenizer.json (a list with ids) and "added_tokens_decoder" in tokenizer_config.json (an
-// object from id to entry), or of added_tokens.json (text to id). Throws DataError for other shapes.
+// object from id to entry), or of added_tokens.json (text to id; all as words, since it does not say which are marks).
+// Throws DataError for other shapes, and for an id that is negative or above 2^24 - 1.
 std::vector<AddedToken> read_added_tokens(const Json& json);
 
 }  // namespace tpo

@@ -36,6 +36,9 @@ std::optional<std::string> bytes_of_token(std::string_view text);
 // byte-level BPE, an unknown regular expression (which is printed), a setting that would change ids and is not known,
 // two tokens with one id, a merge of unknown tokens.
 ByteBpeModel read_tokenizer_json(const std::string& bytes, const std::string& name);
+ByteBpeModel read_tokenizer_json(const Json& json, const std::string& name);
+// What to read instead of a tokenizer.json of another kind, as a sentence for an error; empty: it is byte-level BPE.
+std::string other_kind(const Json& json);
 // vocab.json with merges.txt.
 ByteBpeModel read_vocab_and_merges(const std::string& vocab, const std::string& merges, const std::string& name);
 // Lines of a token in base64 and its rank, which is its id. Added tokens and marks are not in such a file.

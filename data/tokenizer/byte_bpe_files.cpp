@@ -126,15 +126,11 @@ void read_pre_tokenizer(const Json& json, ByteBpeModel& model) {
 }
 
 void read_bpe(const Json& json, ByteBpeModel& model) {
-  const auto kind = json.find("type");
-  if (kind && kind->text() != "BPE") json.fail(cat("type is ", kind->text(), ", not BPE"));
   for (const char* key : {"dropout", "unk_token", "continuing_subword_prefix", "end_of_word_suffix"}) {
     const auto found = json.find(key);
     const bool unused = !found || (found->is(Json::Kind::kString) && found->text().empty());
     if (!unused && std::string(key) != "unk_token") found->fail("is set, which byte-level BPE does not use");
   }
-  if (flag(json, "byte_fallback", false))
-    json.fail("byte_fallback is for SentencePiece-like models; give tokenizer.model");
   model.whole_words = flag(json, "ignore_merges", false);
   Names names(model, json.at("vocab"));
   const Json merges = json.at("merges");
@@ -190,8 +186,24 @@ std::optional<std::string> bytes_of_token(std::string_view text) {
   return out;
 }
 
+std::string other_kind(const Json& json) {
+  const Json model = json.at("model");
+  const auto type = model.find("type");
+  const std::string kind = type ? type->text() : "BPE";
+  if (kind == "BPE" && !flag(model, "byte_fallback", false)) return "";
+  const std::string what = kind == "BPE" ? "byte_fallback is for SentencePiece-like models" : "not BPE";
+  const char* instead = kind == "WordPiece"                  ? "vocab.txt"
+                        : kind == "BPE" || kind == "Unigram" ? "tokenizer.model"
+                                                             : "a tokenizer of another kind";
+  return cat("type is ", kind, ", ", what, "; give ", instead);
+}
+
 ByteBpeModel read_tokenizer_json(const std::string& bytes, const std::string& name) {
-  const Json json = Json::parse(bytes, name);
+  return read_tokenizer_json(Json::parse(bytes, name), name);
+}
+
+ByteBpeModel read_tokenizer_json(const Json& json, const std::string& name) {
+  if (const std::string other = other_kind(json); !other.empty()) json.at("model").fail(other);
   ByteBpeModel model;
   model.name = name;
   if (const auto n = json.find("normalizer")) read_normalizer(*n, model);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <filesystem>
 #include <optional>
+#include <set>
 
 #include "core/error.h"
 #include "data/bytes.h"
@@ -18,11 +19,30 @@ namespace fs = std::filesystem;
 
 constexpr uint64_t kMostBytes = uint64_t{1} << 28;
 
-fs::path find_file(const std::string& path) {
+struct Found {
+  fs::path file;
+  std::optional<Json> json;  // of tokenizer.json, which is long
+};
+
+bool is_tokenizer_json(const fs::path& file) { return file.extension() == ".json" && file.filename() != "vocab.json"; }
+
+Found find_file(const std::string& path) {
+  const auto parsed = [](const fs::path& file) { return Json::parse(read_file(file.string(), kMostBytes), file); };
   std::error_code ignored;  // a path that cannot be looked at is a file that cannot be read
-  if (!fs::is_directory(path, ignored)) return path;
+  if (!fs::is_directory(path, ignored)) {
+    if (is_tokenizer_json(path)) return {path, parsed(path)};
+    return {path, std::nullopt};
+  }
+  std::string other;
   for (const char* name : {"tokenizer.model", "tokenizer.json", "vocab.json", "vocab.txt"}) {
-    if (fs::exists(fs::path(path) / name, ignored)) return fs::path(path) / name;
+    Found f{fs::path(path) / name, std::nullopt};
+    if (!fs::exists(f.file, ignored)) continue;
+    if (is_tokenizer_json(f.file)) {
+      f.json = parsed(f.file);
+      other = other_kind(*f.json);
+      if (!other.empty()) continue;
+    }
+    return f;
   }
   std::vector<fs::path> found;
   for (const auto& entry : fs::directory_iterator(path, ignored)) {
@@ -30,22 +50,35 @@ fs::path find_file(const std::string& path) {
     if (kind == ".model" || kind == ".tiktoken") found.push_back(entry.path());
   }
   std::sort(found.begin(), found.end());
+  check<DataError>(!found.empty() || other.empty(), path, "/tokenizer.json: ", other, " beside it");
   check<DataError>(found.size() == 1, path, ": holds ", found.empty() ? "no" : "several",
                    " tokenizer; expected one of tokenizer.model, tokenizer.json, vocab.json with merges.txt, "
                    "vocab.txt, or one file *.model or *.tiktoken");
-  return found[0];
+  return {found[0], std::nullopt};
 }
 
 // What stands beside a vocabulary.
 struct Beside {
+  std::optional<Json> config;
   std::vector<AddedToken> added;
   std::string bos, eos, kind;
 };
 
+std::string text_of(const Json& token) {
+  return token.is(Json::Kind::kObject) ? token.at("content").text() : token.text();
+}
+
 std::string mark_of(const Json& config, const char* key) {
   const auto mark = config.find(key);
-  if (!mark) return "";
-  return mark->is(Json::Kind::kObject) ? mark->at("content").text() : mark->text();
+  return mark ? text_of(*mark) : "";
+}
+
+// Tokens that tokenizer_config.json or special_tokens_map.json calls special.
+void add_specials(const Json& json, std::set<std::string>& to) {
+  for (const char* key : {"bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"})
+    to.insert(mark_of(json, key));
+  const auto more = json.find("additional_special_tokens");
+  for (size_t i = 0; more && i < more->size(); ++i) to.insert(text_of(more->at(i)));
 }
 
 // Tokens that another file beside the vocabulary names too are kept once, as the first says.
@@ -64,13 +97,22 @@ Beside read_beside(const fs::path& folder) {
     if (!fs::exists(path, ignored)) return std::nullopt;
     return Json::parse(read_file(path, kMostBytes), path);
   };
-  if (const auto config = read("tokenizer_config.json")) {
-    if (const auto added = config->find("added_tokens_decoder")) b.added = read_added_tokens(*added);
-    b.bos = mark_of(*config, "bos_token");
-    b.eos = mark_of(*config, "eos_token");
-    b.kind = mark_of(*config, "tokenizer_class");
+  std::set<std::string> specials(kTaskTokenText.begin(), kTaskTokenText.end());
+  for (const char* mark : {"<|im_start|>", "<|im_end|>", "<|endoftext|>"}) specials.insert(mark);  // cut turns
+  b.config = read("tokenizer_config.json");
+  if (b.config) {
+    if (const auto added = b.config->find("added_tokens_decoder")) b.added = read_added_tokens(*added);
+    b.bos = mark_of(*b.config, "bos_token");
+    b.eos = mark_of(*b.config, "eos_token");
+    b.kind = mark_of(*b.config, "tokenizer_class");
+    add_specials(*b.config, specials);
   }
-  if (const auto added = read("added_tokens.json")) append_missing(b.added, read_added_tokens(*added));
+  if (const auto map = read("special_tokens_map.json")) add_specials(*map, specials);
+  if (const auto added = read("added_tokens.json")) {
+    std::vector<AddedToken> more = read_added_tokens(*added);
+    for (AddedToken& t : more) t.special = specials.count(t.text) > 0, t.normalized = !t.special;
+    append_missing(b.added, more);
+  }
   return b;
 }
 
@@ -103,11 +145,17 @@ WordRule rule_of_class(const std::string& kind, const std::string& name) {
 
 void append_new(std::vector<AddedToken>& tokens, size_t model_size, const std::vector<std::string>& texts) {
   auto next = static_cast<int32_t>(model_size);
-  for (const AddedToken& t : tokens) next = std::max(next, t.id + 1);
+  for (const AddedToken& t : tokens) {
+    const bool task = std::count(kTaskTokenText.begin(), kTaskTokenText.end(), t.text) > 0;
+    check<DataError>(!task || texts.empty(), "'", texts.empty() ? "" : texts[0], "' cannot be added: the files have ",
+                     t.text, " and the other task tokens, which must stay the last ids");
+    next = std::max(next, t.id + 1);
+  }
   for (const std::string& text : texts) tokens.push_back({.text = text, .id = next++});
 }
 
-std::unique_ptr<Tokenizer> load_byte_bpe(const fs::path& file, const Beside& beside, const TokenizerRequest& request) {
+std::unique_ptr<Tokenizer> load_byte_bpe(const Found& found, const Beside& beside, const TokenizerRequest& request) {
+  const fs::path& file = found.file;
   const std::string name = file.string();
   ByteBpeModel model;
   if (file.extension() == ".tiktoken") {
@@ -121,27 +169,50 @@ std::unique_ptr<Tokenizer> load_byte_bpe(const fs::path& file, const Beside& bes
     model.rule = rule;
     model.nfc = rule == WordRule::kQwen2;
   } else {
-    model = read_tokenizer_json(read_file(name, kMostBytes), name);
+    model = read_tokenizer_json(*found.json, name);
   }
   append_missing(model.added, beside.added);
   append_new(model.added, model.tokens.size(), request.more_tokens);
   const auto has = [&](const char* text) {
-    return std::any_of(model.added.begin(), model.added.end(), [&](const AddedToken& t) { return t.text == text; });
+    return std::any_of(model.added.begin(), model.added.end(), [&](const AddedToken& t) { return t.text == text; }) ||
+           std::count(model.tokens.begin(), model.tokens.end(), text) > 0;
   };
   model.bos = beside.bos;
   model.eos = !beside.eos.empty() ? beside.eos : has("<|im_end|>") ? "<|im_end|>" : "<|endoftext|>";
+  check<DataError>(!beside.eos.empty() || has("<|endoftext|>") || has("<|im_end|>"), name,
+                   ": does not say which token ends a text; name it as eos_token in tokenizer_config.json beside it");
   return std::make_unique<ByteBpeTokenizer>(std::move(model));
 }
 
-std::unique_ptr<Tokenizer> load_any(const fs::path& file, const TokenizerRequest& request) {
+WordPieceRules wordpiece_rules(const Beside& beside) {
+  WordPieceRules rules;
+  if (!beside.config) return rules;
+  const auto flag = [&](const char* key) -> std::optional<bool> {
+    const auto found = beside.config->find(key);
+    return found ? std::optional(found->boolean()) : std::nullopt;
+  };
+  rules.lower_case = flag("do_lower_case").value_or(true);
+  rules.strip_accents = flag("strip_accents");
+  rules.ideographs_apart = flag("tokenize_chinese_chars").value_or(true);
+  if (!flag("do_basic_tokenize").value_or(true)) beside.config->fail("do_basic_tokenize false is not known");
+  if (const auto words = beside.config->find("never_split"); words && words->size() > 0)
+    words->fail("is not known; make them tokens of added_tokens_decoder");
+  return rules;
+}
+
+std::unique_ptr<Tokenizer> load_any(const Found& found, const TokenizerRequest& request) {
+  const fs::path& file = found.file;
   Beside beside = read_beside(file.parent_path());
   const std::string name = file.string(), kind = file.extension().string();
   if (kind == ".json" || kind == ".tiktoken" || file.filename() == "merges.txt")
-    return load_byte_bpe(file, beside, request);
+    return load_byte_bpe(found, beside, request);
   const std::string bytes = read_file(name, kMostBytes);
   const auto make = [&](std::vector<AddedToken> added) -> std::unique_ptr<Tokenizer> {
-    if (kind == ".txt") return std::make_unique<WordPieceTokenizer>(bytes, name, std::move(added));
-    return SentencePieceTokenizer::from_bytes(bytes, name, std::move(added));
+    if (kind == ".txt")
+      return std::make_unique<WordPieceTokenizer>(bytes, name, std::move(added), wordpiece_rules(beside));
+    if (const auto legacy = beside.config ? beside.config->find("legacy") : std::nullopt; legacy && !legacy->boolean())
+      legacy->fail("false is not known: text behind an added token begins with the model's dummy space, as with true");
+    return SentencePieceTokenizer::from_bytes(bytes, name, std::move(added), beside.bos, beside.eos);
   };
   auto tokenizer = make(beside.added);
   if (request.more_tokens.empty()) return tokenizer;
@@ -152,14 +223,16 @@ std::unique_ptr<Tokenizer> load_any(const fs::path& file, const TokenizerRequest
 }  // namespace
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path, const TokenizerRequest& request) {
-  const fs::path file = find_file(path);
-  auto tokenizer = load_any(file, request);
+  const Found found = find_file(path);
+  const fs::path& file = found.file;
+  auto tokenizer = load_any(found, request);
   const auto size = tokenizer->vocab_size();
   check<DataError>(request.vocab_size == 0 || request.vocab_size == size, "tokenizer ", file.string(), " has ", size,
                    " tokens, but the model was made for ", request.vocab_size, "; this is the tokenizer of another");
   check<DataError>(request.fingerprint == 0 || request.fingerprint == tokenizer->fingerprint(), "tokenizer ",
                    file.string(), " encodes differently from the one the model was made for: fingerprint ",
-                   tokenizer->fingerprint(), ", expected ", request.fingerprint);
+                   tokenizer->fingerprint(), ", expected ", request.fingerprint,
+                   "; to take it all the same set data.tokenizer_fingerprint=0");
   return tokenizer;
 }
 

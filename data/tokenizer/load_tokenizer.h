@@ -16,15 +16,19 @@ struct TokenizerRequest {
 
 // `path` is a file or a folder with such a file, looked for in this order:
 //   tokenizer.model, *.model, names not listed here   SentencePiece
-//   tokenizer.json                                    byte-level BPE of Hugging Face
+//   tokenizer.json                                    byte-level BPE of Hugging Face; in a folder, one of another kind
+//                                                     is passed over
 //   vocab.json with merges.txt (either one named)     byte-level BPE; tokenizer_config.json must name tokenizer_class
 //                                                     Qwen2Tokenizer or GPT2Tokenizer, which says how text is cut
 //   *.tiktoken                                        byte-level BPE by ranks; Qwen's and cl100k's, known by their size
 //   vocab.txt, *.txt                                  WordPiece
-// added_tokens.json and tokenizer_config.json (added_tokens_decoder, bos_token, eos_token) beside it are read too.
-// Where nothing names the end mark of a byte-level vocabulary, it is <|im_end|> if there is one, else <|endoftext|>.
-// Throws DataError that names file and reason: what the readers refuse, no such file, or another size or fingerprint
-// than requested, so that a model never runs with the tokenizer of another.
+// Beside it are read: tokenizer_config.json (added_tokens_decoder, bos_token, eos_token; of WordPiece do_lower_case,
+// strip_accents, tokenize_chinese_chars) and added_tokens.json, whose tokens are marks if they are task tokens, of
+// ChatML or named as special by tokenizer_config.json or special_tokens_map.json, and else words, as in transformers.
+// Settings that are not known and would change ids are refused by name. Where nothing names the end mark of a
+// byte-level vocabulary, it is <|im_end|> if there is one, else <|endoftext|>. Throws DataError that names file and
+// reason: what the readers refuse, no such file, or another size or fingerprint than requested, so that a model never
+// runs with the tokenizer of another.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path, const TokenizerRequest& request = {});
 
 }  // namespace tpo

@@ -39,23 +39,28 @@ std::unique_ptr<SentencePieceTokenizer> SentencePieceTokenizer::load(const std::
 
 std::unique_ptr<SentencePieceTokenizer> SentencePieceTokenizer::from_bytes(const std::string& model,
                                                                            const std::string& name,
-                                                                           std::vector<AddedToken> added) {
+                                                                           std::vector<AddedToken> added,
+                                                                           const std::string& bos,
+                                                                           const std::string& eos) {
   std::unique_ptr<SentencePieceTokenizer> t(new SentencePieceTokenizer);
   const auto& processor = t->impl_->processor;
   const auto status = model.empty()
                           ? sentencepiece::util::Status(sentencepiece::util::StatusCode::kInternal, "it is empty")
                           : t->impl_->processor.LoadFromSerializedProto(model);
   check<DataError>(status.ok(), "tokenizer ", name, " is not a SentencePiece model: ", status.ToString());
-  check<DataError>(processor.bos_id() >= 0 && processor.eos_id() >= 0, "tokenizer ", name,
-                   " has no begin or end mark (<s>, </s>)");
+  const auto mark = [&](const std::string& given, int own) {
+    check<DataError>(!given.empty() || own >= 0, "tokenizer ", name, " has no begin or end mark (<s>, </s>)");
+    return given.empty() ? processor.IdToPiece(own) : given;
+  };
+  const std::string begin = mark(bos, processor.bos_id()), end = mark(eos, processor.eos_id());
   for (int id = 0; id < processor.GetPieceSize(); ++id) {
     if (!processor.IsControl(id) && !processor.IsUnknown(id)) continue;
     const std::string& piece = processor.IdToPiece(id);
     const auto same = [&](const AddedToken& a) { return a.text == piece; };
     if (std::none_of(added.begin(), added.end(), same)) added.push_back({.text = piece, .id = id});
   }
-  t->complete({processor.GetPieceSize(), std::move(added), processor.IdToPiece(processor.bos_id()),
-               processor.IdToPiece(processor.eos_id()), "tokenizer " + name, cat("sentencepiece ", xxh3(model))});
+  t->complete({processor.GetPieceSize(), std::move(added), begin, end, "tokenizer " + name,
+               cat("sentencepiece ", xxh3(model))});
   return t;
 }
 

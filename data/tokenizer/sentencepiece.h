@@ -18,10 +18,11 @@ class SentencePieceTokenizer : public Tokenizer {
  public:
   // Throws DataError naming the file when it is missing or not a model, or has no begin and end marks.
   static std::unique_ptr<SentencePieceTokenizer> load(const std::string& path);
-  // `name` stands in messages. Text behind an added token begins with the model's dummy space, as in transformers'
-  // LlamaTokenizer(legacy=True), which made the public TPO weights.
+  // `name` stands in messages; empty marks: the model's own. Text behind an added token begins with the model's dummy
+  // space, as in transformers' LlamaTokenizer(legacy=True), which made the public TPO weights.
   static std::unique_ptr<SentencePieceTokenizer> from_bytes(const std::string& model, const std::string& name,
-                                                            std::vector<AddedToken> added = {});
+                                                            std::vector<AddedToken> added = {},
+                                                            const std::string& bos = "", const std::string& eos = "");
   ~SentencePieceTokenizer() override;
 
  protected:

@@ -35,8 +35,10 @@ bool cuts(int32_t c) {
 
 }  // namespace
 
-WordPieceTokenizer::WordPieceTokenizer(const std::string& vocab, const std::string& name,
-                                       std::vector<AddedToken> added) {
+WordPieceTokenizer::WordPieceTokenizer(const std::string& vocab, const std::string& name, std::vector<AddedToken> added,
+                                       const WordPieceRules& rules)
+    : rules_(rules) {
+  rules_.strip_accents = rules.strip_accents.value_or(rules.lower_case);
   for (size_t at = 0; at < vocab.size();) {
     const size_t end = std::min(vocab.find('\n', at), vocab.size());
     std::string token = vocab.substr(at, end - at);
@@ -59,22 +61,26 @@ WordPieceTokenizer::WordPieceTokenizer(const std::string& vocab, const std::stri
     if (model_id(mark) >= 0 && std::none_of(added.begin(), added.end(), same))
       added.push_back({.text = mark, .id = model_id(mark)});
   }
-  std::string model = cat("wordpiece ", unicode_version());
+  std::string model =
+      cat("wordpiece ", unicode_version(), " ", rules_.lower_case, *rules_.strip_accents, rules_.ideographs_apart);
   for (const std::string& token : tokens_) (model += '\n') += token;
   complete({static_cast<int32_t>(tokens_.size()), std::move(added), "[CLS]", "[SEP]", name, model});
 }
 
 std::string WordPieceTokenizer::normalize(std::string_view text) const {
   std::string clean;
-  for_each_character(lower_case(text), [&](int32_t c) {
-    const bool space = char_class(c) == CharClass::kSpace;
+  const auto cased = [&](std::string_view t) { return rules_.lower_case ? lower_case(t) : std::string(t); };
+  for_each_character(cased(text), [&](int32_t c) {
+    const bool space = char_class(c) == CharClass::kSpace, apart = rules_.ideographs_apart && is_ideograph(c);
     if (c == 0 || c == 0xFFFD || (is_control(c) && c != '\t' && c != '\n' && c != '\r')) return;
-    if (space || is_ideograph(c)) clean += ' ';
+    if (space || apart) clean += ' ';
     if (!space) append_utf8(clean, c);
-    if (is_ideograph(c)) clean += ' ';
+    if (apart) clean += ' ';
   });
+  clean = cased(nfc(clean));
+  if (!*rules_.strip_accents) return clean;
   std::string out;
-  for_each_character(nfd(lower_case(nfc(clean))), [&](int32_t c) {
+  for_each_character(nfd(clean), [&](int32_t c) {
     if (!is_mark(c)) append_utf8(out, c);
   });
   return out;

@@ -1,7 +1,8 @@
 #pragma once
-// WordPiece as in BERT (Devlin 2018): text is cleaned, lower-cased, freed of accents and cut at white space and
-// punctuation; a word is covered from the left by the longest pieces of the vocabulary, "##" before all but the first.
-// Equals transformers' BertTokenizer.
+// WordPiece as in BERT (Devlin 2018): text is cleaned, by the rules lower-cased and freed of accents, and cut at white
+// space and punctuation; a word is covered from the left by the longest pieces of the vocabulary, "##" before all but
+// the first. Equals transformers' BertTokenizer.
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -11,12 +12,20 @@
 
 namespace tpo {
 
+// As in tokenizer_config.json, under transformers' names.
+struct WordPieceRules {
+  bool lower_case = true;                  // do_lower_case
+  std::optional<bool> strip_accents = {};  // nothing: as lower_case
+  bool ideographs_apart = true;            // tokenize_chinese_chars: each is a word
+};
+
 class WordPieceTokenizer : public Tokenizer {
  public:
   // `vocab`: one token a line, its id is the line's number from 0. Marks are [CLS] and [SEP]. Added tokens: those
   // given, and [UNK], [SEP], [PAD], [CLS], [MASK] of the vocabulary. Throws DataError beginning with `name` for an
   // empty line, a token that stands twice, or [UNK], [CLS], [SEP] missing.
-  WordPieceTokenizer(const std::string& vocab, const std::string& name, std::vector<AddedToken> added = {});
+  WordPieceTokenizer(const std::string& vocab, const std::string& name, std::vector<AddedToken> added = {},
+                     const WordPieceRules& rules = {});
 
  protected:
   std::string normalize(std::string_view text) const override;
@@ -29,6 +38,7 @@ class WordPieceTokenizer : public Tokenizer {
 
   std::vector<std::string> tokens_;
   std::unordered_map<std::string, int32_t> ids_;
+  WordPieceRules rules_;
   size_t longest_ = 0;  // bytes of the longest token, so that the search for pieces is linear in the word
   int32_t unknown_ = -1;
 };

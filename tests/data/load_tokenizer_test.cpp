@@ -1,5 +1,7 @@
 #include "data/tokenizer/load_tokenizer.h"
 
+#include <filesystem>
+
 #include "data/bytes.h"
 #include "data/import/json.h"
 #include "tests/data/data_fixture.h"
@@ -38,17 +40,25 @@ TEST_F(LoadTokenizer, vocabulary_and_merges_equal_the_one_file) {
   }
   put("merges.txt", merges);
   EXPECT_HAS(error(), "must name tokenizer_class");
-  std::string added;
+  std::string added, all;
   for (size_t i = 0; i < json.at("added_tokens").size(); ++i) {
     const Json a = json.at("added_tokens").at(i);
+    const std::string id = cat(all.empty() ? "" : ",", "\"", a.at("id").integer(), "\":");
+    all += cat(id, "{\"content\":\"", a.at("content").text(), "\"");
+    for (const char* flag : {"special", "lstrip", "rstrip", "single_word", "normalized"})
+      all += cat(",\"", flag, "\":", a.at(flag).boolean() ? "true" : "false");
+    all += "}";
     if (!a.at("special").boolean()) continue;
     added += cat(added.empty() ? "" : ",", "\"", a.at("id").integer(), "\":{\"content\":\"", a.at("content").text(),
                  "\",\"special\":true}");
   }
-  put("tokenizer_config.json",
-      cat("{\"tokenizer_class\":\"Qwen2Tokenizer\",\"eos_token\":{\"content\":\"<|endoftext|>\"},"
-          "\"added_tokens_decoder\":{",
-          added, "}}"));
+  const auto configure = [&](const std::string& tokens) {
+    put("tokenizer_config.json",
+        cat("{\"tokenizer_class\":\"Qwen2Tokenizer\",\"eos_token\":{\"content\":\"<|endoftext|>\"},"
+            "\"added_tokens_decoder\":{",
+            tokens, "}}"));
+  };
+  configure(added);
   const auto t = load_tokenizer(dir_ / "merges.txt");
   put("tokenizer.json", whole);
   const auto same = load_tokenizer(dir_.path());
@@ -57,6 +67,8 @@ TEST_F(LoadTokenizer, vocabulary_and_merges_equal_the_one_file) {
   EXPECT_EQ(t->eos(), 0);  // as its configuration says
   EXPECT_EQ(same->eos(), 0);
   EXPECT_NE(t->fingerprint(), same->fingerprint());  // it has fewer added tokens
+  configure(all);
+  EXPECT_EQ(load_tokenizer(dir_ / "merges.txt")->fingerprint(), same->fingerprint());
 }
 
 TEST_F(LoadTokenizer, sentencepiece_takes_added_tokens_and_task_tokens_stay_last) {
@@ -76,7 +88,11 @@ TEST_F(LoadTokenizer, sentencepiece_takes_added_tokens_and_task_tokens_stay_last
   EXPECT_EQ(more->vocab_size(), 341);
   EXPECT_EQ(id_of(TaskToken::kBoxBegin, *more), 341);
   EXPECT_EQ(more->encode_with_special("<pad><track_box>"), (Ids{340, 347}));
-  EXPECT_EQ(more->encode("<pad>"), bare->encode("<pad>"));
+  EXPECT_EQ(more->encode("<pad>"), Ids{340});  // a word, since nothing calls it special
+  EXPECT_EQ(more->encode("<boxes>"), bare->encode("<boxes>"));
+  put("special_tokens_map.json", "{\"pad_token\":{\"content\":\"<pad>\"}}");
+  EXPECT_EQ(load_tokenizer(dir_.path())->encode("<pad>"), bare->encode("<pad>"));
+  EXPECT_HAS(error({.more_tokens = {"[X]"}}), "'[X]' cannot be added: the files have <box_begin>");
   EXPECT_EQ(decode_with_task_tokens(*more, Ids{340, 347}), "<pad><track_box>");
   put("added_tokens.json", "{\"<a>\":341,\"<b>\":341}");
   EXPECT_HAS(error(), "'<a>' and '<b>' both have id 341");
@@ -84,6 +100,12 @@ TEST_F(LoadTokenizer, sentencepiece_takes_added_tokens_and_task_tokens_stay_last
   EXPECT_HAS(error(), "of the 7 task tokens 1 are there");
   put("added_tokens.json", "{\"<pad>\":7}");
   EXPECT_HAS(error(), "has id 7, which the vocabulary uses");
+  for (const char* id : {"99999999999", "2147483647", "16777216", "-1"}) {
+    put("added_tokens.json", cat("{\"<pad>\":", id, "}"));
+    EXPECT_HAS(error(), "is out of range; legal: 0 to 16777215");
+  }
+  put("added_tokens.json", "{\"<pad>\":350}");
+  EXPECT_EQ(load_tokenizer(dir_.path())->empty_ids(), (std::vector<std::pair<int32_t, int32_t>>{{340, 350}}));
   put("added_tokens.json", "{\"<pad>\":");
   EXPECT_HAS(error(), "added_tokens.json: not JSON");
 }
@@ -97,6 +119,67 @@ TEST_F(LoadTokenizer, tokens_put_behind_and_the_tokenizer_of_another_model) {
   EXPECT_NO_THROW(load_tokenizer(dir_.path(), {.more_tokens = {}, .vocab_size = 6}));
   EXPECT_HAS(error({.more_tokens = {}, .vocab_size = 30522}), "has 6 tokens, but the model was made for 30522");
   EXPECT_HAS(error({.more_tokens = {}, .vocab_size = 0, .fingerprint = t->fingerprint()}), "encodes differently");
+}
+
+TEST_F(LoadTokenizer, sentencepiece_takes_the_marks_of_its_configuration) {
+  put("tokenizer.model", train_sentencepiece(testing::training_lines(), {.vocab_size = 340}));
+  const auto own = load_tokenizer(dir_.path());
+  put("tokenizer_config.json", R"({"bos_token":"<s>","eos_token":{"content":"</s>"},"legacy":true})");
+  EXPECT_EQ(load_tokenizer(dir_.path())->fingerprint(), own->fingerprint());  // nothing else than the model says
+  put("tokenizer_config.json", R"({"bos_token":null,"eos_token":"<|im_end|>","added_tokens_decoder":
+      {"340":{"content":"<|im_start|>","special":true},"341":{"content":"<|im_end|>","special":true}}})");
+  const auto chat = load_tokenizer(dir_.path());
+  EXPECT_EQ(chat->eos(), 341);
+  EXPECT_EQ(chat->bos(), own->bos());
+  EXPECT_NE(chat->fingerprint(), own->fingerprint());
+  put("tokenizer_config.json", R"({"eos_token":"<|end|>"})");
+  EXPECT_HAS(error(), "the mark '<|end|>' is no token");
+  put("tokenizer_config.json", R"({"legacy":false})");
+  EXPECT_HAS(error(), "legacy: false is not known");
+}
+
+TEST_F(LoadTokenizer, wordpiece_follows_its_configuration) {
+  put("vocab.txt", kVocab + "Cup\ncu\u0301p\n");
+  const auto plain = load_tokenizer(dir_.path());
+  EXPECT_EQ(plain->encode("the Cup cu\u0301p"), (Ids{4, 5, 5}));
+  put("tokenizer_config.json", R"({"do_lower_case":true,"strip_accents":null,"cls_token":"[CLS]","added_tokens_decoder":
+      {"1":{"content":"[UNK]","special":true},"0":{"content":"[PAD]","special":true}}})");
+  EXPECT_EQ(load_tokenizer(dir_.path())->fingerprint(), plain->fingerprint());
+  put("tokenizer_config.json", R"({"do_lower_case":false})");
+  EXPECT_EQ(load_tokenizer(dir_.path())->encode("the Cup The"), (Ids{4, 6, 1}));
+  put("tokenizer_config.json", R"({"do_basic_tokenize":false})");
+  EXPECT_HAS(error(), "do_basic_tokenize false is not known");
+  put("tokenizer_config.json", R"({"never_split":["a"]})");
+  EXPECT_HAS(error(), "never_split: is not known");
+}
+
+// As folders come from the hub: several files say the same, and tokenizer.json may be of any kind.
+TEST_F(LoadTokenizer, of_several_kinds_in_one_folder_the_one_that_is_known_is_read) {
+  put("tokenizer.json", R"({"normalizer":{"type":"BertNormalizer"},"model":{"type":"WordPiece","vocab":{}}})");
+  EXPECT_HAS(error(), "tokenizer.json: type is WordPiece, not BPE; give vocab.txt beside it");
+  put("vocab.txt", kVocab);
+  EXPECT_EQ(load_tokenizer(dir_.path())->encode("the cup"), (Ids{4, 5}));
+  EXPECT_HAS(message_of<DataError>([&] { load_tokenizer(dir_ / "tokenizer.json"); }), "give vocab.txt");
+  put("tokenizer.json", fixture("gpt2.json"));
+  const uint64_t bpe = load_tokenizer(dir_.path())->fingerprint();
+  EXPECT_EQ(bpe, load_tokenizer(dir_ / "tokenizer.json")->fingerprint());
+  put("tokenizer.model", train_sentencepiece(testing::training_lines(), {.vocab_size = 340}));
+  EXPECT_EQ(load_tokenizer(dir_.path())->vocab_size(), 340);
+  std::filesystem::remove(dir_ / "tokenizer.model");
+  std::filesystem::remove(dir_ / "vocab.txt");
+  for (const char* model : {R"({"type":"Unigram"})", R"({"type":"BPE","byte_fallback":true})"}) {
+    put("tokenizer.json", cat(R"({"normalizer":{"type":"Prepend"},"model":)", model, "}"));
+    EXPECT_HAS(error(), "give tokenizer.model beside it");
+  }
+}
+
+TEST_F(LoadTokenizer, an_end_mark_that_no_file_names_is_asked_for) {
+  std::string json = fixture("gpt2.json");
+  for (size_t at = 0; (at = json.find("<|endoftext|>", at)) != std::string::npos;) json.replace(at, 13, "<|eot_id|>");
+  put("tokenizer.json", json);
+  EXPECT_HAS(error(), "name it as eos_token in tokenizer_config.json beside it");
+  put("tokenizer_config.json", R"({"eos_token":"<|eot_id|>"})");
+  EXPECT_GE(load_tokenizer(dir_.path())->eos(), 0);
 }
 
 TEST_F(LoadTokenizer, what_is_no_tokenizer_is_said) {

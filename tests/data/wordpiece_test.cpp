@@ -1,5 +1,7 @@
 #include "data/tokenizer/wordpiece.h"
 
+#include <set>
+
 #include "tests/data/data_fixture.h"
 
 namespace tpo {
@@ -40,6 +42,27 @@ TEST(WordPiece, cleans_lower_cases_and_cuts) {
   EXPECT_EQ(t.encode(longest + "s"), Ids{1});  // 101 characters
   EXPECT_EQ(t.encode(std::string(1'000'000, 's')), Ids{1});
   EXPECT_EQ(t.decode(Ids{2, 4, 5, 6, 7, 3}), "the cups .");
+}
+
+TEST(WordPiece, rules_are_those_of_transformers) {
+  const std::string vocab = kVocab + "r\u00e9sum\u00e9\nR\u00e9sum\u00e9\nResume\n\u6771\u6771\n";
+  const std::string text = "R\u00e9sum\u00e9 \u6771\u6771";
+  const struct {
+    WordPieceRules rules;
+    Ids ids;  // of transformers' BertTokenizer 4.46 with these settings
+  } cases[] = {{{}, {14, 11, 11}},
+               {{.lower_case = true, .strip_accents = false}, {15, 11, 11}},
+               {{.lower_case = false}, {16, 11, 11}},
+               {{.lower_case = false, .strip_accents = true}, {17, 11, 11}},
+               {{.ideographs_apart = false}, {14, 18}}};
+  std::set<uint64_t> fingerprints;
+  for (const auto& c : cases) {
+    const WordPieceTokenizer t(vocab, "v", {}, c.rules);
+    EXPECT_EQ(t.encode(text), c.ids) << c.rules.lower_case << c.rules.ideographs_apart;
+    EXPECT_TRUE(fingerprints.insert(t.fingerprint()).second);
+  }
+  const WordPieceTokenizer same(vocab, "w", {}, {.lower_case = true, .strip_accents = true});
+  EXPECT_FALSE(fingerprints.insert(same.fingerprint()).second);
 }
 
 TEST(WordPiece, wrong_vocabularies_are_named) {
