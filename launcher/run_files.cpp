@@ -40,6 +40,23 @@ void write_text(const std::string& path, const std::string& text) {
   write_bytes(path, std::as_bytes(std::span(text.data(), text.size())));
 }
 
+std::string json_string(const std::string& text) {
+  std::string out = "\"";
+  for (const char c : text) {
+    if (c == '"' || c == '\\') {
+      out += '\\';
+      out += c;
+    } else if (static_cast<unsigned char>(c) < 0x20) {
+      char escaped[8];
+      std::snprintf(escaped, sizeof escaped, "\\u%04x", c);
+      out += escaped;
+    } else {
+      out += c;
+    }
+  }
+  return out + '"';
+}
+
 void JsonLine::key(const std::string& key) { body_ += cat(body_.empty() ? "" : ",", "\"", key, "\":"); }
 
 JsonLine& JsonLine::number(const std::string& name, double value) {
@@ -62,24 +79,7 @@ JsonLine& JsonLine::raw(const std::string& name, const std::string& json) {
   return *this;
 }
 
-JsonLine& JsonLine::text(const std::string& name, const std::string& value) {
-  key(name);
-  body_ += '"';
-  for (const char c : value) {
-    if (c == '"' || c == '\\') {
-      body_ += '\\';
-      body_ += c;
-    } else if (static_cast<unsigned char>(c) < 0x20) {
-      char escaped[8];
-      std::snprintf(escaped, sizeof escaped, "\\u%04x", c);
-      body_ += escaped;
-    } else {
-      body_ += c;
-    }
-  }
-  body_ += '"';
-  return *this;
-}
+JsonLine& JsonLine::text(const std::string& name, const std::string& value) { return raw(name, json_string(value)); }
 
 RunLog::RunLog(const std::string& folder, int64_t steps_done) : path_(folder + "/log.jsonl") {
   std::string kept;

@@ -12,6 +12,9 @@ namespace tpo {
 void write_bytes(const std::string& path, std::span<const std::byte> bytes);
 void write_text(const std::string& path, const std::string& text);
 
+// The text in quotes, as JSON writes it. Requires: UTF-8.
+std::string json_string(const std::string& text);
+
 // One JSON object, fields in the order of calls. Numbers that are not finite become null.
 class JsonLine {
  public:

@@ -88,7 +88,9 @@ TEST_F(DataCommands, tokenize_prints_ids_and_reads_them_back) {
   EXPECT_EQ(on("[SEP]", {"--plain"}), "0 0 0\n");
   EXPECT_EQ(on("\"the\\ncup\"", {"--json"}), "3 4\n");
   EXPECT_EQ(on("3 4 7", {"--decode"}), "the cup<temp>\n");
-  EXPECT_NE(on("3 x", {"--decode"}).find("'3 x' is not a list of ids"), std::string::npos);
+  EXPECT_EQ(on("3 4\n5", {"--decode", "--json", "--add", "a\n\"b"}), "\"the cup\"\n\"a\\u000a\\\"b\"\n");
+  EXPECT_NE(on("3 4\n3 x", {"--decode"}).find("line 2: '3 x' is not a list of ids"), std::string::npos);
+  EXPECT_NE(on("\n\n99", {"--decode"}).find("line 3: id 99 is outside the vocabulary"), std::string::npos);
   EXPECT_NE(on("the", {"--json"}).find("line 1: not JSON"), std::string::npos);
   EXPECT_NE(on("", {"--about"}).find("tokens 5\nbegin mark 1\nend mark 2\nfingerprint "), std::string::npos);
 }
