@@ -236,6 +236,23 @@ std::unique_ptr<Tokenizer> make_tokenizer(const config::RunConfig& config) {
       d.tokenizer(), {.more_tokens = {}, .vocab_size = d.tokenizer_tokens(), .fingerprint = d.tokenizer_fingerprint()});
 }
 
+void resolve_tokenizer(const Tokenizer& tokenizer, config::RunConfig& config) {
+  config.mutable_data()->set_tokenizer_tokens(tokenizer.vocab_size());
+  config.mutable_data()->set_tokenizer_fingerprint(tokenizer.fingerprint());
+}
+
+void check_tokenizer(const std::string& saved, const std::string& checkpoint, const config::RunConfig& config) {
+  const config::Data then = data_of_saved(saved);
+  const config::Data& now = config.data();
+  const bool same = then.tokenizer_fingerprint() == 0 || then.tokenizer_fingerprint() == now.tokenizer_fingerprint();
+  const auto named = [](const config::Data& d) {
+    return cat(d.tokenizer(), " (", d.tokenizer_tokens(), " tokens, fingerprint ", d.tokenizer_fingerprint(), ")");
+  };
+  check<ConfigError>(same || config.checkpoint().allow_other_tokenizer(), checkpoint,
+                     " was trained with the tokenizer ", named(then), ", but data.tokenizer is ", named(now),
+                     ", which gives other ids; to take it all the same set checkpoint.allow_other_tokenizer=true");
+}
+
 std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const Tokenizer& tokenizer) {
   const MetaModel meta(config);
   const VisionConfig& vision = meta.model.config().vision;

@@ -34,6 +34,12 @@ std::string model_fingerprint(const config::RunConfig& config, int64_t vocab);
 std::vector<NamedShape> parameter_shapes(const config::RunConfig& config, int64_t vocab);
 
 std::unique_ptr<Tokenizer> make_tokenizer(const config::RunConfig& config);
+// Writes size and fingerprint of the tokenizer into the configuration, so that what a run stores names it.
+void resolve_tokenizer(const Tokenizer& tokenizer, config::RunConfig& config);
+// Throws ConfigError that names both if `saved`, the configuration of a checkpoint, names another tokenizer than the
+// resolved `config`. Configurations that name none, as all once did, pass, and all with
+// checkpoint.allow_other_tokenizer.
+void check_tokenizer(const std::string& saved, const std::string& checkpoint, const config::RunConfig& config);
 // Templates whose slot counts and lengths agree with the model of this configuration. Reads data.connector_tokenizer if
 // there are texts for the connector.
 std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const Tokenizer& tokenizer);
@@ -55,8 +61,8 @@ CollateOptions make_collate_options(const config::RunConfig& config);
 // eval.generation, eos_id left open; `key` is the seed's, to be extended by what an answer is named by. Throws
 // ConfigError with every contradiction.
 GenerateOptions make_generate_options(const config::RunConfig& config);
-// The same, with the ends: the tokenizer's end mark and the ids of eval.generation.stop. ConfigError for one without
-// ids.
+// The same, with the ends: the tokenizer's end mark and the ids of eval.generation.stop; and without the ids that the
+// tokenizer has no token for. ConfigError for an end without ids.
 GenerateOptions make_generate_options(const config::RunConfig& config, const Tokenizer& tokenizer);
 LrSchedule make_lr_schedule(const config::RunConfig& config);
 

@@ -444,6 +444,15 @@ std::string config_reference() {
   return out;
 }
 
+config::Data data_of_saved(const std::string& text) {
+  Collector ignored;
+  pb::TextFormat::Parser parser;
+  parser.RecordErrorsTo(&ignored);
+  parser.AllowUnknownField(true);
+  config::RunConfig saved;
+  return parser.ParseFromString(text, &saved) ? saved.data() : config::Data();
+}
+
 std::string resolved_text(const config::RunConfig& c) {
   std::string out;
   pb::TextFormat::PrintToString(c, &out);

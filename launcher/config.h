@@ -24,6 +24,9 @@ std::string config_reference();
 // Text form with every field resolved (defaults filled in), stored in checkpoints and run folders.
 std::string resolved_text(const config::RunConfig& config);
 
+// What a stored configuration says about data, whatever version wrote it; empty if it cannot be read.
+config::Data data_of_saved(const std::string& text);
+
 // Steps before those that profile.steps names, unless profile.first_step is given.
 inline constexpr int64_t kProfileWarmUpSteps = 2;
 

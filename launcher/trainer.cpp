@@ -50,13 +50,15 @@ std::string gather_text(ProcessGroup& world, const std::string& mine) {
   return all;
 }
 
-// Lines of one text that the other lacks, "- old" and "+ now"; the run folder may differ.
+// Lines of one text that the other lacks, "- old" and "+ now"; the run folder may differ, and check_tokenizer()
+// compares tokenizers.
 std::string changed_lines(const std::string& old_text, const std::string& new_text) {
   const auto lines = [](const std::string& text) {
     std::multiset<std::string> out;
     std::istringstream in(text);
     for (std::string line; std::getline(in, line);)
-      if (line.find(" folder: ") == std::string::npos) out.insert(line);
+      if (line.find(" folder: ") == std::string::npos && line.find(" tokenizer_") == std::string::npos)
+        out.insert(line);
     return out;
   };
   const auto before = lines(old_text), now = lines(new_text);
@@ -120,6 +122,7 @@ Trainer::Trainer(const config::RunConfig& config, const TrainingData& data, Proc
       lr_(make_lr_schedule(config)) {
   config_.clear_profile();  // what is measured is no part of what is trained: checkpoints do not differ by it
   config_.clear_guard();
+  if (data.tokenizer) resolve_tokenizer(*data.tokenizer, config_);
   set_num_threads(config.run().threads());
   mesh_ = std::make_unique<Mesh>(world, make_mesh_shape(config, world.size()));
   store_ = std::make_unique<ParamStore>(config.run().seed(), make_precision(config).weights);
@@ -400,6 +403,7 @@ std::string Trainer::resume(const std::string& checkpoint) {
   for (const auto& [group, steps] : sync_->group_steps()) s.counters["group." + group] = steps;
   const LoadReport report = load(checkpoint, s, world_);
   sync_->state_loaded();
+  check_tokenizer(report.config_text, checkpoint, config_);
   check<DataError>(s.counters["step"] == report.step, checkpoint, ": its counter step is ", s.counters["step"],
                    ", but it is the checkpoint of step ", report.step);
   std::map<std::string, int64_t> groups;
@@ -421,8 +425,9 @@ void Trainer::init_from(const std::string& checkpoint, LoadOptions allow) {
   TrainState s = state(false);
   s.model_fingerprint.clear();
   allow.allow_unexpected.push_back("optim.*");
-  load(checkpoint, s, world_, allow);
+  const LoadReport report = load(checkpoint, s, world_, allow);
   sync_->state_loaded();
+  check_tokenizer(report.config_text, checkpoint, config_);
 }
 
 uint64_t Trainer::parameter_hash() {

@@ -60,9 +60,9 @@ class Trainer {
   // Saves under <run.folder>/checkpoints; returns the folder. Collective.
   std::string save();
   // Continues from this checkpoint: weights, optimizer, step. Returns a warning to print (changed configuration or
-  // data), or empty. Collective.
+  // data), or empty. Throws ConfigError for another tokenizer, after which the trainer is not usable. Collective.
   std::string resume(const std::string& checkpoint);
-  // Takes weights only. Collective.
+  // Takes weights only. Throws as resume(). Collective.
   void init_from(const std::string& checkpoint, LoadOptions allow);
 
   // Hash of names, places and bits of all parameters, the same under every layout: equal hashes, equal models.

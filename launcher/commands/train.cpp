@@ -122,6 +122,7 @@ class Run {
  public:
   Run(const config::RunConfig& c, ProcessGroup& world)
       : config_(c), world_(world), data_(make_training_data(c)), trainer_(c, data_, world) {
+    resolve_tokenizer(*data_.tokenizer, config_);
     for (const auto& set : c.data().eval_sets()) eval_folders_.push_back(std::make_unique<DatasetFolder>(set.path()));
   }
 
@@ -308,7 +309,7 @@ class Run {
               << "report: " << write_report(config_.run().folder()) << std::endl;
   }
 
-  const config::RunConfig& config_;
+  config::RunConfig config_;
   ProcessGroup& world_;
   TrainingData data_;
   Trainer trainer_;
