@@ -111,8 +111,12 @@ TEST_F(CkptWeights, a_run_starts_from_what_came_in) {
 
 TEST_F(CkptWeights, nothing_is_written_before_everything_fits) {
   const std::string in = dir_.path() + "/in";
-  const std::vector<std::string> linear{"--set", "model.connector.kind=linear"};
-  const std::string said = message_of<ConfigError>([&] { run(import_words(in, linear)); });
+  config::RunConfig linear = nano();
+  linear.mutable_model()->mutable_connector()->Clear();
+  linear.mutable_model()->mutable_connector()->set_kind("linear");
+  write_text(config_, resolved_text(linear));
+  const std::string said = message_of<ConfigError>([&] { run(import_words(in)); });
+  write_text(config_, resolved_text(nano()));
   EXPECT_NE(said.find("(--allow-unexpected): extra_query_tokens (this model has no"), std::string::npos) << said;
   EXPECT_FALSE(std::filesystem::exists(in));
   EXPECT_NE(run(import_words(in, {"--dry_run"})).find("would write"), std::string::npos);
