@@ -11,7 +11,6 @@ namespace tpo {
 namespace {
 
 constexpr int64_t kAlign = 4096;
-constexpr int64_t kSmall = 1 << 20;
 
 }  // namespace
 
@@ -34,6 +33,7 @@ void ReadAhead::start(int64_t number) {
   if (!b.bytes) b.bytes.reset(static_cast<std::byte*>(std::aligned_alloc(kAlign, kBlock)));
   if (!b.bytes) throw std::bad_alloc();
   const int64_t offset = number * kBlock, bytes = std::min(kBlock, size_ - offset);
+  bytes_read_ += bytes;
   b.arrival = std::async(std::launch::async, [this, offset, bytes, to = b.bytes.get()] {
     // Direct reads come in whole units; the last one ends with the file.
     const int64_t units = (bytes + kAlign - 1) / kAlign * kAlign;
@@ -43,7 +43,10 @@ void ReadAhead::start(int64_t number) {
 }
 
 void ReadAhead::read(int64_t offset, std::span<std::byte> out, int64_t begin, int64_t end) {
-  if (end - begin < kSmall) return buffered_.read(out, offset);
+  if (!keeps_blocks(end - begin)) {
+    bytes_read_ += static_cast<int64_t>(out.size());
+    return buffered_.read(out, offset);
+  }
   check<IoError>(offset + static_cast<int64_t>(out.size()) <= size_, buffered_.path(), " ends at ", size_,
                  " while reading ", out.size(), " bytes at ", offset);
   while (!out.empty()) {

@@ -21,10 +21,12 @@ class ReadAhead {
   // Throws IoError.
   void read(int64_t offset, std::span<std::byte> out, int64_t begin, int64_t end);
   void release();  // gives its 32 MiB back, until the next read
+  static bool keeps_blocks(int64_t run_bytes) { return run_bytes >= kSmall; }
+  int64_t bytes_read() const { return bytes_read_; }  // from the file
   const File& file() const { return buffered_; }
 
  private:
-  static constexpr int64_t kBlock = 8 << 20, kBlocks = 4;
+  static constexpr int64_t kBlock = 8 << 20, kBlocks = 4, kSmall = 1 << 20;
   struct FreeDeleter {
     void operator()(std::byte* p) const;
   };
@@ -36,7 +38,7 @@ class ReadAhead {
   void start(int64_t number);
 
   File buffered_, direct_;
-  int64_t size_;
+  int64_t size_, bytes_read_ = 0;
   std::array<Block, kBlocks> blocks_;
   int64_t first_ = 0, next_ = 0;  // blocks [first_, next_) of the file are here or on their way
 };

@@ -27,6 +27,25 @@ void append_utf8(std::string& out, uint32_t c) {
   }
 }
 
+bool is_utf8(std::string_view s) {
+  const auto byte = [&](size_t i) { return static_cast<unsigned char>(s[i]); };
+  for (size_t i = 0; i < s.size();) {
+    const unsigned char c = byte(i);
+    const size_t more = c < 0x80 ? 0 : c < 0xc2 || c > 0xf4 ? s.size() : c < 0xe0 ? 1 : c < 0xf0 ? 2 : 3;
+    if (s.size() - i <= more) return false;
+    for (size_t k = 1; k <= more; ++k) {
+      if ((byte(i + k) & 0xc0) != 0x80) return false;
+    }
+    // Longer than needed, halves of surrogate pairs, beyond U+10FFFF.
+    const unsigned char next = more > 1 ? byte(i + 1) : 0;
+    if ((c == 0xe0 && next < 0xa0) || (c == 0xed && next > 0x9f) || (c == 0xf0 && next < 0x90) ||
+        (c == 0xf4 && next > 0x8f))
+      return false;
+    i += 1 + more;
+  }
+  return true;
+}
+
 }  // namespace
 
 void JsonCursor::fail(const std::string& message) const {
@@ -114,7 +133,14 @@ std::string JsonCursor::string() {
       out += c;
     }
   }
+  if (!is_utf8(out)) fail("a string is not UTF-8");
   return out;
+}
+
+bool JsonCursor::null() {
+  if (peek() != 'n' || !text_.substr(at_).starts_with("null")) return false;
+  at_ += 4;
+  return true;
 }
 
 int64_t JsonCursor::integer() {

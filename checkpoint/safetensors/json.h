@@ -17,8 +17,9 @@ class JsonCursor {
   // Keys that appear twice are handed over twice: what that means is the caller's to say.
   void object(const std::function<void(const std::string& key)>& member);
   void list(const std::function<void()>& element);
-  std::string string();  // escapes resolved, UTF-8
+  std::string string();  // escapes resolved; UTF-8, or it is refused
   int64_t integer();     // 0 to 2^63 - 1, digits only
+  bool null();           // whether null stands there; then it is consumed
   void skip();           // any value; at most 32 deep
   void end();            // nothing but white space follows
 

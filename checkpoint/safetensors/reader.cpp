@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstring>
 #include <filesystem>
@@ -16,23 +17,28 @@ struct TypeInfo {
   const char* name;
   int64_t bytes;
 };
-constexpr TypeInfo kTypes[] = {{"BOOL", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1},
-                               {"I16", 2},  {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
-                               {"U32", 4},  {"F32", 4}, {"F64", 8}, {"I64", 8},     {"U64", 8}};
+constexpr TypeInfo kTypes[] = {{"BOOL", 1},    {"opaque", 1}, {"U8", 1},  {"I8", 1},  {"F8_E5M2", 1}, {"F8_E4M3", 1},
+                               {"F8_E8M0", 1}, {"I16", 2},    {"U16", 2}, {"F16", 2}, {"BF16", 2},    {"I32", 4},
+                               {"U32", 4},     {"F32", 4},    {"C64", 8}, {"F64", 8}, {"I64", 8},     {"U64", 8}};
 static_assert(std::size(kTypes) == static_cast<size_t>(SafeType::kU64) + 1);
 static_assert(std::endian::native == std::endian::little, "weights are read and written as they stand in memory");
 
 constexpr char kIndexEnd[] = ".safetensors.index.json";
 
-// Elements * width, or nothing if that is no int64.
-std::optional<int64_t> bytes_of(const Shape& shape, SafeType type) {
-  int64_t n = width_of(type);
-  bool empty = false;
-  for (int i = 0; i < shape.rank(); ++i) empty |= shape[i] == 0;
-  for (int i = 0; i < shape.rank() && !empty; ++i) {
-    if (__builtin_mul_overflow(n, shape[i], &n)) return std::nullopt;
+// Bits of an element, of types that are only carried along too.
+std::optional<int64_t> bits_of(const std::string& dtype) {
+  if (const auto type = safe_type(dtype)) return 8 * width_of(*type);
+  if (dtype == "F4") return 4;
+  return dtype == "F6_E2M3" || dtype == "F6_E3M2" ? std::optional(int64_t{6}) : std::nullopt;
+}
+
+// Whole bytes of so many elements, or nothing.
+std::optional<int64_t> bytes_of(const std::vector<int64_t>& dims, int64_t bits) {
+  if (std::find(dims.begin(), dims.end(), 0) != dims.end()) return 0;
+  for (const int64_t d : dims) {
+    if (__builtin_mul_overflow(bits, d, &bits)) return std::nullopt;
   }
-  return empty ? 0 : n;
+  return bits % 8 == 0 ? std::optional(bits / 8) : std::nullopt;
 }
 
 // The value of one tensor's key. `where` names file and tensor.
@@ -40,17 +46,14 @@ SafeTensor parse_tensor(JsonCursor& json, const std::string& name, const std::st
   SafeTensor t;
   t.name = name;
   std::optional<std::string> dtype;
-  std::optional<Shape> shape;
+  std::optional<std::vector<int64_t>> dims;
   std::vector<int64_t> offsets;
   json.object([&](const std::string& key) {
     if (key == "dtype" && !dtype) {
       dtype = json.string();
-    } else if (key == "shape" && !shape) {
-      shape.emplace();
-      json.list([&] {
-        check<DataError>(shape->rank() < Shape::kMaxRank, where, " has more than ", Shape::kMaxRank, " dims");
-        shape->push_back(json.integer());
-      });
+    } else if (key == "shape" && !dims) {
+      dims.emplace();
+      json.list([&] { dims->push_back(json.integer()); });
     } else if (key == "data_offsets" && offsets.empty()) {
       json.list([&] {
         check<DataError>(offsets.size() < 2, where, ": data_offsets must be two numbers");
@@ -60,14 +63,33 @@ SafeTensor parse_tensor(JsonCursor& json, const std::string& name, const std::st
       throw DataError(cat(where, ": field ", key, " is unknown or appears twice"));
     }
   });
-  check<DataError>(dtype && shape && offsets.size() == 2, where, " lacks dtype, shape or data_offsets");
-  const std::optional<SafeType> type = safe_type(*dtype);
-  check<DataError>(type.has_value(), where, " has unknown dtype ", *dtype);
-  const std::optional<int64_t> bytes = bytes_of(*shape, *type);
+  check<DataError>(dtype && dims && offsets.size() == 2, where, " lacks dtype, shape or data_offsets");
+  const std::optional<int64_t> bits = bits_of(*dtype);
+  check<DataError>(bits.has_value(), where, " has unknown dtype ", *dtype);
+  std::string shape;
+  for (const int64_t d : *dims) shape += (shape.empty() ? "" : ",") + std::to_string(d);
+  const std::optional<int64_t> bytes = bytes_of(*dims, *bits);
   check<DataError>(offsets[1] >= offsets[0] && bytes == offsets[1] - offsets[0], where, ": data_offsets [", offsets[0],
-                   ", ", offsets[1], "] are not the bytes of ", *dtype, " ", *shape);
-  t.type = *type, t.shape = *shape, t.begin = offsets[0], t.bytes = *bytes;
+                   ", ", offsets[1], "] are not the bytes of ", *dtype, " (", shape, ")");
+  t.begin = offsets[0], t.bytes = *bytes;
+  const std::optional<SafeType> type = safe_type(*dtype);
+  if (type && dims->size() <= static_cast<size_t>(Shape::kMaxRank)) {
+    t.type = *type;
+    for (const int64_t d : *dims) t.shape.push_back(d);
+  } else {
+    t.type = SafeType::kOpaque, t.shape = {t.bytes};
+    t.spelled = cat(R"("dtype":")", *dtype, R"(","shape":[)", shape, "]");
+  }
   return t;
+}
+
+// What a file that is no safetensors is, and what to do.
+std::string other_format(std::string_view begin) {
+  if (begin.starts_with("version https://git-lfs"))
+    return " is a pointer of git-lfs, not the file itself: git lfs pull fetches it";
+  if (begin.starts_with("PK\x03\x04") || begin.starts_with("\x80\x02\x8a\x0al"))
+    return " is a file of torch.save: scripts/pt_to_safetensors.py makes safetensors of it";
+  return "";
 }
 
 }  // namespace
@@ -76,7 +98,7 @@ const char* name_of(SafeType type) { return kTypes[static_cast<size_t>(type)].na
 int64_t width_of(SafeType type) { return kTypes[static_cast<size_t>(type)].bytes; }
 std::optional<SafeType> safe_type(std::string_view name) {
   for (size_t i = 0; i < std::size(kTypes); ++i) {
-    if (name == kTypes[i].name) return static_cast<SafeType>(i);
+    if (name == kTypes[i].name && i != static_cast<size_t>(SafeType::kOpaque)) return static_cast<SafeType>(i);
   }
   return std::nullopt;
 }
@@ -88,6 +110,7 @@ std::vector<SafeTensor> parse_safetensors_header(std::string_view text, int64_t 
   json.object([&](const std::string& name) {
     check<DataError>(names.insert(name).second, file, ": ", name, " appears twice in the header");
     if (name == "__metadata__") {
+      if (json.null()) return;
       json.object([&](const std::string&) { json.string(); });
     } else {
       tensors.push_back(parse_tensor(json, name, file + ": tensor " + name));
@@ -140,10 +163,15 @@ void SafetensorsReader::open(const std::string& folder, const std::string& name)
   const File& file = ahead->file();
   const int64_t size = file.size();
   check<DataError>(size >= 8, path, " has ", size, " bytes and no header");
+  std::array<char, 24> begin{};
+  const auto head = std::span(begin).first(static_cast<size_t>(std::min<int64_t>(size, begin.size())));
+  file.read(std::as_writable_bytes(head), 0);
   uint64_t length = 0;
-  file.read(std::as_writable_bytes(std::span(&length, 1)), 0);
-  check<DataError>(length <= static_cast<uint64_t>(std::min(size - 8, kMaxSafetensorsHeader)), path,
-                   ": its header claims ", length, " bytes; the file has ", size, ", and at most ",
+  std::memcpy(&length, begin.data(), sizeof length);
+  const bool legal = length <= static_cast<uint64_t>(std::min(size - 8, kMaxSafetensorsHeader));
+  const std::string other = legal ? "" : other_format({head.data(), head.size()});
+  check<DataError>(other.empty(), path, other);
+  check<DataError>(legal, path, ": its header claims ", length, " bytes; the file has ", size, ", and at most ",
                    kMaxSafetensorsHeader, " are legal");
   std::string header(length, '\0');
   file.read(std::as_writable_bytes(std::span(header.data(), header.size())), 8);
@@ -166,10 +194,12 @@ SafetensorsReader::SafetensorsReader(const std::string& path) {
     return;
   }
   std::vector<std::string> indexes;
+  std::string torch;
   for (const auto& e : fs::directory_iterator(path)) {
     const std::string name = e.path().filename().string();
     if (name.ends_with(kIndexEnd)) indexes.push_back(name);
     if (name.ends_with(".safetensors")) names_.push_back(name);
+    if (name.ends_with(".bin") || name.ends_with(".pt") || name.ends_with(".pth")) torch = name;
   }
   check<DataError>(indexes.size() <= 1, path, " has ", indexes.size(), " index files *", kIndexEnd);
   std::map<std::string, std::string> shard_of;
@@ -184,6 +214,8 @@ SafetensorsReader::SafetensorsReader(const std::string& path) {
     }
     names_.assign(shards.begin(), shards.end());
   }
+  check<DataError>(!indexes.empty() || !names_.empty() || torch.empty(), path, " has no *.safetensors; ", torch,
+                   " is a file of torch.save: scripts/pt_to_safetensors.py makes safetensors of it");
   check<DataError>(!indexes.empty() || names_.size() == 1, path, " has ", names_.size(),
                    " files *.safetensors and no index; legal: one file, or an index with its shards");
   for (const std::string& name : names_) open(path, name);
@@ -206,9 +238,17 @@ int64_t SafetensorsReader::data_bytes() const {
 
 void SafetensorsReader::read(const Entry& entry, int64_t at, std::span<std::byte> out) {
   TPO_ASSERT(at >= 0 && at + static_cast<int64_t>(out.size()) <= entry.tensor.bytes);
-  if (entry.file != current_) files_[current_]->release();
-  current_ = entry.file;
-  files_[current_]->read(entry.offset + at, out, entry.offset, entry.offset + entry.tensor.bytes);
+  if (entry.file != current_ && ReadAhead::keeps_blocks(entry.tensor.bytes)) {
+    files_[current_]->release();
+    current_ = entry.file;
+  }
+  files_[entry.file]->read(entry.offset + at, out, entry.offset, entry.offset + entry.tensor.bytes);
+}
+
+int64_t SafetensorsReader::bytes_read() const {
+  int64_t sum = 0;
+  for (const auto& file : files_) sum += file->bytes_read();
+  return sum;
 }
 
 }  // namespace tpo

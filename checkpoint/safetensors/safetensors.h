@@ -24,10 +24,12 @@ namespace tpo {
 // In the order of the public implementation, which sorts by it.
 enum class SafeType : uint8_t {
   kBool,
+  kOpaque,  // elements of less than a byte, or more dims than a Shape has: only bytes here
   kU8,
   kI8,
   kF8E5M2,
   kF8E4M3,
+  kF8E8M0,
   kI16,
   kU16,
   kF16,
@@ -35,6 +37,7 @@ enum class SafeType : uint8_t {
   kI32,
   kU32,
   kF32,
+  kC64,
   kF64,
   kI64,
   kU64
@@ -50,6 +53,7 @@ struct SafeTensor {
   SafeType type = SafeType::kF32;
   Shape shape;
   int64_t begin = 0, bytes = 0;  // in the file's data
+  std::string spelled = {};      // of kOpaque: dtype and shape as a header has them
 };
 
 inline constexpr int64_t kMaxSafetensorsHeader = 100'000'000;  // of the public implementation
@@ -76,13 +80,14 @@ class SafetensorsReader {
   int64_t data_bytes() const;
   // Bytes [at, at + out.size()) of a tensor; fast if a tensor is read forwards. One thread.
   void read(const Entry& entry, int64_t at, std::span<std::byte> out);
+  int64_t bytes_read() const;  // from the files, by read(), what was read ahead in vain included
 
  private:
   void open(const std::string& folder, const std::string& name);
 
   std::vector<std::string> names_;
   std::vector<std::unique_ptr<ReadAhead>> files_;
-  size_t current_ = 0;  // the file last read from: of the others nothing is kept in memory
+  size_t current_ = 0;  // the file last read from in blocks: of the others nothing is kept in memory
   std::map<std::string, Entry> tensors_;
 };
 

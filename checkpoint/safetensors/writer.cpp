@@ -34,9 +34,11 @@ Plan plan_file(const std::vector<TensorToWrite>& tensors, std::vector<size_t> or
   Plan plan;
   for (const size_t i : order) {
     const TensorToWrite& t = tensors[i];
-    json += cat(",", json_quoted(t.name), R"(:{"dtype":")", t.type, R"(","shape":[)");
-    for (int d = 0; d < t.shape.rank(); ++d) json += cat(d > 0 ? "," : "", t.shape[d]);
-    json += cat(R"(],"data_offsets":[)", end, ",", end + bytes_of(t), "]}");
+    std::string shape;
+    for (int d = 0; d < t.shape.rank(); ++d) shape += cat(d > 0 ? "," : "", t.shape[d]);
+    json += cat(",", json_quoted(t.name), ":{");
+    json += t.type == SafeType::kOpaque ? t.spelled : cat(R"("dtype":")", t.type, R"(","shape":[)", shape, "]");
+    json += cat(R"(,"data_offsets":[)", end, ",", end + bytes_of(t), "]}");
     plan.begin.push_back(end);
     end += bytes_of(t);
   }

@@ -16,7 +16,8 @@ struct TensorToWrite {
   std::string name;
   SafeType type = SafeType::kF32;
   Shape shape;
-  size_t shard = 0;  // numbered from 0 without gaps
+  size_t shard = 0;          // numbered from 0 without gaps
+  std::string spelled = {};  // of an opaque tensor, see SafeTensor
 };
 
 // Fills shards in the order given: a new one begins where the next tensor would pass max_bytes.

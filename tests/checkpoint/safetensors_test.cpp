@@ -33,6 +33,49 @@ TEST(Safetensors, a_header_as_the_public_description_says) {
   EXPECT_TRUE(parse_safetensors_header("{}", 0, "f").empty());
   const char* empty = R"({"e\u00e9\n":{"shape":[0,9223372036854775807,2],"data_offsets":[0,0],"dtype":"F64"}})";
   EXPECT_EQ(parse_safetensors_header(empty, 0, "f")[0].name, "e\xc3\xa9\n");
+  EXPECT_TRUE(parse_safetensors_header(R"({"__metadata__":null})", 0, "f").empty());
+}
+
+// Types and shapes that nothing here computes with are carried along as bytes.
+TEST(Safetensors, what_has_no_place_here_is_opaque) {
+  const struct {
+    const char *dtype, *shape;
+    int64_t bytes;
+    SafeType type;
+  } cases[] = {{"F4", "8", 4, SafeType::kOpaque},
+               {"F6_E2M3", "2,2", 3, SafeType::kOpaque},
+               {"F8_E8M0", "4", 4, SafeType::kF8E8M0},
+               {"C64", "3", 24, SafeType::kC64},
+               {"F32", "1,1,1,1,1,1,2", 8, SafeType::kOpaque}};
+  const TempFolder dir;
+  int n = 0;
+  for (const auto& c : cases) {
+    const std::string spelled = cat(R"("dtype":")", c.dtype, R"(","shape":[)", c.shape, "]");
+    const std::string header = cat(R"({"z":{)", spelled, R"(,"data_offsets":[0,)", c.bytes, "]}}");
+    const SafeTensor t = parse_safetensors_header(header, c.bytes, "f").at(0);
+    EXPECT_EQ(t.type, c.type) << c.dtype;
+    EXPECT_EQ(t.bytes, t.shape.numel() * width_of(t.type));
+    const std::string out = cat(dir.path(), "/", n++);
+    write_safetensors(out, {{t.name, t.type, t.shape, 0, t.spelled}},
+                      [](size_t, int64_t, std::span<std::byte> to) { std::fill(to.begin(), to.end(), std::byte{7}); });
+    EXPECT_NE(slurp(out + "/model.safetensors").find(spelled), std::string::npos) << "written as it came";
+  }
+}
+
+TEST(Safetensors, other_formats_are_named) {
+  const TempFolder dir;
+  const std::string path = dir.path() + "/m.safetensors";
+  const std::pair<std::string, const char*> cases[] = {
+      {"version https://git-lfs.github.com/spec/v1\noid sha256:1\n", "git lfs pull"},
+      {std::string("PK\x03\x04\0\0\x08\x08", 8) + "archive/data.pkl", "pt_to_safetensors.py"},
+      {std::string("\x80\x02\x8a\nl\xfc\x9c\x46\xf9\x20", 10), "pt_to_safetensors.py"}};
+  for (const auto& [bytes, says] : cases) {
+    spit(path, bytes);
+    EXPECT_NE(message_of<DataError>([&] { SafetensorsReader reader(path); }).find(says), std::string::npos) << says;
+  }
+  std::filesystem::remove(path), spit(dir.path() + "/pytorch_model.bin", "x");
+  EXPECT_NE(message_of<DataError>([&] { SafetensorsReader reader(dir.path()); }).find("pt_to_safetensors.py"),
+            std::string::npos);
 }
 
 TEST(Safetensors, every_lie_of_a_header_names_file_and_tensor) {
@@ -41,7 +84,7 @@ TEST(Safetensors, every_lie_of_a_header_names_file_and_tensor) {
     const char* says;
   };
   const Lie lies[] = {
-      {"[0,6]", "[0,8]", "tensor a: data_offsets [0, 8] are not the bytes of BF16 (3, 1)"},
+      {"[0,6]", "[0,8]", "tensor a: data_offsets [0, 8] are not the bytes of BF16 (3,1)"},
       {"[0,6]", "[6,0]", "tensor a: data_offsets"},
       {"[0,6]", "[0,6,6]", "tensor a: data_offsets must be two numbers"},
       {"[0,6]", "[-1,5]", "whole number"},
@@ -53,9 +96,10 @@ TEST(Safetensors, every_lie_of_a_header_names_file_and_tensor) {
       {"\"shape\":[],\"data_offsets\":[6,10]", "\"shape\":[0],\"data_offsets\":[6,6]", "last tensor ends at byte 6"},
       {"\"shape\":[3,1],\"data_offsets\":[0,6]", "\"shape\":[2,1],\"data_offsets\":[0,4]", "bytes 4 to 6"},
       {"[3,1]", "[3,4611686018427387905]", "tensor a: data_offsets"},
-      {"[3,1]", "[1,1,1,1,1,1,3]", "tensor a has more than 6 dims"},
+      {"[3,1]", "[1,1,1,1,1,1,4]", "tensor a: data_offsets"},
+      {"BF16\",\"shape\":[3,1]", "F4\",\"shape\":[11]", "are not the bytes of F4 (11)"},
       {"BF16", "BF17", "tensor a has unknown dtype BF17"},
-      {"BF16", "F32", "tensor a: data_offsets [0, 6] are not the bytes of F32 (3, 1)"},
+      {"BF16", "F32", "tensor a: data_offsets [0, 6] are not the bytes of F32 (3,1)"},
       {"\"dtype\":\"BF16\",", "", "tensor a lacks"},
       {"\"dtype\":\"BF16\",", "\"dtype\":\"BF16\",\"dtype\":\"BF16\",", "field dtype is unknown or appears twice"},
       {"\"dtype\":\"BF16\",", "\"dtype\":\"BF16\",\"x\":1,", "field x is unknown"},
@@ -65,6 +109,11 @@ TEST(Safetensors, every_lie_of_a_header_names_file_and_tensor) {
       {"}}", "}", "',' is missing"},
       {"\"a\"", "\"a\\q\"", "unknown escape"},
       {"\"a\"", "\"\\ud800x\"", "surrogate"},
+      {"\"a\"", "\"\xff\xfe\"", "not UTF-8"},
+      {"\"a\"", "\"\xc0\xaf\"", "not UTF-8"},
+      {"\"a\"", "\"\xed\xa0\x80\"", "not UTF-8"},
+      {"\"a\"", "\"\xf4\x90\x80\x80\"", "not UTF-8"},
+      {"\"a\"", "\"\xe2\x82\"", "not UTF-8"},
       {"\"a\"", "\"a", "control"},
   };
   for (const Lie& lie : lies) {
