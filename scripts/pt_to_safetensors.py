@@ -16,9 +16,11 @@ are written once each. OUT appears whole or not at all.
 """
 import argparse
 import collections
+import itertools
 import json
 import os
 import pickle
+import pickletools
 import shutil
 import struct
 import sys
@@ -133,6 +135,8 @@ class Checkpoint:
             raise Refused("%s: its pickle has %d bytes; at most %d are read" % (path, info.file_size, MAX_PICKLE))
         with self.zip.open(info) as f:
             try:
+                check_memo(f, info.file_size)
+                f.seek(0)
                 self.content = Unpickler(f).load()
             except Refused as e:
                 raise Refused("%s: %s" % (path, e)) from None
@@ -169,20 +173,25 @@ class Checkpoint:
 
 
 def gather(data, tensor, width):
+    """Row-major, the last dim at a time: such a run is one strided copy."""
+    data = data.cast("B").cast({1: "B", 2: "H", 4: "I", 8: "Q"}[width])
+    outer, strides = tensor.shape[:-1], tensor.stride[:-1]
+    n, step = (tensor.shape[-1], tensor.stride[-1]) if tensor.shape else (1, 1)
     out = bytearray()
-    index = [0] * len(tensor.shape)
-    for _ in range(tensor.numel):
-        at = (tensor.offset + sum(i * s for i, s in zip(index, tensor.stride))) * width
-        out += data[at:at + width]
+    for index in itertools.product(*map(range, outer)):
+        at = tensor.offset + sum(i * s for i, s in zip(index, strides))
+        out += data[at:at + (n - 1) * step + 1:step].tobytes() if step else data[at:at + 1].tobytes() * n
         if len(out) >= CHUNK:
             yield bytes(out)
             out = bytearray()
-        for d in reversed(range(len(index))):
-            index[d] += 1
-            if index[d] < tensor.shape[d]:
-                break
-            index[d] = 0
     yield bytes(out)
+
+
+def check_memo(f, size):
+    """The interpreter makes room for the number with which a pickle stores an object, so it must be a likely one."""
+    for op, argument, _ in pickletools.genops(f):
+        if op.name in ("PUT", "BINPUT", "LONG_BINPUT") and argument > size:
+            raise Refused("its pickle is damaged: it stores object %d in %d bytes" % (argument, size))
 
 
 def state_dict(content, keys):
@@ -210,6 +219,8 @@ def renamed(tensors, strip, only_stripped, add):
             continue
         if add + name in out:
             raise Refused("two tensors would be named %s" % (add + name))
+        if add + name == "__metadata__" or any("\ud800" <= c <= "\udfff" for c in name):
+            raise Refused("safetensors cannot hold a tensor named %r" % (add + name))
         out[add + name] = tensor
     if not out:
         raise Refused("no tensors")

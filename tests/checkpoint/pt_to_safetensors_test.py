@@ -82,22 +82,25 @@ def main():
         weights = collections.OrderedDict([
             ("m.w", tensor(floats, 0, (3, 4), (4, 1))), ("m.t", tensor(floats, 0, (4, 3), (1, 4))),
             ("m.part", tensor(floats, 5, (2,), (1,))), ("m.one", tensor(floats, 11, (), ())),
+            ("m.some", tensor(floats, 1, (2, 2, 2), (0, 6, 2))), ("m.same", tensor(floats, 4, (2, 2), (1, 0))),
             ("ids", tensor(longs, 0, (1, 3), (7, 1)))])
         archive(pt, {"model": weights, "epoch": 3}, {"0": words, "1": ids})
-        assert run(pt, out, "--key", "model", "--strip", "m.", "--add", "n.") == (0, out + ": 5 tensors\n")
+        assert run(pt, out, "--key", "model", "--strip", "m.", "--add", "n.") == (0, out + ": 7 tensors\n")
         got = read(os.path.join(out, "model.safetensors"))
         assert list(got)[0] == "n.ids", "the widest type comes first"
         assert got["n.ids"] == ("I64", [1, 3], ids)
         assert got["n.w"] == ("F32", [3, 4], words)
         transposed = [c + 4 * r for c in range(4) for r in range(3)]
         assert got["n.t"] == ("F32", [4, 3], struct.pack("<12f", *transposed))
+        assert got["n.some"] == ("F32", [2, 2, 2], struct.pack("<8f", *[1, 3, 7, 9] * 2))
+        assert got["n.same"] == ("F32", [2, 2], struct.pack("<4f", 4, 4, 5, 5))
         assert got["n.part"] == ("F32", [2], words[20:28])
         assert got["n.one"] == ("F32", [], words[44:])
         shards = os.path.join(folder, "shards")
         assert run(pt, shards, "--key", "model", "--shard-bytes", "60")[0] == 0
         with open(os.path.join(shards, "model.safetensors.index.json"), encoding="utf-8") as f:
             index = json.load(f)
-        assert index["metadata"]["total_size"] == 48 + 48 + 8 + 4 + 24
+        assert index["metadata"]["total_size"] == 48 + 48 + 8 + 4 + 32 + 16 + 24
         for name, file in index["weight_map"].items():
             assert name in read(os.path.join(shards, file))
 
@@ -123,6 +126,8 @@ def main():
         refused(good, "has no a/data/0", storages={})
         refused(good, "has 47 bytes; its tensors need 48", storages={"0": words[:47]})
         refused(good, "has 2 files data.pkl", names=("a/data.pkl", "b/data.pkl"))
+        refused({"__metadata__": good["w"]}, "cannot hold a tensor named '__metadata__'")
+        refused({"a\ud800": good["w"]}, "cannot hold a tensor named")
         with open(pt, "wb") as f:
             pickle.dump(1, f)
         code, text = run(pt, os.path.join(folder, "none"))
@@ -134,6 +139,10 @@ def main():
             z.writestr("a/data.pkl", b"\x80\x02}q\x00X\xff\xff\xff\x7fw")
         code, text = run(pt, os.path.join(folder, "none"))
         assert code == 1 and "its pickle is damaged" in text, text
+        with zipfile.ZipFile(pt, "w") as z:
+            z.writestr("a/data.pkl", b"\x80\x02}r\xff\xff\xff\x0f.")
+        code, text = run(pt, os.path.join(folder, "none"))
+        assert code == 1 and "it stores object 268435455 in 9 bytes" in text, text
     return 0
 
 
