@@ -11,24 +11,29 @@ namespace tpo {
 
 struct ExportOptions {
   std::string layout;
-  // The public checkpoint that training started from, or empty: gives the tensors of parts that do not exist here, the
-  // division into files and, without `type`, each tensor's type.
+  // The public checkpoint that training started from, or empty: gives tensors that no parameter here stands for (see
+  // plan_export), the spelling of names, the division into files and, without `type`, each tensor's type.
   std::string base;
   std::optional<SafeType> type;  // f32, bf16 or f16; nothing: that of base, else as stored
   LoraMerge lora;                // merge: adapters that the layout has no names for go into their weights
   bool drop_adapters = false;    // or stay away
   int64_t shard_bytes = 5'000'000'000;
   std::vector<std::string> allow_missing;  // patterns over their names
+  bool allow_overflow = false;             // finite values may become infinite in a narrower type
 };
 
 struct ExportReport {
-  int64_t tensors = 0, bytes = 0, from_base = 0, overflows = 0;  // overflows: finite values that became infinite
-  std::vector<NameNote> left_out;                                // ours without a name there
+  int64_t tensors = 0, bytes = 0, from_base = 0, merged = 0;  // merged: low-rank terms inside their weights
+  std::vector<NameNote> left_out;                             // ours without a name there
+  std::vector<NameNote> unwritten;  // theirs: patterns that nothing here needs; with a base, allowed missing names
+  std::vector<NameNote> unknown;    // copied from base, though no row knows them
+  std::vector<std::string> zeroed;  // second factors written as zeros
 };
 
-// Tensors named "optim.*" are no weights and stay away. `checkpoint` is a folder of save(); `out` is written whole or
-// not at all. Checksums are not looked at: `ckpt verify` does. dry_run: everything but the writing.
-// Throws ConfigError with all names of theirs that nobody gives, DataError for damaged or ill-shaped input, IoError.
+// Tensors named "optim.*" are no weights and stay away. `checkpoint` is a folder of save(), whose checksums are
+// compared before anything is written; `out` is written whole or not at all. dry_run: everything but these and the
+// writing. Throws ConfigError with all names of theirs that nobody gives, and for a value that becomes infinite;
+// DataError for damaged or ill-shaped input; IoError.
 ExportReport export_weights(const std::string& checkpoint, const std::string& out, const ExportOptions& options,
                             bool dry_run = false);
 

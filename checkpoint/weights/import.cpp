@@ -1,32 +1,24 @@
 #include "checkpoint/weights/import.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 
 #include "core/error.h"
+#include "core/param.h"
 
 namespace tpo {
 
 struct WeightImport::Source {
   Source(const std::string& path, const std::string& layout_name)
       : path(path), layout(layout_of(layout_name)), reader(path) {
-    for (const auto& [name, entry] : reader.tensors()) {
-      theirs.push_back({name, entry.tensor.shape});
-      const int64_t width = width_of(entry.tensor.type);
-      tensors.push_back({name, entry.tensor.type, entry.tensor.shape,
-                         [this, e = &entry, width](int64_t first, std::span<std::byte> out) {
-                           reader.read(*e, first * width, out);
-                         }});
-    }
+    for (const auto& [name, entry] : reader.tensors()) theirs.push_back({name, entry.tensor.shape});
   }
 
   std::string path;
   Layout layout;
   SafetensorsReader reader;
   std::vector<NamedShape> theirs;
-  std::vector<WeightSource> tensors;  // as theirs
-  ImportPlan plan;
-  Maker maker{tensors};
 };
 
 namespace {
@@ -39,14 +31,19 @@ SafeType type_for(const Maker& maker, const Recipe& recipe, std::optional<DType>
 
 class RecipeBytes final : public TensorBytes {
  public:
-  RecipeBytes(Maker& maker, const Recipe& recipe, SafeType type) : maker_(maker), recipe_(recipe), type_(type) {}
+  RecipeBytes(Maker& maker, const Recipe& recipe, SafeType type, bool may_overflow)
+      : maker_(maker), recipe_(recipe), type_(type), may_overflow_(may_overflow) {}
   DType dtype() const override { return type_ == SafeType::kBF16 ? DType::kBF16 : DType::kF32; }
-  void read(int64_t first, std::span<std::byte> out) override { maker_.fill(recipe_, type_, first, out); }
+  void read(int64_t first, std::span<std::byte> out) override {
+    maker_.fill(recipe_, type_, first, out);
+    check_overflows(may_overflow_, maker_.overflows(), recipe_.name, type_);
+  }
 
  private:
   Maker& maker_;
   const Recipe& recipe_;
   SafeType type_;
+  bool may_overflow_;
 };
 
 // Such a tensor is left away and made again by export: it must not say anything else.
@@ -61,8 +58,20 @@ void check_counting(const WeightSource& s) {
   }
 }
 
-void list(std::vector<std::string>& lines, const char* what, const std::vector<NameNote>& notes) {
-  for (const NameNote& n : notes) lines.push_back(cat(what, ": ", n.name, n.text.empty() ? "" : " (" + n.text + ")"));
+// What patterns allow in one line, what they do not in a line each.
+void list(std::vector<std::string>& lines, const std::string& what, const std::vector<NameNote>& notes,
+          const std::vector<std::string>& patterns) {
+  constexpr size_t kShown = 5;
+  std::string allowed;
+  size_t count = 0;
+  for (const NameNote& n : notes) {
+    if (std::any_of(patterns.begin(), patterns.end(), [&](const auto& p) { return glob_match(p, n.name); })) {
+      if (++count <= kShown) allowed += " " + n.name;
+    } else {
+      lines.push_back(cat(what, ": ", n.name, n.text.empty() ? "" : " (" + n.text + ")"));
+    }
+  }
+  if (count > 0) lines.push_back(cat(what, ", allowed, ", count, ":", allowed, count > kShown ? " ..." : ""));
 }
 
 }  // namespace
@@ -70,14 +79,20 @@ void list(std::vector<std::string>& lines, const char* what, const std::vector<N
 WeightImport::WeightImport(const std::vector<std::pair<std::string, std::string>>& sources,
                            const std::vector<NamedShape>& ours, const WeightsImportOptions& options)
     : options_(options) {
-  std::map<std::string, std::string> made;
+  std::vector<PublicNames> files;
   for (const auto& [path, layout] : sources) {
     sources_.push_back(std::make_unique<Source>(path, layout));
     Source& s = *sources_.back();
-    s.plan = plan_import(s.layout, s.theirs, ours, options.lora);
-    for (const Recipe& r : s.plan.recipes) {
-      const auto [other, first] = made.try_emplace(r.name, path);
-      check<DataError>(first, other->second, " and ", path, " both give ", r.name);
+    files.push_back({&s.layout, s.theirs});
+    for (const auto& [name, entry] : s.reader.tensors()) tensors_.push_back(source_of(s.reader, entry));
+  }
+  plans_ = plan_imports(files, ours, options.lora);
+  maker_ = std::make_unique<Maker>(tensors_);
+  std::map<std::string, std::string> made;
+  for (size_t i = 0; i < plans_.size(); ++i) {
+    for (const Recipe& r : plans_[i].recipes) {
+      const auto [other, first] = made.try_emplace(r.name, sources[i].first);
+      check<DataError>(first, other->second, " and ", sources[i].first, " both give ", r.name);
     }
   }
 }
@@ -88,10 +103,10 @@ WeightImport::~WeightImport() = default;
 std::vector<NameNote> WeightImport::missing() const {
   std::set<std::string> made;
   std::map<std::string, NameNote> notes;
-  for (const auto& s : sources_) {
-    for (const Recipe& r : s->plan.recipes) made.insert(r.name);
-    for (const NameNote& n : s->plan.reshaped) made.insert(n.name);  // listed as such
-    for (const NameNote& n : s->plan.missing) notes.emplace(n.name, n);
+  for (const ImportPlan& plan : plans_) {
+    for (const Recipe& r : plan.recipes) made.insert(r.name);
+    for (const NameNote& n : plan.reshaped) made.insert(n.name);  // listed as such
+    for (const NameNote& n : plan.missing) notes.emplace(n.name, n);
   }
   std::vector<NameNote> out;
   for (const auto& [name, note] : notes) {
@@ -102,29 +117,37 @@ std::vector<NameNote> WeightImport::missing() const {
 
 std::vector<std::string> WeightImport::report() const {
   std::vector<std::string> lines;
-  for (const auto& s : sources_) {
+  size_t merged = 0;
+  for (size_t i = 0; i < plans_.size(); ++i) {
+    const Source& s = *sources_[i];
+    const ImportPlan& plan = plans_[i];
     std::map<std::string, int64_t> later;
-    for (const NameNote& n : s->plan.later) ++later[n.text];
-    lines.push_back(cat(s->path, " (", s->layout.name, "): ", s->reader.files().size(), " files, ", s->theirs.size(),
-                        " tensors, ", s->reader.data_bytes(), " bytes; ", s->plan.recipes.size(),
-                        " parameters of ours, ", s->plan.unused.size(), " tensors not needed, ", s->plan.later.size(),
+    for (const NameNote& n : plan.later) ++later[n.text];
+    lines.push_back(cat(s.path, " (", s.layout.name, "): ", s.reader.files().size(), " files, ", s.theirs.size(),
+                        " tensors, ", s.reader.data_bytes(), " bytes; ", plan.recipes.size(), " parameters of ours, ",
+                        plan.unused.size(), " tensors not needed, ", plan.later.size(),
                         " of parts that do not exist yet"));
     for (const auto& [part, count] : later) lines.push_back(cat("part not built yet: ", part, ", ", count, " tensors"));
-    list(lines, "unexpected", s->plan.unexpected);
-    list(lines, "other shape", s->plan.reshaped);
+    list(lines, "tied", plan.tied, {});
+    list(lines, "unexpected", plan.unexpected, options_.allow_unexpected);
+    list(lines, "other shape", plan.reshaped, options_.allow_shape);
+    merged += plan.adapters.size();
   }
-  list(lines, "missing", missing());
+  if (options_.lora.merge)
+    lines.push_back(merged > 0 ? cat("adapters merged into their weights: ", merged)
+                               : "no file has adapters: nothing to merge");
+  list(lines, "missing", missing(), options_.allow_missing);
   return lines;
 }
 
 void WeightImport::require_fit() const {
   std::string message;
   std::vector<NameNote> unexpected, reshaped;
-  for (const auto& s : sources_) {
-    for (const NameNote& n : s->plan.unexpected) unexpected.push_back({n.name, n.name + " (" + n.text + ")"});
-    reshaped.insert(reshaped.end(), s->plan.reshaped.begin(), s->plan.reshaped.end());
-    for (const Recipe& r : s->plan.recipes) s->maker.natural_type(r);
-    for (const size_t t : s->plan.counting) check_counting(s->tensors[t]);
+  for (const ImportPlan& plan : plans_) {
+    for (const NameNote& n : plan.unexpected) unexpected.push_back({n.name, n.name + " (" + n.text + ")"});
+    reshaped.insert(reshaped.end(), plan.reshaped.begin(), plan.reshaped.end());
+    for (const Recipe& r : plan.recipes) maker_->natural_type(r);
+    for (const size_t t : plan.counting) check_counting(tensors_[t]);
   }
   sift(missing(), options_.allow_missing, "parameters without a source (--allow-missing)", message);
   sift(unexpected, options_.allow_unexpected, "tensors without a place (--allow-unexpected)", message);
@@ -134,14 +157,11 @@ void WeightImport::require_fit() const {
 
 std::vector<StateTensor> WeightImport::tensors() const {
   std::vector<StateTensor> out;
-  for (const auto& s : sources_) {
-    for (const Recipe& r : s->plan.recipes) {
-      out.push_back({r.name,
-                     {},
-                     r.shape,
-                     0,
-                     {},
-                     std::make_shared<RecipeBytes>(s->maker, r, type_for(s->maker, r, options_.dtype))});
+  for (const ImportPlan& plan : plans_) {
+    for (const Recipe& r : plan.recipes) {
+      const SafeType type = type_for(*maker_, r, options_.dtype);
+      out.push_back(
+          {r.name, {}, r.shape, 0, {}, std::make_shared<RecipeBytes>(*maker_, r, type, options_.allow_overflow)});
     }
   }
   return out;
@@ -149,15 +169,14 @@ std::vector<StateTensor> WeightImport::tensors() const {
 
 int64_t WeightImport::bytes() const {
   int64_t sum = 0;
-  for (const auto& s : sources_) {
-    for (const Recipe& r : s->plan.recipes) sum += r.shape.numel() * width_of(type_for(s->maker, r, options_.dtype));
-  }
+  for (const ImportPlan& plan : plans_)
+    for (const Recipe& r : plan.recipes) sum += r.shape.numel() * width_of(type_for(*maker_, r, options_.dtype));
   return sum;
 }
 
-int64_t WeightImport::overflows() const {
+int64_t WeightImport::bytes_read() const {
   int64_t sum = 0;
-  for (const auto& s : sources_) sum += s->maker.overflows();
+  for (const auto& s : sources_) sum += s->reader.bytes_read();
   return sum;
 }
 

@@ -13,10 +13,10 @@ constexpr int kSpecialTokens = 7;  // rows that the model has beyond a public vo
 const std::vector<MapRow> kUmt = {
     patches(5, "patch_embed.proj.weight", "patch_embed.weight"),
     same("patch_embed.proj.bias", "patch_embed.bias"),
-    same("blocks.#.norm{1,2}.{weight,bias}", "blocks.#.norm{1,2}.{weight,bias}"),
-    same("blocks.#.attn.{qkv.weight,q_bias,v_bias}", "blocks.#.attn.{qkv.weight,q_bias,v_bias}"),
-    same("blocks.#.attn.proj.{weight,bias}", "blocks.#.attn.proj.{weight,bias}"),
-    same("blocks.#.mlp.fc{1,2}.{weight,bias}", "blocks.#.mlp.fc{1,2}.{weight,bias}"),
+    tower(same("blocks.#.norm{1,2}.{weight,bias}", "blocks.#.norm{1,2}.{weight,bias}")),
+    tower(same("blocks.#.attn.{qkv.weight,q_bias,v_bias}", "blocks.#.attn.{qkv.weight,q_bias,v_bias}")),
+    tower(same("blocks.#.attn.proj.{weight,bias}", "blocks.#.attn.proj.{weight,bias}")),
+    tower(same("blocks.#.mlp.fc{1,2}.{weight,bias}", "blocks.#.mlp.fc{1,2}.{weight,bias}")),
 };
 
 const std::vector<MapRow> kSiglip = {
@@ -24,10 +24,10 @@ const std::vector<MapRow> kSiglip = {
     same("embeddings.patch_embedding.bias", "patch_embed.bias"),
     same("embeddings.position_embedding.weight", "position_embedding.weight"),
     counting("embeddings.position_ids", "position_embedding.weight"),
-    same("encoder.layers.#.layer_norm{1,2}.{weight,bias}", "blocks.#.norm{1,2}.{weight,bias}"),
-    same("encoder.layers.#.self_attn.{q,k,v}_proj.{weight,bias}", "blocks.#.attn.{q,k,v}.{weight,bias}"),
-    same("encoder.layers.#.self_attn.out_proj.{weight,bias}", "blocks.#.attn.proj.{weight,bias}"),
-    same("encoder.layers.#.mlp.fc{1,2}.{weight,bias}", "blocks.#.mlp.fc{1,2}.{weight,bias}"),
+    tower(same("encoder.layers.#.layer_norm{1,2}.{weight,bias}", "blocks.#.norm{1,2}.{weight,bias}")),
+    tower(same("encoder.layers.#.self_attn.{q,k,v}_proj.{weight,bias}", "blocks.#.attn.{q,k,v}.{weight,bias}")),
+    tower(same("encoder.layers.#.self_attn.out_proj.{weight,bias}", "blocks.#.attn.proj.{weight,bias}")),
+    tower(same("encoder.layers.#.mlp.fc{1,2}.{weight,bias}", "blocks.#.mlp.fc{1,2}.{weight,bias}")),
     same("post_layernorm.{weight,bias}", "post_norm.{weight,bias}"),
     unused("head.*", "pooling head"),
 };
@@ -64,7 +64,8 @@ const std::vector<MapRow> kBertOnly = {
     import_only(same("encoder.layer.#.output.LayerNorm.{gamma,beta}", "layers.#.text_norm.{weight,bias}")),
     import_only(same("encoder.layer.#.output.LayerNorm.{gamma,beta}", "layers.#.query_norm.{weight,bias}")),
     import_only(same("embeddings.LayerNorm.{gamma,beta}", "embed_norm.{weight,bias}")),
-    unused("embeddings.token_type_embeddings.weight", "the Q-Former has no token types"),
+    zeros(2, "embeddings.token_type_embeddings.weight", "position_embeddings.weight",
+          "the Q-Former has no token types"),
     unused("pooler.*", "pooling head"),
 };
 
@@ -119,13 +120,15 @@ void add_peft_decoder(Rows& rows, const std::string& prefix, int added) {
 }
 
 // A language model of transformers without peft. `spare`: its vocabulary has room for the special tokens.
-void add_decoder(Rows& rows, bool qkv_bias, bool spare) {
-  append_rows(rows, "model.", "language.", kDecoderNorms);
-  append_rows(rows, "model.", "language.", kDecoderLinears);
-  if (qkv_bias) append_rows(rows, "model.", "language.", kQkvBias);
-  append_rows(rows, "", "language.",
-              {grown(spare ? 0 : kSpecialTokens, "model.embed_tokens.weight", "embed_tokens.weight"),
-               grown(spare ? 0 : kSpecialTokens, "lm_head.weight", "lm_head.weight")});
+void add_decoder(Rows& rows, const std::string& prefix, bool qkv_bias, bool spare) {
+  const int added = spare ? 0 : kSpecialTokens;
+  append_rows(rows, prefix + "model.", "language.", kDecoderNorms);
+  append_rows(rows, prefix + "model.", "language.", kDecoderLinears);
+  if (qkv_bias) append_rows(rows, prefix + "model.", "language.", kQkvBias);
+  append_rows(rows, prefix, "language.",
+              {grown(added, "model.embed_tokens.weight", "embed_tokens.weight"),
+               grown(added, "lm_head.weight", "lm_head.weight"),
+               fallback(grown(added, "model.embed_tokens.weight", "lm_head.weight"))});
 }
 
 Rows videochat_tpo() {
@@ -161,20 +164,30 @@ Rows llava_ov() {
   append_rows(rows, "model.vision_tower.vision_tower.vision_model.", "vision.", kSiglip);
   append_rows(rows, "model.", "connector.",
               {same("mm_projector.{0,2}.{weight,bias}", "fc{1,2}.{weight,bias}"), same("image_newline", "newline")});
-  add_decoder(rows, true, true);
+  add_decoder(rows, "", true, true);
+  return rows;
+}
+
+Rows llava_ov_hf() {
+  Rows rows;
+  append_rows(rows, "vision_tower.vision_model.", "vision.", kSiglip);
+  append_rows(rows, "", "connector.",
+              {same("multi_modal_projector.linear_{1,2}.{weight,bias}", "fc{1,2}.{weight,bias}"),
+               same("image_newline", "newline")});
+  add_decoder(rows, "language_model.", true, true);
   return rows;
 }
 
 Rows mistral() {
   Rows rows;
-  add_decoder(rows, false, false);
+  add_decoder(rows, "", false, false);
   append_rows(rows, "", "", {unused("model.layers.#.self_attn.rotary_emb.inv_freq", "computed")});
   return rows;
 }
 
 Rows qwen2() {
   Rows rows;
-  add_decoder(rows, true, true);
+  add_decoder(rows, "", true, true);
   return rows;
 }
 
@@ -187,9 +200,11 @@ Rows siglip() {
 
 Rows bert() {
   Rows rows;
-  for (const std::vector<MapRow>* table : {&kBertLayers, &kBertEmbeddings, &kBertOnly})
+  const std::vector<MapRow> words{grown(1, "embeddings.word_embeddings.weight", "word_embeddings.weight")};
+  for (const std::vector<MapRow>* table : {&kBertLayers, &kBertEmbeddings, &kBertOnly, &words})
     append_rows(rows, "bert.", "connector.", *table);
-  append_rows(rows, "bert.", "connector.", {grown(1, "embeddings.word_embeddings.weight", "word_embeddings.weight")});
+  const size_t prefixed = rows.size();  // a model without heads is stored without the prefix
+  for (size_t i = 0; i < prefixed; ++i) rows.push_back(import_only(rows[i])), rows.back().theirs.erase(0, 5);
   append_rows(rows, "", "", {unused("cls.*", "heads of its own pretraining")});
   return rows;
 }
@@ -213,6 +228,7 @@ constexpr Known kLayouts[] = {
     {"videochat2_mistral", "OpenGVLab/VideoChat2_stage*_Mistral_7B: encoder, Q-Former, language model with LoRA",
      videochat2_mistral},
     {"llava_ov", "lmms-lab/llava-onevision-qwen2-7b-ov: encoder, projector, language model", llava_ov},
+    {"llava_ov_hf", "llava-hf/llava-onevision-qwen2-7b-ov-hf: the same as transformers names it", llava_ov_hf},
     {"mistral", "mistralai/Mistral-7B-Instruct-v0.2: language model; 7 rows are added to both tables", mistral},
     {"qwen2", "Qwen/Qwen2-7B-Instruct: language model", qwen2},
     {"siglip", "google/siglip-so400m-patch14-384: vision encoder", siglip},

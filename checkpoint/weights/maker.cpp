@@ -17,6 +17,13 @@ std::span<std::byte> bytes_of(std::span<float> values) { return std::as_writable
 
 }  // namespace
 
+WeightSource source_of(SafetensorsReader& reader, const SafetensorsReader::Entry& entry) {
+  const SafeTensor& t = entry.tensor;
+  return {t.name, t.type, t.shape, [&reader, &entry](int64_t first, std::span<std::byte> out) {
+            reader.read(entry, first * width_of(entry.tensor.type), out);
+          }};
+}
+
 SafeType Maker::natural_type(const Recipe& recipe) const {
   if (recipe.counting) return SafeType::kI64;
   const auto weight = [&](size_t i) {
@@ -24,13 +31,10 @@ SafeType Maker::natural_type(const Recipe& recipe) const {
     check<DataError>(is_weight(s.type), "tensor ", s.name, " has dtype ", s.type, "; weights are BF16, F16 or F32");
     return s.type;
   };
-  const SafeType type = weight(recipe.pieces.front().source);
-  bool one = true;
-  for (const Recipe::Piece& p : recipe.pieces) one &= weight(p.source) == type;
   for (const auto& factor : {recipe.lora_a, recipe.lora_b}) {
     if (factor) weight(*factor);  // an adapter does not widen its weight
   }
-  return one ? type : SafeType::kF32;
+  return weight(recipe.source);
 }
 
 void Maker::read_as(size_t source, int64_t first, SafeType type, std::span<std::byte> out) {
@@ -50,16 +54,10 @@ void Maker::read_floats(size_t source, int64_t first, std::span<float> out) {
   read_as(source, first, SafeType::kF32, bytes_of(out));
 }
 
-// What the pieces give. Requires: no element of a mean row.
+// What the source gives. Requires: no element of a mean row.
 void Maker::base(const Recipe& recipe, SafeType type, int64_t first, std::span<std::byte> out) {
   if (recipe.order != Recipe::Order::kSame) return permuted(recipe, type, first, out);
-  const int64_t width = width_of(type), end = first + static_cast<int64_t>(out.size()) / width;
-  for (const Recipe::Piece& p : recipe.pieces) {
-    const int64_t begin = std::max(first, p.to), until = std::min(end, p.to + p.count);
-    if (begin >= until) continue;
-    read_as(p.source, p.from + begin - p.to, type,
-            out.subspan(static_cast<size_t>((begin - first) * width), static_cast<size_t>((until - begin) * width)));
-  }
+  read_as(recipe.source, first, type, out);
 }
 
 // Row by row: (3, K) <-> (K, 3).
@@ -71,7 +69,7 @@ void Maker::permuted(const Recipe& recipe, SafeType type, int64_t first, std::sp
   row_.resize(static_cast<size_t>(row * width));
   for (int64_t at = first; at < end;) {
     const int64_t r = at / row, until = std::min(end, (r + 1) * row);
-    read_as(recipe.pieces.front().source, recipe.pieces.front().from + r * row, type, row_);
+    read_as(recipe.source, r * row, type, row_);
     for (; at < until; ++at) {
       const int64_t i = at - r * row, from = i % inner * outer + i / inner;
       std::memcpy(out.data() + (at - first) * width, row_.data() + from * width, static_cast<size_t>(width));
@@ -82,22 +80,21 @@ void Maker::permuted(const Recipe& recipe, SafeType type, int64_t first, std::sp
 void Maker::begin(const Recipe& recipe) {
   if (current_ == &recipe) return;
   current_ = &recipe;
-  mean_.clear(), lora_a_.clear();
-  if (!recipe.lora_a) return;
-  lora_a_.resize(static_cast<size_t>((*sources_)[*recipe.lora_a].shape.numel()));
-  read_floats(*recipe.lora_a, 0, lora_a_);
+  mean_.clear();
+  for (const auto& [factor, values] : {std::pair(recipe.lora_a, &lora_a_), std::pair(recipe.lora_b, &lora_b_)}) {
+    values->resize(factor ? static_cast<size_t>((*sources_)[*factor].shape.numel()) : 0);
+    if (factor) read_floats(*factor, 0, *values);
+  }
 }
 
 void Maker::add_low_rank(const Recipe& recipe, int64_t first, std::span<float> out) {
   const int64_t width = columns(recipe.shape), rank = (*sources_)[*recipe.lora_a].shape[0];
   const int64_t end = first + static_cast<int64_t>(out.size());
-  b_row_.resize(static_cast<size_t>(rank));
   for (int64_t at = first; at < end;) {
     const int64_t r = at / width, until = std::min(end, (r + 1) * width);
-    read_floats(*recipe.lora_b, r * rank, b_row_);
     terms_.assign(static_cast<size_t>(until - at), 0.0f);
     for (int64_t k = 0; k < rank; ++k) {  // over whole rows of a, so that the loop inside is vector code
-      const float b = b_row_[static_cast<size_t>(k)];
+      const float b = lora_b_[static_cast<size_t>(r * rank + k)];
       const float* a = lora_a_.data() + k * width + at % width;
       for (size_t i = 0; i < terms_.size(); ++i) terms_[i] += b * a[i];
     }
@@ -134,6 +131,10 @@ void Maker::fill(const Recipe& recipe, SafeType type, int64_t first, std::span<s
     for (int64_t i = first; i < end; ++i) std::memcpy(part(i, i + 1).data(), &i, sizeof i);
     return;
   }
+  if (recipe.zeros) {
+    std::fill(out.begin(), out.end(), std::byte{0});
+    return;
+  }
   begin(recipe);
   const int64_t made = std::min(end, recipe.shape.numel() - recipe.mean_rows * row);  // elements before the mean rows
   if (first < made && !recipe.lora_a) base(recipe, type, first, part(first, made));
@@ -149,6 +150,11 @@ void Maker::fill(const Recipe& recipe, SafeType type, int64_t first, std::span<s
     overflows_ += convert(SafeType::kF32, std::as_bytes(some), type, part(at, until));
     at = until;
   }
+}
+
+void check_overflows(bool allowed, int64_t overflows, const std::string& name, SafeType type) {
+  check<ConfigError>(allowed || overflows == 0, "a value of ", name, " is beyond ", type,
+                     " and would become infinite; give a wider --dtype, or --allow-overflow");
 }
 
 }  // namespace tpo

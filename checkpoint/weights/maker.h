@@ -22,13 +22,17 @@ struct WeightSource {
   std::function<void(int64_t first, std::span<std::byte> out)> read;  // whole elements
 };
 
-// One thread uses a Maker. Memory: 1 MiB, and of one recipe a row of means and the smaller low-rank factor.
+// Requires: reader and entry outlive it.
+WeightSource source_of(SafetensorsReader& reader, const SafetensorsReader::Entry& entry);
+
+// One thread uses a Maker. Memory: 1 MiB, and of one recipe a row of means and both low-rank factors in fp32: sources
+// are read one after the other, each forwards, since a file that is read here and there is read many times over.
 class Maker {
  public:
   // Requires: sources outlive the maker.
   explicit Maker(const std::vector<WeightSource>& sources) : sources_(&sources) {}
 
-  // The type that keeps the bits of all sources of a recipe: theirs if it is one, else f32; i64 if it counts.
+  // The type that keeps the bits of a recipe's source; i64 if it counts.
   // Throws DataError that names a source whose type is no weight.
   SafeType natural_type(const Recipe& recipe) const;
   // Elements [first, first + out.size() / width) of the recipe's tensor in that type. Calls for one recipe come
@@ -49,9 +53,12 @@ class Maker {
 
   const std::vector<WeightSource>* sources_;
   const Recipe* current_ = nullptr;
-  std::vector<float> lora_a_, mean_, chunk_, b_row_, terms_;
+  std::vector<float> lora_a_, lora_b_, mean_, chunk_, terms_;
   std::vector<std::byte> raw_, row_;
   int64_t overflows_ = 0;
 };
+
+// Throws ConfigError that names the tensor being made if it became infinite and may not.
+void check_overflows(bool allowed, int64_t overflows, const std::string& name, SafeType type);
 
 }  // namespace tpo

@@ -15,16 +15,18 @@ struct MapRow {
     kSame,        // one shape, the same elements
     kLeadingOne,  // theirs has one dim of 1 more, in front
     kPatches,     // theirs (O, 3, p, p), or (O, 3, 1, p, p) if dims is 5; ours (O, p*p*3): colours last
-    kPart,        // theirs are some rows of ours, which is the rows of `parts` tensors, one below the other
     kGrown,       // ours has `added` rows more, the mean of the others (theirs may have them already)
     kCounting,    // theirs is int64 (1, n): 0 to n - 1; ours is a table of n rows that says n and gives nothing else
+    kZeros,       // not needed; theirs (rows, C) is zeros in what ours (., C) computes, and is written as such
     kUnused,      // nothing here needs it; `why` says so
     kLater        // belongs to a part that this version does not have yet, named by `why`
   };
   How how = How::kSame;
   std::string theirs = {}, ours = {}, why = {};
-  int part = 0, parts = 1, added = 0, dims = 0;
-  bool import_only = false;  // an older name, or a second use of what another row gives already
+  int added = 0, dims = 0, rows = 0;
+  bool import_only = false;  // another spelling, or a second use of what another row gives already
+  bool fallback = false;     // holds if no other row gives ours
+  bool tower = false;        // layers (#) beyond those of this model are not needed
 };
 
 inline MapRow same(std::string theirs, std::string ours) {
@@ -36,15 +38,18 @@ inline MapRow leading_one(std::string theirs, std::string ours) {
 inline MapRow patches(int dims, std::string theirs, std::string ours) {
   return {.how = MapRow::How::kPatches, .theirs = std::move(theirs), .ours = std::move(ours), .dims = dims};
 }
-inline MapRow part(int part, int parts, std::string theirs, std::string ours) {
-  return {
-      .how = MapRow::How::kPart, .theirs = std::move(theirs), .ours = std::move(ours), .part = part, .parts = parts};
-}
 inline MapRow grown(int added, std::string theirs, std::string ours) {
   return {.how = MapRow::How::kGrown, .theirs = std::move(theirs), .ours = std::move(ours), .added = added};
 }
 inline MapRow counting(std::string theirs, std::string table) {
   return {.how = MapRow::How::kCounting, .theirs = std::move(theirs), .ours = std::move(table)};
+}
+inline MapRow zeros(int rows, std::string theirs, std::string ours, std::string why) {
+  return {.how = MapRow::How::kZeros,
+          .theirs = std::move(theirs),
+          .ours = std::move(ours),
+          .why = std::move(why),
+          .rows = rows};
 }
 inline MapRow unused(std::string theirs, std::string why) {
   return {.how = MapRow::How::kUnused, .theirs = std::move(theirs), .why = std::move(why)};
@@ -54,6 +59,14 @@ inline MapRow later(std::string theirs, std::string why) {
 }
 inline MapRow import_only(MapRow row) {
   row.import_only = true;
+  return row;
+}
+inline MapRow fallback(MapRow row) {
+  row.import_only = row.fallback = true;
+  return row;
+}
+inline MapRow tower(MapRow row) {
+  row.tower = true;
   return row;
 }
 

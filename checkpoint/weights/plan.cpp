@@ -1,6 +1,8 @@
 #include "checkpoint/weights/plan.h"
 
 #include <algorithm>
+#include <cstdlib>
+#include <functional>
 #include <map>
 #include <set>
 
@@ -12,16 +14,12 @@ namespace {
 
 using How = MapRow::How;
 
-bool has_counterpart(const MapRow& row) { return row.how != How::kUnused && row.how != How::kLater; }
+bool has_counterpart(const MapRow& row) {
+  return row.how != How::kUnused && row.how != How::kLater && row.how != How::kZeros;
+}
 
 bool matches(const MapRow& row, const std::string& theirs) {
   return match_name(row.theirs, theirs).has_value() || glob_match(row.theirs, theirs);
-}
-
-int64_t columns(const Shape& s) {
-  int64_t n = 1;
-  for (int i = 1; i < s.rank(); ++i) n *= s[i];
-  return n;
 }
 
 Shape with_rows(const Shape& s, int64_t rows) {
@@ -45,7 +43,7 @@ std::optional<Shape> patches_of(const Shape& ours, int dims) {
   return dims == 5 ? Shape{ours[0], 3, 1, side, side} : Shape{ours[0], 3, side, side};
 }
 
-// The shape that theirs must have for this shape of ours, parts aside.
+// The shape that theirs must have for this shape of ours.
 std::optional<Shape> theirs_for(const MapRow& row, const Shape& ours) {
   switch (row.how) {
     case How::kLeadingOne:
@@ -55,54 +53,54 @@ std::optional<Shape> theirs_for(const MapRow& row, const Shape& ours) {
     case How::kGrown:
       if (ours.rank() < 1 || ours[0] <= row.added) return std::nullopt;
       return with_rows(ours, ours[0] - row.added);
-    case How::kPart:
-      if (ours.rank() < 1 || ours[0] % row.parts != 0) return std::nullopt;
-      return with_rows(ours, ours[0] / row.parts);
     case How::kCounting:
       return ours.rank() < 1 ? std::nullopt : std::optional(Shape{1, ours[0]});
+    case How::kZeros:
+      return ours.rank() != 2 ? std::nullopt : std::optional(Shape{row.rows, ours[1]});
     default:
       return ours;
   }
 }
 
-// One of theirs that stands for one of ours or a part of it.
+using Index = std::map<std::string, size_t>;
+
+Index index_of(std::span<const NamedShape> names) {
+  Index index;
+  for (size_t i = 0; i < names.size(); ++i) index[names[i].name] = i;
+  return index;
+}
+
+// Whether a name of a tower's row is of a layer that this model's tower does not have. numbers: of the name's #.
+bool beyond_tower(const MapRow& row, const std::vector<std::string>& numbers, const Index& ours) {
+  if (!row.tower) return false;
+  const std::string prefix = row.ours.substr(0, row.ours.find('#'));
+  int64_t depth = 0;
+  for (auto it = ours.lower_bound(prefix); it != ours.end() && it->first.starts_with(prefix); ++it)
+    depth = std::max<int64_t>(depth, 1 + std::strtoll(it->first.c_str() + prefix.size(), nullptr, 10));
+  return depth > 0 && (numbers[0].size() > 9 || std::stoll(numbers[0]) >= depth);
+}
+
+// One of theirs that stands for one of ours.
 struct Link {
   size_t theirs = 0;
   const MapRow* row = nullptr;
 };
 
 // What one of ours is made of; a note instead if the shapes do not allow it.
-std::optional<Recipe> recipe_of(const NamedShape& ours, std::vector<Link> links, std::span<const NamedShape> theirs,
+std::optional<Recipe> recipe_of(const NamedShape& ours, const Link& link, const NamedShape& theirs,
                                 std::string& problem) {
-  std::sort(links.begin(), links.end(), [](const Link& a, const Link& b) { return a.row->part < b.row->part; });
-  Recipe r{.name = ours.name, .shape = ours.shape, .pieces = {}, .lora_a = {}, .lora_b = {}};
-  int64_t rows = 0;
-  for (const Link& link : links) {
-    const MapRow& row = *link.row;
-    const NamedShape& t = theirs[link.theirs];
-    bool fits = row.how == How::kPart
-                    ? t.shape.rank() >= 1 && ours.shape.rank() >= 1 && with_rows(t.shape, 0) == with_rows(ours.shape, 0)
-                    : theirs_for(row, ours.shape) == t.shape;
-    if (row.how == How::kGrown && t.shape == ours.shape) {
-      fits = true;  // theirs has the added rows
-    } else if (row.how == How::kGrown && fits) {
-      r.mean_rows = row.added;
-    }
-    if (row.how == How::kPatches) r.order = Recipe::Order::kColoursLast;
-    if (!fits) problem = cat(ours.name, " ", ours.shape, " here, ", t.name, " ", t.shape, " there");
-    r.pieces.push_back({link.theirs, 0, rows * columns(ours.shape), t.shape.numel()});
-    rows += t.shape.rank() > 0 ? t.shape[0] : 1;
+  const MapRow& row = *link.row;
+  Recipe r{.name = ours.name, .shape = ours.shape, .source = link.theirs};
+  // A grown table's source may have the added rows.
+  const bool has_rows = row.how == How::kGrown && theirs.shape == ours.shape;
+  if (!has_rows && theirs_for(row, ours.shape) != theirs.shape) {
+    problem = cat(ours.name, " ", ours.shape, " here, ", theirs.name, " ", theirs.shape, " there");
+    return std::nullopt;
   }
-  const bool parts = links.front().row->how == How::kPart;
-  if (parts && problem.empty() && rows != ours.shape[0])
-    problem = cat(ours.name, " ", ours.shape, " here, parts with ", rows, " rows there");
-  if (!problem.empty()) return std::nullopt;
+  if (row.how == How::kGrown && !has_rows) r.mean_rows = row.added;
+  if (row.how == How::kPatches) r.order = Recipe::Order::kColoursLast;
   return r;
 }
-
-struct Adapter {
-  std::optional<size_t> a, b;
-};
 
 // "x.lora_a" -> "x.weight".
 std::optional<std::string> weight_of_adapter(const std::string& name) {
@@ -112,33 +110,31 @@ std::optional<std::string> weight_of_adapter(const std::string& name) {
   return std::nullopt;
 }
 
+using ShapeOf = std::function<const Shape&(size_t source)>;
+
 // Throws DataError if the two factors do not fit the weight.
-void attach(Recipe& r, const Adapter& adapter, std::span<const NamedShape> sources, float scale) {
+void attach(Recipe& r, const Adapter& adapter, const ShapeOf& shape_of) {
   check<DataError>(adapter.a && adapter.b, "the low-rank term of ", r.name, " has only one of its two factors");
-  const Shape &a = sources[*adapter.a].shape, &b = sources[*adapter.b].shape;
+  const Shape &a = shape_of(*adapter.a), &b = shape_of(*adapter.b);
   // A grown weight whose adapter is not: the low-rank term of the mean is the mean of its rows.
   const bool fits = a.rank() == 2 && b.rank() == 2 && a[0] == b[1] && r.shape.rank() == 2 && a[1] == r.shape[1] &&
                     b[0] == r.shape[0] - r.mean_rows;
   check<DataError>(fits, "the low-rank term of ", r.name, " ", r.shape, " has factors ", a, " and ", b);
-  r.lora_a = adapter.a, r.lora_b = adapter.b, r.lora_scale = scale;
+  r.lora_a = adapter.a, r.lora_b = adapter.b, r.lora_scale = adapter.scale;
 }
 
 class Importer {
  public:
-  Importer(const Layout& layout, std::span<const NamedShape> theirs, std::span<const NamedShape> ours,
+  // first: of this file's names among those of all files.
+  Importer(const PublicNames& file, size_t first, std::span<const NamedShape> ours, const Index& index,
            const LoraMerge& lora)
-      : layout_(layout), theirs_(theirs), ours_(ours), lora_(lora) {
-    for (size_t i = 0; i < ours.size(); ++i) index_[ours[i].name] = i;
+      : layout_(*file.layout), theirs_(file.names), first_(first), ours_(ours), index_(index), lora_(lora) {
+    lora_.scale = file.lora_scale.value_or(lora.scale);
   }
 
   ImportPlan run() {
     for (size_t t = 0; t < theirs_.size(); ++t) place(t);
     for (size_t o = 0; o < ours_.size(); ++o) make(o);
-    for (const auto& [weight, adapter] : adapters_) {
-      const std::string& name = theirs_[adapter.a ? *adapter.a : *adapter.b].name;
-      check<DataError>(merged_.contains(weight), name, " is to be merged into ", weight,
-                       ", which has no source of its shape");
-    }
     return std::move(plan_);
   }
 
@@ -159,16 +155,22 @@ class Importer {
       const std::string ours = fill_name(row.ours, *numbers);
       const std::optional<std::string> weight = lora_.merge ? weight_of_adapter(ours) : std::nullopt;
       if (weight && index_.contains(*weight)) {
-        (ours.ends_with("a") ? adapters_[*weight].a : adapters_[*weight].b) = t;
+        Adapter& adapter = plan_.adapters[*weight];
+        std::optional<size_t>& factor = ours.ends_with("a") ? adapter.a : adapter.b;
+        check<DataError>(!factor, name, " and another tensor both stand for ", ours);
+        factor = first_ + t, adapter.scale = lora_.scale;
         placed = true;
       } else if (const auto it = index_.find(ours); it != index_.end()) {
         placed = true;
         if (row.how == How::kCounting) {
           plan_.unused.push_back({name, "computed"});
-          plan_.counting.push_back(t);
+          plan_.counting.push_back(first_ + t);
         } else {
-          links_[it->second].push_back({t, &row});
+          links_[it->second].push_back({first_ + t, &row});
         }
+      } else if (beyond_tower(row, *numbers, index_)) {
+        plan_.unused.push_back({name, "beyond the depth of this model's tower"});
+        return;
       } else {
         unknown = cat("this model has no ", ours);
       }
@@ -193,42 +195,61 @@ class Importer {
       }
       return;
     }
-    std::vector<Link> links = found->second;
-    std::set<int> parts;
-    for (const Link& link : links) {
-      const auto same_part = [&](const Link& l) { return l.row->part == link.row->part && l.theirs != link.theirs; };
-      const auto other = std::find_if(links.begin(), links.end(), same_part);
-      check<DataError>(other == links.end(), theirs_[link.theirs].name, " and ",
-                       other == links.end() ? "" : theirs_[other->theirs].name, " both stand for ", ours.name);
-      parts.insert(link.row->part);
-    }
-    const int wanted = links.front().row->parts;
-    if (static_cast<int>(parts.size()) != wanted) {
-      plan_.missing.push_back({ours.name, cat(parts.size(), " of its ", wanted, " parts")});
-      return;
-    }
+    std::vector<Link>& links = found->second;
+    const auto fallback = [](const Link& l) { return l.row->fallback; };
+    if (!std::all_of(links.begin(), links.end(), fallback)) std::erase_if(links, fallback);
+    const auto name = [&](const Link& l) { return theirs_[l.theirs - first_].name; };
+    check<DataError>(links.front().theirs == links.back().theirs, name(links.front()), " and ", name(links.back()),
+                     " both stand for ", ours.name);
     std::string problem;
-    std::optional<Recipe> r = recipe_of(ours, std::move(links), theirs_, problem);
+    std::optional<Recipe> r = recipe_of(ours, links.front(), theirs_[links.front().theirs - first_], problem);
     if (!r) {
       plan_.reshaped.push_back({ours.name, problem});
       return;
     }
-    if (const auto it = adapters_.find(ours.name); it != adapters_.end()) {
-      attach(*r, it->second, theirs_, lora_.scale);
-      merged_.insert(ours.name);
-    }
+    if (fallback(links.front())) plan_.tied.push_back({ours.name, cat("from ", name(links.front()))});
     plan_.recipes.push_back(std::move(*r));
   }
 
   const Layout& layout_;
-  std::span<const NamedShape> theirs_, ours_;
+  std::span<const NamedShape> theirs_;
+  size_t first_;
+  std::span<const NamedShape> ours_;
+  const Index& index_;  // of ours
   LoraMerge lora_;
-  std::map<std::string, size_t> index_;
   std::map<size_t, std::vector<Link>> links_;  // by ours
-  std::map<std::string, Adapter> adapters_;    // to be merged, by the name of our weight
-  std::set<std::string> merged_;
   ImportPlan plan_;
 };
+
+// What one file has only for want of better gives way to another file's.
+void drop_needless_ties(std::vector<ImportPlan>& plans) {
+  for (ImportPlan& plan : plans) {
+    std::erase_if(plan.tied, [&](const NameNote& tie) {
+      const auto same = [&](const Recipe& r) { return r.name == tie.name; };
+      const bool other = std::any_of(plans.begin(), plans.end(), [&](const ImportPlan& p) {
+        return &p != &plan && std::any_of(p.recipes.begin(), p.recipes.end(), same);
+      });
+      if (other) std::erase_if(plan.recipes, same);
+      return other;
+    });
+  }
+}
+
+void merge_adapters(std::vector<ImportPlan>& plans, const ShapeOf& shape_of) {
+  std::map<std::string, Recipe*> made;
+  std::map<std::string, Adapter> adapters;
+  for (ImportPlan& plan : plans) {
+    for (Recipe& r : plan.recipes) made[r.name] = &r;
+    for (const auto& [weight, adapter] : plan.adapters)
+      check<DataError>(adapters.emplace(weight, adapter).second, "two files have a low-rank term of ", weight);
+  }
+  for (const auto& [weight, adapter] : adapters) {
+    const auto it = made.find(weight);
+    check<DataError>(it != made.end(), "a low-rank term is to be merged into ", weight,
+                     ", which has no source of its shape; give the file that has it with another --from");
+    attach(*it->second, adapter, shape_of);
+  }
+}
 
 // What the row makes of one of ours. Throws DataError if it cannot.
 Recipe export_recipe(const MapRow& row, const std::string& name, const NamedShape& ours, size_t source) {
@@ -236,66 +257,172 @@ Recipe export_recipe(const MapRow& row, const std::string& name, const NamedShap
   check<DataError>(shape.has_value(), ours.name, " ", ours.shape, " cannot become ", name,
                    row.how == How::kPatches ? ": its rows are no square patches of 3 colours"
                    : row.how == How::kGrown ? cat(": it has no ", row.added, " added rows")
-                                            : cat(": its rows are not ", row.parts, " equal parts"));
-  Recipe r{.name = name, .shape = *shape, .pieces = {}, .lora_a = {}, .lora_b = {}};
-  r.counting = row.how == How::kCounting;
+                                            : std::string(": it has other dims"));
+  Recipe r{.name = name, .shape = *shape, .source = source};
+  r.counting = row.how == How::kCounting, r.zeros = row.how == How::kZeros;
   if (row.how == How::kPatches) r.order = Recipe::Order::kColoursFirst;
-  if (!r.counting) r.pieces.push_back({source, row.part * shape->numel(), 0, shape->numel()});
   return r;
 }
 
-}  // namespace
+class Exporter {
+ public:
+  Exporter(const Layout& layout, std::span<const NamedShape> ours, const LoraMerge& lora)
+      : layout_(layout), ours_(ours), lora_(lora), index_(index_of(ours)) {}
 
-ImportPlan plan_import(const Layout& layout, std::span<const NamedShape> theirs, std::span<const NamedShape> ours,
-                       const LoraMerge& lora) {
-  return Importer(layout, theirs, ours, lora).run();
-}
+  ExportPlan run(const std::vector<NamedShape>* base) {
+    for (size_t o = 0; o < ours_.size(); ++o) place(o);
+    for (const auto& [weight, adapter] : adapters_) merge(weight, adapter);
+    if (base != nullptr) {
+      add_base(*base);
+      return std::move(plan_);
+    }
+    for (const MapRow& row : layout_.rows) {
+      if (row.import_only) continue;
+      if (row.how == How::kLater) plan_.missing.push_back({row.theirs, row.why});
+      if (row.how == How::kUnused) plan_.unwritten.push_back({row.theirs, row.why});
+      if (has_counterpart(row) && !used_.contains(&row)) plan_.missing.push_back({row.theirs, ""});
+    }
+    return std::move(plan_);
+  }
 
-ExportPlan plan_export(const Layout& layout, std::span<const NamedShape> ours, const LoraMerge& lora) {
-  ExportPlan plan;
-  std::set<const MapRow*> used;
-  std::set<std::string> names;
-  std::map<std::string, Adapter> adapters;         // without names of theirs, by our weight
-  std::map<std::string, std::string> exported_as;  // our weight: what of theirs it became
-  for (size_t o = 0; o < ours.size(); ++o) {
+ private:
+  void place(size_t o) {
+    const std::string& ours = ours_[o].name;
     bool placed = false;
-    for (const MapRow& row : layout.rows) {
-      const auto numbers = has_counterpart(row) ? match_name(row.ours, ours[o].name) : std::nullopt;
+    for (const MapRow& row : layout_.rows) {
+      const auto numbers = row.ours.empty() ? std::nullopt : match_name(row.ours, ours);
       if (!numbers) continue;
-      used.insert(&row);
+      used_.insert(&row);
       if (row.import_only) continue;
       placed = true;
       const std::string name = fill_name(row.theirs, *numbers);
-      if (!names.insert(name).second) continue;
-      plan.recipes.push_back(export_recipe(row, name, ours[o], o));
-      if (row.how == How::kSame || row.how == How::kGrown) exported_as[ours[o].name] = name;
+      if (!names_.insert(name).second) continue;
+      const Recipe& r = plan_.recipes.emplace_back(export_recipe(row, name, ours_[o], o));
+      if (!r.counting && !r.zeros) made_[ours] = plan_.recipes.size() - 1;
     }
-    if (placed) continue;
-    if (const auto weight = weight_of_adapter(ours[o].name)) {
-      (ours[o].name.ends_with("a") ? adapters[*weight].a : adapters[*weight].b) = o;
+    if (placed) return;
+    if (const auto weight = weight_of_adapter(ours)) {
+      (ours.ends_with("a") ? adapters_[*weight].a : adapters_[*weight].b) = o;
     } else {
-      plan.left_out.push_back({ours[o].name, ""});
+      plan_.left_out.push_back({ours, ""});
     }
   }
-  for (const auto& [weight, adapter] : adapters) {
-    const auto target = exported_as.find(weight);
+
+  // An adapter without names of theirs.
+  void merge(const std::string& weight, Adapter adapter) {
+    const auto made = made_.find(weight);
     for (const auto& factor : {adapter.a, adapter.b}) {
-      if (factor) (target == exported_as.end() ? plan.left_out : plan.adapters).push_back({ours[*factor].name, ""});
+      if (factor) (made == made_.end() ? plan_.left_out : plan_.adapters).push_back({ours_[*factor].name, ""});
     }
-    if (target == exported_as.end() || !lora.merge) continue;
-    const auto made = std::find_if(plan.recipes.begin(), plan.recipes.end(),
-                                   [&](const Recipe& r) { return r.name == target->second; });
-    Recipe whole = *made;
+    if (made == made_.end() || !lora_.merge) return;
+    Recipe& target = plan_.recipes[made->second];
+    Recipe whole = target;
     // The factors fit the weight as we have it; rows that theirs lacks are not asked for.
-    whole.shape = ours[made->pieces.front().source].shape;
-    attach(whole, adapter, ours, lora.scale);
-    made->lora_a = whole.lora_a, made->lora_b = whole.lora_b, made->lora_scale = whole.lora_scale;
+    whole.shape = ours_[target.source].shape;
+    adapter.scale = lora_.scale;
+    attach(whole, adapter, [&](size_t i) -> const Shape& { return ours_[i].shape; });
+    target.lora_a = whole.lora_a, target.lora_b = whole.lora_b, target.lora_scale = whole.lora_scale;
   }
-  for (const MapRow& row : layout.rows) {
-    if (row.how == How::kLater) plan.missing.push_back({row.theirs, row.why});
-    if (has_counterpart(row) && !row.import_only && !used.contains(&row)) plan.missing.push_back({row.theirs, ""});
+
+  void add_base(const std::vector<NamedShape>& base) {
+    const Index in_base = index_of(base);
+    // Ids that some versions of transformers store and others compute are written if base has them.
+    std::erase_if(plan_.recipes, [&](const Recipe& r) { return r.zeros || (r.counting && !in_base.contains(r.name)); });
+    made_.clear();
+    std::set<std::string> written;
+    for (size_t i = 0; i < plan_.recipes.size(); ++i) {
+      const Recipe& r = plan_.recipes[i];
+      if (!r.counting) made_[ours_[r.source].name] = i;
+      written.insert(r.name);
+    }
+    for (size_t i = 0; i < base.size(); ++i) {
+      if (!written.contains(base[i].name)) take(base[i], ours_.size() + i, in_base);
+    }
+    for (const Recipe& r : plan_.recipes) {
+      const auto it = in_base.find(r.name);
+      check<DataError>(it == in_base.end() || base[it->second].shape == r.shape, "tensor ", r.name, " is ",
+                       it == in_base.end() ? r.shape : base[it->second].shape, " in the base and would be written as ",
+                       r.shape);
+    }
   }
-  return plan;
+
+  // What becomes of a name of base under which nothing of ours is written.
+  void take(const NamedShape& base, size_t source, const Index& in_base) {
+    bool known = false;
+    for (const MapRow& row : layout_.rows) {
+      if (!has_counterpart(row)) {
+        if (matches(row, base.name)) return copy(base, source);
+        continue;
+      }
+      const auto numbers = match_name(row.theirs, base.name);
+      if (!numbers) continue;
+      known = true;
+      const std::string ours = fill_name(row.ours, *numbers);
+      if (const auto it = made_.find(ours); it != made_.end()) {
+        Recipe& r = plan_.recipes[it->second];
+        if (row.how == How::kCounting) return copy(base, source);
+        if (row.fallback || in_base.contains(r.name)) continue;
+        r.name = base.name;  // another spelling
+        return;
+      }
+      if (beyond_tower(row, *numbers, index_)) return copy(base, source);
+      const auto weight = weight_of_adapter(ours);
+      if (!weight || !index_.contains(*weight) || index_.contains(ours)) continue;
+      copy(base, source);
+      if (ours.ends_with("a")) return;
+      --plan_.from_base, plan_.recipes.back().zeros = true;
+      plan_.zeroed.push_back(base.name);
+      return;
+    }
+    if (known) {
+      plan_.missing.push_back({base.name, ""});
+    } else {
+      plan_.unknown.push_back({base.name, ""});
+      copy(base, source);
+    }
+  }
+
+  void copy(const NamedShape& base, size_t source) {
+    plan_.recipes.push_back({.name = base.name, .shape = base.shape, .source = source});
+    ++plan_.from_base;
+  }
+
+  const Layout& layout_;
+  std::span<const NamedShape> ours_;
+  LoraMerge lora_;
+  Index index_;  // of ours
+  std::set<const MapRow*> used_;
+  std::set<std::string> names_;
+  std::map<std::string, size_t> made_;       // the recipe of one of ours
+  std::map<std::string, Adapter> adapters_;  // without names of theirs, by our weight
+  ExportPlan plan_;
+};
+
+}  // namespace
+
+std::vector<ImportPlan> plan_imports(std::span<const PublicNames> files, std::span<const NamedShape> ours,
+                                     const LoraMerge& lora) {
+  const Index index = index_of(ours);
+  std::vector<ImportPlan> plans;
+  std::vector<const Shape*> shapes;
+  for (const PublicNames& file : files) {
+    plans.push_back(Importer(file, shapes.size(), ours, index, lora).run());
+    for (const NamedShape& n : file.names) shapes.push_back(&n.shape);
+  }
+  drop_needless_ties(plans);
+  merge_adapters(plans, [&](size_t i) -> const Shape& { return *shapes[i]; });
+  return plans;
+}
+
+ImportPlan plan_import(const Layout& layout, std::span<const NamedShape> theirs, std::span<const NamedShape> ours,
+                       const LoraMerge& lora) {
+  const PublicNames file{&layout, theirs};
+  return std::move(plan_imports({&file, 1}, ours, lora).front());
+}
+
+ExportPlan plan_export(const Layout& layout, std::span<const NamedShape> ours, const LoraMerge& lora,
+                       const std::vector<NamedShape>* base) {
+  return Exporter(layout, ours, lora).run(base);
 }
 
 }  // namespace tpo

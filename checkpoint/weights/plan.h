@@ -2,6 +2,7 @@
 // From names and shapes to what is made of what: the same recipes serve import (ours made of theirs) and export (theirs
 // made of ours). No bytes are touched here.
 #include <cstdint>
+#include <map>
 #include <optional>
 #include <span>
 #include <string>
@@ -25,30 +26,35 @@ struct Recipe {
     kColoursLast,  // source (O, 3, K), made (O, K, 3)
     kColoursFirst  // source (O, K, 3), made (O, 3, K)
   };
-  struct Piece {
-    size_t source = 0;
-    int64_t from = 0, to = 0, count = 0;  // elements of the source, of what is made
-  };
   std::string name;  // of what is made
   Shape shape;
-  std::vector<Piece> pieces;  // by `to`, without gaps but for mean rows
+  size_t source = 0;  // of its elements; of ids and zeros only the one whose type they take
   Order order = Order::kSame;
-  int64_t mean_rows = 0;  // the last rows are the mean of the others, which are one piece
-  bool counting = false;  // 0, 1, 2, ... as int64, no pieces
-  // Added to what the pieces give: scale * b a, with a (rank, columns) and b (rows, rank).
-  std::optional<size_t> lora_a, lora_b;
+  int64_t mean_rows = 0;  // the last rows are the mean of the others
+  bool counting = false;  // 0, 1, 2, ... as int64
+  bool zeros = false;
+  // Added to what the source gives: scale * b a, with a (rank, columns) and b (rows, rank).
+  std::optional<size_t> lora_a = {}, lora_b = {};
   float lora_scale = 0;
 };
 
+// The two factors of a low-rank term.
+struct Adapter {
+  std::optional<size_t> a, b;
+  float scale = 0;
+};
+
 struct ImportPlan {
-  std::vector<Recipe> recipes;       // sources are indices into theirs
-  std::vector<NameNote> missing;     // ours, of a part that the layout covers, without a source
-  std::vector<NameNote> unexpected;  // theirs that no row knows, or whose part this model does not have
-  std::vector<NameNote> reshaped;    // ours whose source has another shape
-  std::vector<NameNote> later;       // theirs, accepted: their parts do not exist yet
-  std::vector<NameNote> unused;      // theirs, accepted: nothing needs them
-  std::vector<size_t> counting;      // theirs that must be 0, 1, 2, ..., also in unused
-  int64_t outside = 0;               // ours that the layout does not cover
+  std::vector<Recipe> recipes;              // sources are indices into theirs
+  std::vector<NameNote> missing;            // ours, of a part that the layout covers, without a source
+  std::vector<NameNote> unexpected;         // theirs that no row knows, or whose part this model does not have
+  std::vector<NameNote> reshaped;           // ours whose source has another shape
+  std::vector<NameNote> later;              // theirs, accepted: their parts do not exist yet
+  std::vector<NameNote> unused;             // theirs, accepted: nothing needs them
+  std::vector<NameNote> tied;               // ours made of what stands for another one, for want of a tensor of its own
+  std::vector<size_t> counting;             // theirs that must be 0, 1, 2, ..., also in unused
+  std::map<std::string, Adapter> adapters;  // to be merged, by the name of our weight
+  int64_t outside = 0;                      // ours that the layout does not cover
 };
 
 // merge: an adapter <scope>.lora_a, .lora_b of theirs is added into <scope>.weight, times lora_scale.
@@ -57,19 +63,39 @@ struct LoraMerge {
   float scale = 2;
 };
 
-// Throws DataError if two of theirs stand for the same elements of ours, or an adapter to be merged does not fit.
+// One public file or folder. Without a scale of its own, that of LoraMerge holds for its adapters.
+struct PublicNames {
+  const Layout* layout = nullptr;
+  std::span<const NamedShape> names;
+  std::optional<float> lora_scale = {};
+};
+
+// A plan for each file; sources count through the names of all files, one file after the other. Adapters are merged
+// whichever files they and their weights are in.
+// Throws DataError if two of theirs stand for one of ours, or an adapter to be merged does not fit or has no weight.
+std::vector<ImportPlan> plan_imports(std::span<const PublicNames> files, std::span<const NamedShape> ours,
+                                     const LoraMerge& lora);
 ImportPlan plan_import(const Layout& layout, std::span<const NamedShape> theirs, std::span<const NamedShape> ours,
                        const LoraMerge& lora);
 
 struct ExportPlan {
-  std::vector<Recipe> recipes;     // sources are indices into ours, in the order of ours
-  std::vector<NameNote> missing;   // patterns of theirs without a tensor of ours, later parts included
-  std::vector<NameNote> left_out;  // ours without a name in the layout
-  std::vector<NameNote> adapters;  // ours: low-rank terms of exported weights that the layout has no names for
+  std::vector<Recipe> recipes;      // sources are indices into ours, then base
+  std::vector<NameNote> missing;    // patterns of theirs (names, with a base) without a tensor of ours
+  std::vector<NameNote> left_out;   // ours without a name in the layout
+  std::vector<NameNote> adapters;   // ours: low-rank terms of exported weights that the layout has no names for
+  std::vector<NameNote> unwritten;  // without a base: patterns of theirs that nothing here needs
+  std::vector<NameNote> unknown;    // copies of what no row knows
+  std::vector<std::string> zeroed;  // second factors of low-rank terms that the weights have in them
+  int64_t from_base = 0;            // copies
 };
 
 // merge: adapters without a name in the layout are added into their weights.
-// Throws DataError for a tensor of ours whose shape its row cannot express.
-ExportPlan plan_export(const Layout& layout, std::span<const NamedShape> ours, const LoraMerge& lora);
+// base: names of the public file that training started from. It decides about spellings and gives what no parameter of
+// ours could: tensors of unused and later rows and of none, layers beyond the depth of a tower here. A name with a
+// counterpart is never copied: it is missing if ours lacks it, and a low-rank term of a weight that has it inside
+// becomes zero (its first factor is copied, its second is zeros).
+// Throws DataError for a tensor of ours whose shape its row cannot express or which has another one in base.
+ExportPlan plan_export(const Layout& layout, std::span<const NamedShape> ours, const LoraMerge& lora,
+                       const std::vector<NamedShape>* base = nullptr);
 
 }  // namespace tpo

@@ -4,6 +4,8 @@
 #include <iostream>
 
 #include "checkpoint/manifest.h"
+#include "checkpoint/sift.h"
+#include "checkpoint/together.h"
 #include "checkpoint/weights/export.h"
 #include "checkpoint/weights/import.h"
 #include "launcher/build.h"
@@ -21,10 +23,28 @@ std::string layouts_text() {
 }
 
 const Flag kAllowMissing{"allow-missing", "pattern of names that may lack a source; repeatable", "", Flag::Kind::kList};
-const Flag kDryRun{"dry_run", "look and report, write nothing", "", Flag::Kind::kSwitch};
+const Flag kDryRun{"dry_run", "look and report, write nothing; values and checksums are not looked at", "",
+                   Flag::Kind::kSwitch};
+const Flag kAllowOverflow{"allow-overflow", "values beyond a narrower type become infinite", "", Flag::Kind::kSwitch};
 
 void print(const std::vector<std::string>& lines) {
   for (const std::string& line : lines) std::cout << line << "\n";
+}
+
+// "3 <what>: a, b (remark), c", the first 20.
+void print_names(const std::string& what, const std::vector<NameNote>& notes) {
+  std::vector<NameNote> shown = notes;
+  for (NameNote& n : shown) n.text = n.text.empty() || n.text == n.name ? n.name : n.name + " (" + n.text + ")";
+  std::string line;
+  sift(shown, {}, what, line);
+  if (!line.empty()) std::cout << line.substr(2) << "\n";
+}
+
+// A checkpoint there would be replaced, and a run that has one would go back to step 0.
+void check_empty(const std::string& dir) {
+  const auto folders = list_checkpoints(dir);
+  check<ConfigError>(folders.empty() && latest(dir).empty(), "--out ", dir, " has checkpoints already",
+                     folders.empty() ? "" : ", " + folders.front() + " among them", "; give a new folder");
 }
 
 }  // namespace
@@ -48,12 +68,14 @@ const CommandHelp& import_help() {
        {"set", "path=value over the configuration; repeatable", "", Flag::Kind::kList},
        {"out", "folder for the checkpoint", ""},
        {"dtype", "stored: as in the file; fp32; bf16", "stored"},
-       {"merge_lora", "add adapters of the file into their weights", "", Flag::Kind::kSwitch},
+       {"merge_lora", "add adapters of the files into their weights, whichever file these are in", "",
+        Flag::Kind::kSwitch},
        {"lora_scale", "what their product is multiplied with: alpha / rank of the file", "2"},
        kAllowMissing,
        {"allow-unexpected", "pattern of their names that may have no place; repeatable", "", Flag::Kind::kList},
        {"allow-shape", "pattern of parameters that keep their initial values if shapes differ; repeatable", "",
         Flag::Kind::kList},
+       kAllowOverflow,
        kDryRun}};
   return help;
 }
@@ -62,10 +84,12 @@ const CommandHelp& export_help() {
   static const CommandHelp help{
       "ckpt export",
       "Writes the weights of a checkpoint as safetensors in a public layout, for transformers or the authors' code.\n"
-      "  With --base, tensors of parts that this version does not have, the division into files and the element types "
-      "are\n"
-      "  those of the public checkpoint that training started from. Vocabulary rows added by import are left out "
-      "again.",
+      "  With --base, the spelling of names, the division into files, the element types and the tensors of parts that "
+      "this\n"
+      "  version does not have are those of the public checkpoint that training started from; what has a parameter "
+      "here "
+      "is\n"
+      "  never taken from it. Vocabulary rows added by import are left out again.",
       "",
       "tpo_dist ckpt export --from runs/x --layout videochat_tpo --base VideoChat-TPO --out for_the_authors",
       {{"from", "checkpoint, or run folder (its newest)", ""},
@@ -76,6 +100,7 @@ const CommandHelp& export_help() {
        {"lora", "adapters without a name in the layout: refuse, merge into the weights, drop", "refuse"},
        {"shard_gb", "largest file in 10^9 bytes, without --base", "5"},
        kAllowMissing,
+       kAllowOverflow,
        kDryRun}};
   return help;
 }
@@ -94,16 +119,21 @@ int ckpt_import(const Args& args, ProcessGroup& world) {
   const int dtype = args.choice("dtype", {"stored", "fp32", "bf16"});
   if (dtype > 0) options.dtype = dtype == 1 ? DType::kF32 : DType::kBF16;
   options.allow_missing = args.list("allow-missing"), options.allow_unexpected = args.list("allow-unexpected");
-  options.allow_shape = args.list("allow-shape");
+  options.allow_shape = args.list("allow-shape"), options.allow_overflow = args.is_on("allow-overflow");
+  const bool dry = args.is_on("dry_run");
+  const std::string out = args.required("out");
+  together(world, [&] {
+    if (world.rank() == 0 && !dry) check_empty(out);
+    return std::string();
+  });
   const WeightImport import(sources, parameter_shapes(config, vocab), options);
-  const bool first = world.rank() == 0, dry = args.is_on("dry_run");
+  const bool first = world.rank() == 0;
   if (first) print(import.report());
   if (dry && first) std::cout << "would write " << import.bytes() << " bytes" << std::endl;
   import.require_fit();
   if (dry) return kExitDone;
   TrainState state{import.tensors(), {}, resolved_text(config), model_fingerprint(config, vocab)};
-  const std::string folder = save(args.required("out"), 0, state, world);
-  if (import.overflows() > 0) std::cout << import.overflows() << " values became infinite\n";
+  const std::string folder = save(out, 0, state, world);
   if (first)
     std::cout << folder << ": " << state.tensors.size() << " tensors, " << import.bytes() << " bytes" << std::endl;
   return kExitDone;
@@ -126,16 +156,16 @@ int ckpt_export(const Args& args, ProcessGroup&) {
     options.lora = {true, language.lora_alpha / static_cast<float>(std::max<int64_t>(language.lora_rank, 1))};
   }
   options.shard_bytes = static_cast<int64_t>(args.real("shard_gb", 1e-6, 1e6) * 1e9);
-  options.allow_missing = args.list("allow-missing");
+  options.allow_missing = args.list("allow-missing"), options.allow_overflow = args.is_on("allow-overflow");
   const bool dry = args.is_on("dry_run");
   const ExportReport report = export_weights(from, args.required("out"), options, dry);
-  if (!report.left_out.empty()) {
-    std::cout << report.left_out.size() << " tensors of the checkpoint have no name in layout " << options.layout
-              << ":";
-    for (const NameNote& n : report.left_out) std::cout << " " << n.name;
-    std::cout << "\n";
-  }
-  if (report.overflows > 0) std::cout << report.overflows << " values became infinite: the type's range is too small\n";
+  print_names("tensors of the checkpoint without a name in layout " + options.layout, report.left_out);
+  print_names("names of the layout that are left out", report.unwritten);
+  print_names("tensors that the layout does not know, copied from the base", report.unknown);
+  if (lora == 1 || report.merged > 0) std::cout << "adapters merged into their weights: " << report.merged << "\n";
+  if (!report.zeroed.empty())
+    std::cout << "weights of the checkpoint that have their adapters inside: " << report.zeroed.size()
+              << "; the base's lora_B of these become zeros\n";
   std::cout << args.required("out") << (dry ? ": would have " : ": ") << report.tensors << " tensors, " << report.bytes
             << " bytes, " << report.from_base << " tensors from the base" << std::endl;
   return kExitDone;

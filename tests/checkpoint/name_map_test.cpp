@@ -60,19 +60,16 @@ const Layout& toy() {
   static const Layout layout = [] {
     Layout l{"toy", "", {}};
     append_rows(l.rows, "", "",
-                {part(0, 3, "q", "qkv.weight"), part(1, 3, "k", "qkv.weight"), part(2, 3, "v", "qkv.weight"),
-                 grown(2, "table", "table.weight"), same("w.#", "w.#.weight"), same("a.#", "w.#.lora_a"),
+                {grown(2, "table", "table.weight"), same("w.#", "w.#.weight"), same("a.#", "w.#.lora_a"),
                  same("b.#", "w.#.lora_b"), import_only(same("old.#", "w.#.weight")), later("sam.*", "mask head")});
     return l;
   }();
   return layout;
 }
-const Names kToyOurs{
-    {"qkv.weight", {8, 4}}, {"table.weight", {7, 4}}, {"w.0.weight", {3, 4}}, {"w.1.weight", {3, 4}}, {"other", {1}}};
+const Names kToyOurs{{"table.weight", {7, 4}}, {"w.0.weight", {3, 4}}, {"w.1.weight", {3, 4}}, {"other", {1}}};
 
 TEST(NameMap, what_does_not_fit_is_listed) {
-  const Names theirs{{"q", {4, 4}},   {"k", {2, 4}},   {"v", {2, 4}},    {"table", {5, 4}},
-                     {"w.1", {4, 3}}, {"w.2", {3, 4}}, {"sam.x.y", {9}}, {"noise", {2}}};
+  const Names theirs{{"table", {5, 4}}, {"w.1", {4, 3}}, {"w.2", {3, 4}}, {"sam.x.y", {9}}, {"noise", {2}}};
   const ImportPlan plan = plan_import(toy(), theirs, kToyOurs, {});
   EXPECT_EQ(text_of(plan.missing), "w.0.weight");
   EXPECT_EQ(text_of(plan.unexpected), "w.2 noise");
@@ -80,11 +77,8 @@ TEST(NameMap, what_does_not_fit_is_listed) {
   EXPECT_EQ(plan.reshaped.at(0).text, "w.1.weight (3, 4) here, w.1 (4, 3) there");
   EXPECT_EQ(plan.later.at(0).text, "mask head");
   EXPECT_EQ(plan.outside, 1);
-  ASSERT_EQ(plan.recipes.size(), 2u);
-  EXPECT_EQ(plan.recipes[0].pieces[1].to, 16) << "parts of unequal rows, one below the other";
-  EXPECT_EQ(plan.recipes[1].mean_rows, 2);
-  Names cut(theirs.begin() + 1, theirs.end());
-  EXPECT_EQ(plan_import(toy(), cut, kToyOurs, {}).missing.at(0).text, "2 of its 3 parts");
+  ASSERT_EQ(plan.recipes.size(), 1u);
+  EXPECT_EQ(plan.recipes[0].mean_rows, 2);
   const Names twice{{"w.0", {3, 4}}, {"old.0", {3, 4}}};
   EXPECT_EQ(message_of<DataError>([&] { plan_import(toy(), twice, kToyOurs, {}); }),
             "w.0 and old.0 both stand for w.0.weight");
@@ -121,11 +115,81 @@ TEST(NameMap, adapters_stay_beside_or_go_into_the_weight) {
   EXPECT_FALSE(plan_export(plain, ours, {}).recipes.at(0).lora_a.has_value());
 }
 
+// A base says how names are spelled and gives what no parameter stands for; a stale copy of one that has a counterpart
+// would stand beside weights of another state.
+TEST(NameMap, a_base_gives_only_what_no_parameter_stands_for) {
+  Layout layout = toy();
+  append_rows(layout.rows, "", "", {tower(same("block.#", "vision.blocks.#.weight"))});
+  const Names ours{
+      {"table.weight", {7, 4}}, {"w.0.weight", {3, 4}}, {"w.1.weight", {3, 4}}, {"vision.blocks.0.weight", {2}}};
+  const Names base{{"a.0", {2, 4}},   {"b.0", {3, 2}}, {"block.0", {2}},  {"block.1", {2}}, {"noise", {2}},
+                   {"old.0", {3, 4}}, {"sam.x", {9}},  {"table", {5, 4}}, {"w.1", {3, 4}},  {"w.2", {3, 4}}};
+  const ExportPlan plan = plan_export(layout, ours, {}, &base);
+  EXPECT_EQ(text_of(plan.missing), "w.2");
+  EXPECT_EQ(text_of(plan.unknown), "noise");
+  EXPECT_EQ(plan.zeroed, std::vector<std::string>{"b.0"});
+  EXPECT_EQ(plan.from_base, 4);
+  std::map<std::string, const Recipe*> made;
+  for (const Recipe& r : plan.recipes) made[r.name] = &r;
+  ASSERT_EQ(made.size(), plan.recipes.size());
+  const std::vector<std::pair<std::string, size_t>> want{{"a.0", 4},     {"b.0", 5},   {"block.0", 3},
+                                                         {"block.1", 7}, {"noise", 8}, {"old.0", 1},
+                                                         {"sam.x", 10},  {"table", 0}, {"w.1", 2}};
+  ASSERT_EQ(made.size(), want.size());
+  for (const auto& [name, source] : want) {
+    ASSERT_TRUE(made.contains(name)) << name;
+    EXPECT_EQ(made[name]->source, source) << name;
+    EXPECT_EQ(made[name]->zeros, name == "b.0") << name;
+  }
+  const Names wrong{{"w.1", {4, 3}}};
+  EXPECT_NE(message_of<DataError>([&] { plan_export(layout, ours, {}, &wrong); }).find("tensor w.1 is (4, 3)"),
+            std::string::npos);
+  const ImportPlan in = plan_import(layout, base, ours, {});
+  EXPECT_EQ(text_of(in.unexpected), "a.0 b.0 noise w.2") << "block.1 is not needed";
+}
+
+TEST(NameMap, adapters_and_weights_may_be_in_different_files) {
+  const Names weights{{"w.0", {3, 4}}, {"table", {5, 4}}}, adapters{{"a.0", {2, 4}}, {"b.0", {3, 2}}};
+  const Layout& l = toy();
+  const std::vector<PublicNames> files{{&l, weights}, {&l, adapters, 8}};
+  const std::vector<ImportPlan> plans = plan_imports(files, kToyOurs, {true, 2});
+  ASSERT_EQ(plans.at(0).recipes.size(), 2u);
+  const Recipe& r = plans[0].recipes[1];
+  EXPECT_EQ(r.name, "w.0.weight");
+  EXPECT_EQ(*r.lora_a, 2u);
+  EXPECT_EQ(*r.lora_b, 3u);
+  EXPECT_EQ(r.lora_scale, 8) << "of the adapters' own file";
+  EXPECT_EQ(text_of(plans[1].unexpected), "");
+  EXPECT_NE(message_of<DataError>([&] {
+              plan_imports(std::span(files).last(1), kToyOurs, {true, 2});
+            }).find("give the file that has it"),
+            std::string::npos);
+}
+
+TEST(NameMap, tied_tables_fill_both_where_there_is_no_second) {
+  const Names ours{{"language.embed_tokens.weight", {9, 2}}, {"language.lm_head.weight", {9, 2}}};
+  const Names tied{{"model.embed_tokens.weight", {9, 2}}};
+  Names both = tied;
+  both.push_back({"lm_head.weight", {9, 2}});
+  const Layout l = layout_of("qwen2");
+  const ImportPlan plan = plan_import(l, tied, ours, {});
+  ASSERT_EQ(plan.recipes.size(), 2u);
+  EXPECT_EQ(text_of(plan.tied), "language.lm_head.weight");
+  const ImportPlan two = plan_import(l, both, ours, {});
+  EXPECT_EQ(two.recipes.at(1).source, 1u);
+  EXPECT_EQ(text_of(two.tied), "");
+  const Names head{{"lm_head.weight", {9, 2}}};
+  const std::vector<PublicNames> files{{&l, tied}, {&l, head}};
+  const std::vector<ImportPlan> apart = plan_imports(files, ours, {});
+  EXPECT_EQ(apart[0].recipes.size() + apart[1].recipes.size(), 2u);
+  EXPECT_EQ(text_of(apart[0].tied), "");
+}
+
 TEST(NameMap, what_ours_cannot_express_is_refused) {
   Layout l{"odd", "", {}};
-  append_rows(l.rows, "", "", {patches(4, "p", "p"), grown(3, "g", "g"), part(0, 2, "h", "h")});
+  append_rows(l.rows, "", "", {patches(4, "p", "p"), grown(3, "g", "g"), zeros(2, "h", "h", "why")});
   for (const NamedShape& bad :
-       {NamedShape{"p", {5, 13}}, NamedShape{"p", {5, 15}}, NamedShape{"g", {3, 2}}, NamedShape{"h", {3, 2}}})
+       {NamedShape{"p", {5, 13}}, NamedShape{"p", {5, 15}}, NamedShape{"g", {3, 2}}, NamedShape{"h", {3}}})
     EXPECT_NE(message_of<DataError>([&] { plan_export(l, Names{bad}, {}); }).find(bad.name + " ("), std::string::npos);
 }
 

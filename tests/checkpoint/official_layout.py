@@ -2,10 +2,10 @@
 
 usage: official_layout.py OUT [--layout NAME] [--size full|nano] [--values bits|normal] [--shard-bytes N]
        official_layout.py --list [--layout NAME] [--size full|nano]    names and shapes, one tensor a line
-       official_layout.py --qformer-names  the released name of each of its parameters and ours, one pair a line
+       official_layout.py --names [--layout NAME]  public names, and ours under which the goldens equal them
        official_layout.py --check          compares names, counts and sizes with what is public; prints both
 
-Layouts: videochat_tpo (OpenGVLab/VideoChat-TPO), videochat2_mistral (OpenGVLab/VideoChat2_stage3_Mistral_7B), bert
+Layouts: videochat_tpo (OpenGVLab/VideoChat-TPO), videochat2_mistral (OpenGVLab/VideoChat2_stage3_Mistral_7B), mistral (mistralai/Mistral-7B-Instruct-v0.2), bert
 (google-bert/bert-base-uncased), llava_ov (lmms-lab/llava-onevision-qwen2-7b-ov). full is the released size: of
 videochat_tpo 2,594 tensors and 16,202,736,564 bytes, all bf16 but for the position ids. nano has the same names at the
 sizes of official_nano.textproto and official_nano_llava.textproto. Names and sizes of videochat_tpo come from the
@@ -19,11 +19,12 @@ import json
 import math
 import os
 import random
+import re
 import struct
 import sys
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "model", "golden"))
-import qformer_names  # noqa: E402
+import public_names  # noqa: E402
 
 # n: layers; the other letters as in the model: C width, F hidden width, P patch, V vocabulary.
 FULL = {"vision": {"n": 23, "C": 1024, "F": 4096, "P": 16},
@@ -247,9 +248,21 @@ def shapes_of(size):
     return n.shapes
 
 
-def videochat2_mistral(shapes, language):
-    """The same model before its task heads: other names of two parts, a vocabulary without the task tokens."""
+def mistral(shapes, language):
+    """The frozen language model by itself, as transformers names it, without the task tokens."""
     out = {}
+    for name, shape in shapes.items():
+        if name.startswith("lm.") and ".lora_" not in name:
+            out[name[len("lm.base_model.model."):].replace(".base_layer", "")] = tuple(
+                d - 7 if d == language["V"] else d for d in shape)
+    return out
+
+
+def videochat2_mistral(shapes, language):
+    """The same model before its task heads: other names of two parts, a vocabulary without the task tokens. Its
+    trainer stores what it trained: of the language model the adapters alone."""
+    out = {}
+    shapes = {n: s for n, s in shapes.items() if not n.startswith("lm.") or ".lora_" in n}
     for name, shape in shapes.items():
         if name.startswith(("vision", "qformer.", "query_tokens", "extra_query_tokens", "project_up", "lm.")):
             name = name.replace("project_up", "mistral_proj")
@@ -301,7 +314,31 @@ def shapes_of_layout(layout, size):
     shapes = shapes_of(size)
     if layout == "bert":
         return bert(shapes, size["qformer"]["V"], size["qformer"]["C"])
-    return videochat2_mistral(shapes, size["language"]) if layout == "videochat2_mistral" else shapes
+    if layout in ("videochat2_mistral", "mistral"):
+        return (mistral if layout == "mistral" else videochat2_mistral)(shapes, size["language"])
+    return shapes
+
+
+def pairs_of(layout):
+    """(public name, ours) of what the golden scripts compare, patches apart, which have another order."""
+    for name in shapes_of_layout(layout, NANO):
+        part, dot, rest = name.partition(".")
+        if is_ids(name) or name.endswith(("patch_embed.proj.weight", "patch_embedding.weight")):
+            continue
+        if part == "qformer":
+            yield name, public_names.qformer(rest)
+        elif part == "bert" and not re.search("token_type|pooler", name):
+            yield name, public_names.qformer(name).replace("gamma", "weight").replace("beta", "bias")
+        elif name.startswith("vision_encoder.encoder."):
+            yield name, public_names.umt("vision." + name[len("vision_encoder.encoder."):])
+        elif part == "vision_layernorm":
+            yield name, public_names.umt("norm." + rest)
+        elif name.startswith("model.vision_tower."):
+            yield name, public_names.siglip(name[len("model.vision_tower.vision_tower."):])
+        elif re.match(r"model\.(mm_projector|image_newline)", name):
+            yield name, public_names.projector(name)
+        elif re.match(r"(lm\.|mistral_model\.)?(base_model|model|lm_head)\.", name):
+            yield name, public_names.language(re.sub(r"^(lm|mistral_model)\.", "", name))
 
 
 def bits(_, size):
@@ -389,10 +426,10 @@ def check():
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", nargs="?")
-    parser.add_argument("--qformer-names", action="store_true")
+    parser.add_argument("--names", action="store_true")
     parser.add_argument("--check", action="store_true")
     parser.add_argument("--list", action="store_true")
-    parser.add_argument("--layout", choices=("videochat_tpo", "videochat2_mistral", "bert", "llava_ov"),
+    parser.add_argument("--layout", choices=("videochat_tpo", "videochat2_mistral", "mistral", "bert", "llava_ov"),
                         default="videochat_tpo")
     parser.add_argument("--values", choices=("bits", "normal"), default="bits")
     parser.add_argument("--size", choices=("full", "nano"), default="nano")
@@ -400,10 +437,9 @@ def main():
     args = parser.parse_args()
     if args.check:
         return check()
-    if args.qformer_names:
-        for name in shapes_of(FULL):
-            if name.startswith("qformer.") and not is_ids(name):
-                print(name, qformer_names.ours(name[8:]))
+    if args.names:
+        for pair in pairs_of(args.layout):
+            print(*pair)
         return 0
     shapes = shapes_of_layout(args.layout, FULL if args.size == "full" else NANO)
     if args.list:

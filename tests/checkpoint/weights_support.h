@@ -36,8 +36,8 @@ inline Example example_of(const Layout& layout) {
       case MapRow::How::kPatches:
         put(row, {5, 12}, row.dims == 5 ? Shape{5, 3, 1, 2, 2} : Shape{5, 3, 2, 2});
         break;
-      case MapRow::How::kPart:
-        put(row, {4 * row.parts, 2}, {4, 2});
+      case MapRow::How::kZeros:
+        e.theirs.push_back({row.theirs, {row.rows, 4}});
         break;
       case MapRow::How::kGrown:
         put(row, {20, 4}, {20 - row.added, 4});

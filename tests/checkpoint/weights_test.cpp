@@ -1,5 +1,7 @@
 // Weights in and out: what is made, whole round trips, refusals.
 #include <cmath>
+#include <filesystem>
+#include <fstream>
 
 #include "checkpoint/weights/export.h"
 #include "checkpoint/weights/import.h"
@@ -104,6 +106,18 @@ TEST_F(Imported, types) {
             std::string::npos);
 }
 
+TEST_F(Imported, a_value_beyond_the_type_is_an_error_unless_allowed) {
+  const NamedShape ours{"language.norm.weight", {2}};
+  put("model.norm.weight", SafeType::kF32, {2}, {1, 3.4e38f});
+  WeightsImportOptions options;
+  options.dtype = DType::kBF16;
+  EXPECT_NE(
+      message_of<ConfigError>([&] { make("mistral", ours, options); }).find("language.norm.weight is beyond BF16"),
+      std::string::npos);
+  options.allow_overflow = true;
+  EXPECT_TRUE(std::isinf(make("mistral", ours, options).at(1)));
+}
+
 // One feed-forward of BERT is that of texts and that of queries; what it does not have keeps the run's values.
 TEST_F(Imported, bert_gives_its_feed_forward_twice) {
   const std::string layer = "bert.encoder.layer.2.";
@@ -177,6 +191,7 @@ TEST(Weights, round_trips_keep_every_bit) {
         std::string bytes(static_cast<size_t>(entry.tensor.bytes), '\0');
         z.read(entry, 0, std::as_writable_bytes(std::span(bytes)));
         std::string want = random_bytes(tensor, entry.tensor.type, entry.tensor.shape);
+        if (tensor.find("token_type") != std::string::npos) want.assign(want.size(), '\0');  // nobody's but the base's
         if (type == SafeType::kF16 && entry.tensor.type == type) {  // a NaN may become another NaN
           for (size_t i = 0; i < want.size(); i += 2) {
             uint16_t v = 0;
@@ -188,6 +203,66 @@ TEST(Weights, round_trips_keep_every_bit) {
       }
     }
   }
+}
+
+std::string replaced(std::string name, const std::string& from, const std::string& to) {
+  const size_t at = name.find(from);
+  return at == std::string::npos ? name : name.replace(at, from.size(), to);
+}
+
+// A base in an older spelling, or one of another version, is written as it was.
+TEST(Weights, round_trips_keep_the_spelling_of_the_base) {
+  const struct {
+    const char *layout, *from, *to, *from2, *to2;
+  } cases[] = {{"bert", "bert.", "", "", ""},
+               {"bert", "LayerNorm.weight", "LayerNorm.gamma", "LayerNorm.bias", "LayerNorm.beta"},
+               {"videochat2_mistral", ".base_layer", "", "", ""}};
+  for (const auto& c : cases) {
+    SCOPED_TRACE(cat(c.layout, " ", c.from));
+    Example e = example_of(layout_of(c.layout));
+    for (NamedShape& t : e.theirs) {
+      t.name = replaced(t.name, c.from, c.to);
+      if (*c.from2 != '\0') t.name = replaced(t.name, c.from2, c.to2);
+    }
+    const TempFolder dir;
+    const std::string x = dir.path() + "/x", y = dir.path() + "/y";
+    write_random(x, e.theirs, SafeType::kBF16, 700);
+    const auto single = make_single();
+    const WeightImport import({{x, c.layout}}, e.ours, {});
+    import.require_fit();
+    save(dir.path() + "/c", 0, {import.tensors(), {}, "", ""}, *single);
+    ExportOptions options;
+    options.layout = c.layout, options.base = x;
+    export_weights(latest(dir.path() + "/c"), y, options);
+    const SafetensorsReader base(x);
+    for (const std::string& file : base.files()) EXPECT_EQ(slurp(x + "/" + file), slurp(y + "/" + file));
+  }
+}
+
+// Adapters that went into their weights come back as terms of nothing: never beside weights that have them.
+TEST(Weights, merged_adapters_go_back_to_a_base_as_zeros) {
+  const TempFolder dir;
+  const std::string x = dir.path() + "/x", y = dir.path() + "/y";
+  const std::string at = "mistral_model.base_model.model.lm_head.", a = at + "lora_A.default.weight",
+                    b = at + "lora_B.default.weight", w = at + "base_layer.weight";
+  write_random(x, {{w, {20, 4}}, {a, {2, 4}}, {b, {20, 2}}}, SafeType::kBF16, 1 << 30);
+  WeightsImportOptions in;
+  in.lora = {true, 2};
+  const WeightImport import({{x, "videochat2_mistral"}}, {{"language.lm_head.weight", {27, 4}}}, in);
+  const auto single = make_single();
+  save(dir.path() + "/c", 0, {import.tensors(), {}, "", ""}, *single);
+  ExportOptions options;
+  options.layout = "videochat2_mistral", options.base = x;
+  EXPECT_EQ(export_weights(latest(dir.path() + "/c"), y, options).zeroed, std::vector<std::string>{b});
+  SafetensorsReader before(x), after(y);
+  const auto bytes = [](SafetensorsReader& r, const std::string& name) {
+    std::string out(static_cast<size_t>(r.tensors().at(name).tensor.bytes), 'x');
+    r.read(r.tensors().at(name), 0, std::as_writable_bytes(std::span(out)));
+    return out;
+  };
+  EXPECT_EQ(bytes(after, a), bytes(before, a));
+  EXPECT_EQ(bytes(after, b), std::string(80, '\0'));
+  EXPECT_NE(bytes(after, w), bytes(before, w));
 }
 
 TEST(Weights, bf16_fills_fp32_in_a_run) {
@@ -230,7 +305,7 @@ TEST(Weights, what_does_not_fit_is_refused_unless_allowed) {
   EXPECT_EQ(refused().find("language.lm_head"), std::string::npos);
   options.allow_shape = {"language.norm.weight"};
   WeightImport({{x, "mistral"}}, ours, options).require_fit();
-  EXPECT_EQ(WeightImport({{x, "mistral"}}, ours, options).report().size(), 5u);
+  EXPECT_EQ(WeightImport({{x, "mistral"}}, ours, options).report().size(), 4u);
   EXPECT_NE(message_of<DataError>([&] {
               WeightImport({{x, "mistral"}, {x, "qwen2"}}, {{"language.norm.weight", {4}}}, {});
             }).find("both give language.norm.weight"),
@@ -268,10 +343,64 @@ TEST(Weights, an_export_says_what_it_lacks) {
   options.lora = {}, options.drop_adapters = true, options.type = SafeType::kF16;
   EXPECT_EQ(export_weights(c, dir.path() + "/z", options).bytes, 24);
   state.tensors[0].value.data<float>()[2] = 1e6f;
-  EXPECT_EQ(export_weights(save(dir.path() + "/c", 2, state, *single), dir.path() + "/w", options).overflows, 1);
+  const std::string wide = save(dir.path() + "/c", 2, state, *single), w_out = dir.path() + "/w";
+  EXPECT_NE(message_of<ConfigError>([&] { export_weights(wide, w_out, options); }).find("beyond F16"),
+            std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(w_out));
+  options.allow_overflow = true;
+  EXPECT_EQ(export_weights(wide, w_out, options).tensors, 2);
   options.layout = "siglip", options.allow_missing = {"*"};
   EXPECT_NE(message_of<ConfigError>([&] { export_weights(c, dir.path() + "/v", options); }).find("nothing of this"),
             std::string::npos);
+}
+
+// A flipped byte is found before anything is written.
+TEST(Weights, a_damaged_checkpoint_is_not_exported) {
+  const TempFolder dir;
+  const auto single = make_single();
+  const TrainState state{{{"language.norm.weight", ramp({4}, 1), {4}, 0}}, {}, "", ""};
+  const std::string c = save(dir.path() + "/c", 1, state, *single), y = dir.path() + "/y";
+  const std::string shard = c + "/shard_00000.h5";
+  std::string bytes = slurp(shard);
+  const std::string value(reinterpret_cast<const char*>(state.tensors[0].value.data<float>()), 16);
+  ASSERT_NE(bytes.find(value), std::string::npos);
+  bytes[bytes.find(value) + 5] ^= 1;
+  std::ofstream(shard, std::ios::binary) << bytes;
+  ExportOptions options;
+  options.layout = "mistral", options.allow_missing = {"*"};
+  EXPECT_NE(message_of<DataError>([&] { export_weights(c, y, options); }).find("is damaged"), std::string::npos);
+  EXPECT_FALSE(std::filesystem::exists(y));
+}
+
+// Merging goes through each file once: adapters lie in a file of their own, or between the weights, and are larger
+// than what is read in blocks.
+TEST(Weights, merging_reads_each_file_once) {
+  for (const bool apart : {false, true}) {
+    const TempFolder dir;
+    const std::string x = dir.path() + "/x";
+    std::vector<TensorToWrite> tensors;
+    Names ours;
+    for (const char* name : {"gate", "up"}) {
+      const std::string at = cat("mistral_model.base_model.model.model.layers.0.mlp.", name, "_proj.");
+      tensors.push_back({at + "base_layer.weight", SafeType::kBF16, {20000, 80}, 0});
+      tensors.push_back({at + "lora_A.default.weight", SafeType::kBF16, {32, 80}, apart ? 1u : 0u});
+      tensors.push_back({at + "lora_B.default.weight", SafeType::kBF16, {20000, 32}, apart ? 1u : 0u});
+      ours.push_back({cat("language.layers.0.mlp.", name, ".weight"), {20000, 80}});
+    }
+    int64_t bytes = 0;
+    for (const TensorToWrite& t : tensors) bytes += t.shape.numel() * 2;
+    write_safetensors(x, tensors,
+                      [](size_t, int64_t, std::span<std::byte> to) { std::fill(to.begin(), to.end(), std::byte{1}); });
+    const auto single = make_single();
+    WeightsImportOptions options;
+    options.lora = {true, 2};
+    const WeightImport import({{x, "videochat2_mistral"}}, ours, options);
+    EXPECT_EQ(import.report().at(1), "adapters merged into their weights: 2");
+    save(dir.path() + "/c", 0, {import.tensors(), {}, "", ""}, *single);
+    EXPECT_GE(import.bytes_read(), bytes);
+    // A jump between tensors of one file costs the rest of a block; blocks are 8 MiB and there are six tensors.
+    EXPECT_LE(import.bytes_read(), bytes + 6 * (8 << 20));
+  }
 }
 
 }  // namespace

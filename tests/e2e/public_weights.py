@@ -8,7 +8,8 @@ import subprocess
 import sys
 
 LLAVA = "llava-onevision-qwen2-7b-ov"
-LAYOUTS = {"VideoChat-TPO": "videochat_tpo", "VideoChat2_stage3_Mistral_7B": "videochat2_mistral", LLAVA: "llava_ov"}
+LAYOUTS = {"VideoChat-TPO": "videochat_tpo", "VideoChat2_stage3_Mistral_7B": "videochat2_mistral",
+           "Mistral-7B-Instruct-v0.2": "mistral", LLAVA: "llava_ov"}
 ADAPTERS = r"language\..*\.lora_[ab]"
 
 

@@ -21,6 +21,7 @@ import torch
 import torch.nn.functional as F
 import transformers
 from make_golden import noise, weight, write_case
+from public_names import language as ours
 
 VERSIONS = f"transformers {transformers.__version__}, peft {peft.__version__}, torch {torch.__version__}"
 
@@ -37,17 +38,6 @@ CASES = {
     "qwen2_one_row": dict(rows=36, width=12, heads=2, kv_heads=2, head_dim=6, mlp=5, theta=1e4, eps=1e-6, rank=1,
                           alpha=1, lengths=[1]),
 }
-
-
-def ours(name):
-    """Public parameter name -> our name."""
-    name = name.replace("base_model.model.", "").replace(".default", "").replace("base_layer.", "")
-    for a, b in [("model.layers.", "language.layers."), ("model.embed_tokens", "language.embed_tokens"),
-                 ("model.norm", "language.norm"), ("lm_head", "language.lm_head"), ("self_attn.", "attn."),
-                 ("_proj.", "."), ("input_layernorm", "attn_norm"), ("post_attention_layernorm", "mlp_norm"),
-                 ("lora_A.weight", "lora_a"), ("lora_B.weight", "lora_b")]:
-        name = name.replace(a, b)
-    return name
 
 
 def make_model(arch, c, dtype=torch.float64, rounded=False):

@@ -23,6 +23,7 @@ import sys
 
 import numpy as np
 import torch
+from public_names import umt
 
 DOUBLE, BF16 = torch.float64, torch.bfloat16
 HERE = pathlib.Path(__file__).parent
@@ -102,24 +103,21 @@ def vision(path, media, frames, table_frames, tubelet, dtype, rounded):
     norm = torch.nn.LayerNorm(width, eps=1e-12)
     model = torch.nn.ModuleDict({"vision": encoder, "norm": norm}).to(dtype)
 
-    def name_of(name):
-        return name.replace("patch_embed.proj", "patch_embed") if name.startswith("vision") else "vision." + name
-
     def to_rows(w):  # (C, 3, t, p, p) -> (C, t*p*p*3)
         return w.permute(0, 2, 3, 4, 1).reshape(w.shape[0], -1)
 
     with torch.no_grad():
         for name, p in model.named_parameters():
             if p.dim() == 5:
-                rows = weight(name_of(name), tuple(to_rows(p).shape), rounded)
+                rows = weight(umt(name), tuple(to_rows(p).shape), rounded)
                 p.copy_(rows.reshape(width, tubelet, patch, patch, 3).permute(0, 4, 1, 2, 3))
             else:
-                p.copy_(weight(name_of(name), tuple(p.shape), rounded))
+                p.copy_(weight(umt(name), tuple(p.shape), rounded))
     images = given("images", (media, frames, size, size, 3), rounded).to(dtype)
     y = norm(encoder(images.permute(0, 4, 1, 2, 3), use_image=frames == 1)).reshape(-1, width)
     y.backward(given("dy", tuple(y.shape), rounded).to(dtype))
     arrays = {"output": y}
-    return arrays | {"grad." + name_of(n): to_rows(p.grad) if p.dim() == 5 else p.grad
+    return arrays | {"grad." + umt(n): to_rows(p.grad) if p.dim() == 5 else p.grad
                      for n, p in model.named_parameters()}
 
 

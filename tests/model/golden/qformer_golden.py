@@ -13,7 +13,7 @@ import sys
 import torch
 
 from make_golden import given, noise, weight, write_case
-from qformer_names import ours
+from public_names import qformer as ours
 
 LAYERS, WIDTH, HEADS, HIDDEN, VISION, OUT = 4, 12, 3, 20, 10, 14
 QUERIES, EXTRA, VOCAB, POSITIONS = 3, 2, 17, 9

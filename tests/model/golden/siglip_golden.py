@@ -12,6 +12,7 @@ import sys
 import torch
 import transformers
 from make_golden import given, weight, write_case
+from public_names import siglip as ours
 
 # The table kSiglip of golden_test.cpp.
 CASES = {
@@ -19,16 +20,6 @@ CASES = {
     "siglip_clip": dict(size=11, patch=3, width=15, heads=1, mlp=31, depth=1, media=2, frames=4),
     "siglip_16": dict(size=14, patch=7, width=8, heads=4, mlp=9, depth=3, media=1, frames=16),
 }
-
-
-def ours(name):
-    """Public parameter name -> our name."""
-    name = name.replace("vision_model.", "vision.")
-    for a, b in [("embeddings.patch_embedding", "patch_embed"), ("embeddings.position_embedding", "position_embedding"),
-                 ("encoder.layers.", "blocks."), ("self_attn.out_proj", "attn.proj"), ("self_attn.", "attn."),
-                 ("_proj.", "."), ("layer_norm", "norm")]:
-        name = name.replace(a, b)
-    return name
 
 
 def case(size, patch, width, heads, mlp, depth, media, frames, dtype, rounded):

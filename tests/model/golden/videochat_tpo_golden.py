@@ -39,7 +39,7 @@ import torchvision
 import transformers
 
 import language_golden
-import qformer_names
+import public_names
 from make_golden import noise, value, write
 
 VERSIONS = (f"OpenGVLab/TPO inference/modeling_videochate.py, transformers {transformers.__version__}, "
@@ -107,7 +107,7 @@ def ours(name):
     if name.startswith("lm."):
         return language_golden.ours(name[3:])
     if name.startswith("qformer."):
-        return qformer_names.ours(name[len("qformer."):])
+        return public_names.qformer(name[len("qformer."):])
     for a, b in [("vision_encoder.encoder.patch_embed.proj", "vision.patch_embed"),
                  ("vision_encoder.encoder", "vision"), ("vision_layernorm", "vision.norm"),
                  ("extra_query_tokens", "connector.extra_queries"), ("query_tokens", "connector.queries"),
