@@ -7,7 +7,8 @@ in the same round; the row's is the median over rounds against the finalist for 
 
   bench/part_compare.py --part_bench build/bench/part_bench --torch2 ../torch2/bin/python --out bench/results/parts.json
 
---lock FILE (repeatable) is held while sides take turns, for machines that several people measure on.
+For machines that several people measure on: every --lock FILE is held while sides take turns, the first also while
+they start and compile.
 """
 import argparse
 import contextlib
@@ -81,8 +82,9 @@ def screen(args, part, batch, threads, shim):
 
 def compare(args, part, batch, threads, finalists):
     print("%s, batch %d, %d threads" % (part, batch, threads), file=sys.stderr, flush=True)
-    with held(args.lock):
+    with held(args.lock[:1]):
         ours, peers = start_ours(args, part, batch, threads), [start_peer(args, s, part, batch, threads) for s in finalists]
+    with held(args.lock):
         everyone = [ours] + peers
         steps = {r.name: steps_of(args, r) for r in everyone}
         ms, ratios = {r.name: [] for r in everyone}, {p.name: [] for p in peers}

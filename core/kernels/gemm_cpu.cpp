@@ -1,5 +1,6 @@
-// Products by OpenBLAS. Its OpenMP build shares the pool of parallel_for, runs on one thread inside a parallel region
-// and below 64^3 products, where a parallel region costs more than it saves.
+// Products by register tiles (gemm_panels.h) with vectors of 512 bits, by OpenBLAS with shorter ones. Both share the
+// pool of parallel_for, and run on one thread inside a parallel region and below kAlone, where a parallel region costs
+// more than it saves.
 #include <cblas.h>
 
 #include <algorithm>
@@ -7,6 +8,8 @@
 #include <vector>
 
 #include "core/kernels/gemm.h"
+#include "core/kernels/gemm_panels.h"
+#include "core/kernels/simd.h"
 #include "core/kernels/storage.h"
 #include "core/parallel_for.h"
 
@@ -23,6 +26,10 @@ thread_local GemmObserver t_observer;
 // Multiply-adds below which a second thread brings less than meeting it costs: 32 us of one core with vectors of 512
 // bits.
 constexpr int64_t kAlone = int64_t{1} << 22;
+
+// 220 to 268 against 200 to 255 GFLOP/s of OpenBLAS 0.3.21 over transformer shapes, where a multiply-add peak of 270
+// was measured (bench/results/parts.md).
+constexpr bool kTiles = simd::kLanes == 16;
 
 // Row-major c (m, n) = alpha op(a) op(b) + beta c; extents at least 1.
 void sgemm(const Gemm& shape, const float* a, int64_t lda, const float* b, int64_t ldb, float beta, float* c,
@@ -47,7 +54,9 @@ void product_f32(const Gemm& k) {
     return cblas_sgemv(CblasRowMajor, k.trans_b ? CblasNoTrans : CblasTrans, rows, cols, k.alpha, b, cols, a, 1, k.beta,
                        c, 1);
   }
-  const SingleThreadScope scope(k.m * k.n * k.k < kAlone);
+  const bool alone = k.m * k.n * k.k < kAlone;
+  if (kTiles) return multiply_panels(k, !alone);
+  const SingleThreadScope scope(alone);
   sgemm(k, a, k.trans_a ? k.m : k.k, b, k.trans_b ? k.k : k.n, k.beta, c, k.n);
 }
 

@@ -20,6 +20,7 @@ foreach(file
     element_loss_cpu.cpp
     embedding_cpu.cpp
     gemm_cpu.cpp
+    gemm_panels.cpp
     index_cpu.cpp
     layout_cpu.cpp
     norm_cpu.cpp
@@ -54,6 +55,7 @@ foreach(file
     depthwise_cpu.cpp
     embedding_cpu.cpp
     gemm_cpu.cpp
+    gemm_panels.cpp
     pool_cpu.cpp
     resample_cpu.cpp
     rope_cpu.cpp

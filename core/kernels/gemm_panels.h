@@ -1,0 +1,14 @@
+#pragma once
+// Products of fp32 matrices by register tiles: what run(Gemm) does where BLAS is slower (gemm_cpu.cpp says where).
+// Every element is one chain of multiply-adds over pieces of kDepth terms, c = alpha * sum + beta * c after each, in
+// the order of k: it does not depend on the number of rows, columns or threads, nor on where in the matrix it stands.
+#include <cstdint>
+
+#include "core/kernels/gemm.h"
+
+namespace tpo {
+
+// kernel.dtype and out_dtype f32, extents at least 1. On up to num_threads() threads if `threads`, else on this one.
+void multiply_panels(const Gemm& kernel, bool threads);
+
+}  // namespace tpo
