@@ -1,6 +1,6 @@
 #pragma once
-// Matrix products and the linear layer. Operands are f32 or bf16, all alike, summed in fp32. Every product runs in
-// BLAS, so a result depends on the number of rows and threads in the last bits. A product for an input that wants no
+// Matrix products and the linear layer. Operands are f32 or bf16, all alike, summed in fp32. Where BLAS forms a product
+// (kernels/gemm.h) it depends on the number of rows and threads in the last bits. One for an input that wants no
 // gradient is skipped in backward. linear and linear_add_into are what Keep::kProducts (tape.h) keeps; linear keeps
 // what it forms before the activation. Errors: ShapeError naming the op and all shapes, before any effect.
 #include "core/tape.h"
