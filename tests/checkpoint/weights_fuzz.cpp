@@ -2,43 +2,45 @@
 // DataError, and no allocation is larger than the input explains. Deterministic in the seed.
 // usage: weights_fuzz [EXECUTIONS [SEED]]     the default is the short run of ctest; ten million take some minutes
 #include <algorithm>
-#include <cstdio>
-#include <cstdlib>
 #include <fstream>
 #include <iostream>
-#include <new>
-#include <random>
 
 #include "checkpoint/safetensors/json.h"
 #include "checkpoint/safetensors/safetensors.h"
 #include "checkpoint/weights/maker.h"
 #include "core/error.h"
-
-namespace {
-
-constexpr size_t kMostBytes = 1 << 20;  // inputs have a few thousand; a layout's table is built before
-
-bool g_watch = false;
-
-}  // namespace
-
-void* operator new(size_t bytes) {
-  if (g_watch && bytes > kMostBytes) {
-    std::fprintf(stderr, "an allocation of %zu bytes\n", bytes);
-    std::abort();
-  }
-  if (void* p = std::malloc(bytes)) return p;
-  throw std::bad_alloc();
-}
-void operator delete(void* p) noexcept { std::free(p); }
-void operator delete(void* p, size_t) noexcept { std::free(p); }
+#include "tests/fuzz.h"
 
 namespace tpo {
 namespace {
 
-class Fuzz {
+constexpr size_t kMostBytes = 1 << 20;  // inputs have a few thousand; a layout's table is built before
+
+const std::vector<std::string> kSplices{"\"",
+                                        "{",
+                                        "}",
+                                        "[",
+                                        "]",
+                                        ":",
+                                        ",",
+                                        "-1",
+                                        "0",
+                                        "18446744073709551616",
+                                        "9223372036854775807",
+                                        "1e400",
+                                        "\\u0000",
+                                        "\\ud800",
+                                        "\xff\xfe",
+                                        "null",
+                                        "\"shape\":",
+                                        "\"data_offsets\":",
+                                        "\"dtype\":\"F64\"",
+                                        "\"__metadata__\":",
+                                        " "};
+
+class Fuzz : testing::Mutator {
  public:
-  explicit Fuzz(uint64_t seed) : random_(seed) {
+  explicit Fuzz(uint64_t seed) : Mutator(seed, kSplices) {
     for (const std::string& name : layout_names()) layouts_.push_back(layout_of(name));
   }
 
@@ -57,7 +59,7 @@ class Fuzz {
   void whole_file(const std::string& path) {
     std::string json = mutated(sample_header());
     uint64_t length = json.size();
-    if (below(2) == 0) length = below(3) == 0 ? random_() : length + below(9) - 4;
+    if (below(2) == 0) length = below(3) == 0 ? draw() : length + below(9) - 4;
     std::ofstream(path, std::ios::binary | std::ios::trunc)
         << std::string(reinterpret_cast<const char*>(&length), below(20) == 0 ? below(9) : 8) << json
         << std::string(below(80), 'd');
@@ -72,20 +74,14 @@ class Fuzz {
   int64_t accepted() const { return accepted_; }
 
  private:
-  uint64_t below(uint64_t n) { return random_() % n; }
-  template <class T>
-  const T& pick(const std::vector<T>& from) {
-    return from[below(from.size())];
-  }
   template <class F>
   void refused(F f) {
-    g_watch = true;
+    const testing::Watch watch(kMostBytes);
     try {
       f();
       ++accepted_;
     } catch (const DataError&) {
     }
-    g_watch = false;
   }
 
   std::string sample_header() {
@@ -99,53 +95,6 @@ class Fuzz {
     }
     data_bytes_ = end;
     return json + "}" + std::string(below(8), ' ');
-  }
-
-  std::string mutated(std::string text) {
-    static const std::vector<std::string> kSplices{"\"",
-                                                   "{",
-                                                   "}",
-                                                   "[",
-                                                   "]",
-                                                   ":",
-                                                   ",",
-                                                   "-1",
-                                                   "0",
-                                                   "18446744073709551616",
-                                                   "9223372036854775807",
-                                                   "1e400",
-                                                   "\\u0000",
-                                                   "\\ud800",
-                                                   "\xff\xfe",
-                                                   "null",
-                                                   "\"shape\":",
-                                                   "\"data_offsets\":",
-                                                   "\"dtype\":\"F64\"",
-                                                   "\"__metadata__\":",
-                                                   " "};
-    for (uint64_t i = 0, n = below(4); i < n && !text.empty(); ++i) {
-      const size_t at = below(text.size()), length = below(std::min<size_t>(24, text.size() - at) + 1);
-      switch (below(6)) {
-        case 0:
-          text[at] = static_cast<char>(random_());
-          break;
-        case 1:
-          text.erase(at, length);
-          break;
-        case 2:
-          text.insert(below(text.size()), text.substr(at, length));
-          break;
-        case 3:
-          text.insert(at, pick(kSplices));
-          break;
-        case 4:
-          text.replace(at, length, pick(kSplices));
-          break;
-        default:
-          if (text[at] >= '0' && text[at] <= '9') text[at] = static_cast<char>('0' + below(10));
-      }
-    }
-    return text;
   }
 
   void header() {
@@ -217,7 +166,7 @@ class Fuzz {
 
   void numbers() {
     std::vector<std::byte> in(8), out(8);
-    for (std::byte& b : in) b = static_cast<std::byte>(random_());
+    for (std::byte& b : in) b = static_cast<std::byte>(draw());
     const SafeType types[] = {SafeType::kF16, SafeType::kBF16, SafeType::kF32};
     const SafeType from = types[below(3)], to = types[below(3)];
     convert(from, std::span(in).first(static_cast<size_t>(2 * width_of(from))), to,
@@ -225,7 +174,6 @@ class Fuzz {
     ++accepted_;
   }
 
-  std::mt19937_64 random_;
   std::vector<Layout> layouts_;
   int64_t data_bytes_ = 0, accepted_ = 0;
 };

@@ -2,12 +2,8 @@
 // text, gives ids in range, and text that is valid comes back from byte-level BPE as it was. No allocation is larger
 // than the input explains. Deterministic in the seed.
 // usage: tokenizer_fuzz [EXECUTIONS [SEED]]     the default is the short run of ctest; ten million take some minutes
-#include <cstdio>
-#include <cstdlib>
 #include <iostream>
 #include <memory>
-#include <new>
-#include <random>
 
 #include "core/error.h"
 #include "data/bytes.h"
@@ -16,29 +12,12 @@
 #include "data/tokenizer/sentencepiece.h"
 #include "data/tokenizer/wordpiece.h"
 #include "tests/data/small_tokenizer.h"
-
-namespace {
-
-constexpr size_t kMostBytes = 16 << 20;  // inputs have some ten thousand; SentencePiece doubles its arrays
-
-bool g_watch = false;
-
-}  // namespace
-
-// Not inlined: the compiler would see memory of malloc given to delete.
-[[gnu::noinline]] void* operator new(size_t bytes) {
-  if (g_watch && bytes > kMostBytes) {
-    std::fprintf(stderr, "an allocation of %zu bytes\n", bytes);
-    std::abort();
-  }
-  if (void* p = std::malloc(bytes)) return p;
-  throw std::bad_alloc();
-}
-[[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
-[[gnu::noinline]] void operator delete(void* p, size_t) noexcept { std::free(p); }
+#include "tests/fuzz.h"
 
 namespace tpo {
 namespace {
+
+constexpr size_t kMostBytes = 16 << 20;  // inputs have some ten thousand; SentencePiece doubles its arrays
 
 using TokenizerPtr = std::shared_ptr<Tokenizer>;
 
@@ -80,9 +59,34 @@ std::string ranks() {
   return out;
 }
 
-class Fuzz {
+const std::vector<std::string> kSplices{"\"",
+                                        "{",
+                                        "}",
+                                        "[",
+                                        "]",
+                                        ":",
+                                        ",",
+                                        "-1",
+                                        "0",
+                                        "2147483648",
+                                        "18446744073709551616",
+                                        "1e400",
+                                        "\\u0000",
+                                        "\\ud800",
+                                        "\xff\xfe",
+                                        "null",
+                                        "true",
+                                        "\"id\":",
+                                        "\"type\":\"WordPiece\"",
+                                        " ",
+                                        "\n",
+                                        "\n\n",
+                                        "=",
+                                        "[UNK]"};
+
+class Fuzz : testing::Mutator {
  public:
-  explicit Fuzz(uint64_t seed) : random_(seed) {
+  explicit Fuzz(uint64_t seed) : Mutator(seed, kSplices) {
     const std::string vocab = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\nthe\ncup\n##s\na\n##b\n\xe6\x9d\xb1\n.\n";
     const std::string model = train_sentencepiece(testing::training_lines(), {.vocab_size = 340});
     kinds_ = {{"tokenizer.json", fixture("qwen2.json"), from_json, Back::kAscii},
@@ -112,14 +116,13 @@ class Fuzz {
     const std::string bytes = mutated(kind.bytes);
     bool valid = true;
     const std::string text = random_text(valid);
-    g_watch = true;
+    const testing::Watch watch(kMostBytes);
     try {
       run(*kind.read(bytes), text);
       ++accepted_;
     } catch (const DataError&) {
       ++refused_;
     }
-    g_watch = false;
   }
 
   int64_t accepted() const { return accepted_; }
@@ -134,12 +137,6 @@ class Fuzz {
     Back back;
     TokenizerPtr whole = nullptr;
   };
-
-  uint64_t below(uint64_t n) { return random_() % n; }
-  template <class T>
-  const T& pick(const std::vector<T>& from) {
-    return from[below(from.size())];
-  }
 
   static std::vector<int32_t> run(const Tokenizer& t, const std::string& text) {
     for (const bool special : {false, true}) {
@@ -192,60 +189,6 @@ class Fuzz {
     return text;
   }
 
-  std::string mutated(std::string text) {
-    static const std::vector<std::string> kSplices{"\"",
-                                                   "{",
-                                                   "}",
-                                                   "[",
-                                                   "]",
-                                                   ":",
-                                                   ",",
-                                                   "-1",
-                                                   "0",
-                                                   "2147483648",
-                                                   "18446744073709551616",
-                                                   "1e400",
-                                                   "\\u0000",
-                                                   "\\ud800",
-                                                   "\xff\xfe",
-                                                   "null",
-                                                   "true",
-                                                   "\"id\":",
-                                                   "\"type\":\"WordPiece\"",
-                                                   " ",
-                                                   "\n",
-                                                   "\n\n",
-                                                   "=",
-                                                   "[UNK]"};
-    for (uint64_t i = 0, n = below(4); i < n && !text.empty(); ++i) {
-      const size_t at = below(text.size()), length = below(std::min<size_t>(40, text.size() - at) + 1);
-      switch (below(7)) {
-        case 0:
-          text[at] = static_cast<char>(random_());
-          break;
-        case 1:
-          text.erase(at, length);
-          break;
-        case 2:
-          text.insert(below(text.size()), text.substr(at, length));
-          break;
-        case 3:
-          text.insert(at, pick(kSplices));
-          break;
-        case 4:
-          text.replace(at, length, pick(kSplices));
-          break;
-        case 5:
-          text.resize(at);
-          break;
-        default:
-          if (text[at] >= '0' && text[at] <= '9') text[at] = static_cast<char>('0' + below(10));
-      }
-    }
-    return text;
-  }
-
-  std::mt19937_64 random_;
   std::vector<Kind> kinds_;
   int64_t accepted_ = 0, refused_ = 0;
 };
