@@ -143,6 +143,18 @@ WordRule rule_of_class(const std::string& kind, const std::string& name) {
   return WordRule::kGpt2;
 }
 
+// In transformers add_prefix_space of the configuration holds for GPT2Tokenizer, false where it is absent. Elsewhere
+// tokenizer.json says it, and what a configuration that contradicts it does depends on class and version.
+void choose_space(const Beside& beside, bool json, ByteBpeModel& model) {
+  const auto said = beside.config ? beside.config->find("add_prefix_space") : std::nullopt;
+  if (beside.kind == "GPT2Tokenizer" || beside.kind == "GPT2TokenizerFast") {
+    model.space_before = said && said->boolean();
+  } else if (said && said->boolean() != model.space_before) {
+    said->fail(cat(said->boolean() ? "true" : "false", " is not known for tokenizer_class '", beside.kind, "'",
+                   json ? "; make it what tokenizer.json says" : ""));
+  }
+}
+
 void append_new(std::vector<AddedToken>& tokens, size_t model_size, const std::vector<std::string>& texts) {
   auto next = static_cast<int32_t>(model_size);
   for (const AddedToken& t : tokens) {
@@ -171,6 +183,7 @@ std::unique_ptr<Tokenizer> load_byte_bpe(const Found& found, const Beside& besid
   } else {
     model = read_tokenizer_json(*found.json, name);
   }
+  choose_space(beside, found.json.has_value(), model);
   append_missing(model.added, beside.added);
   append_new(model.added, model.tokens.size(), request.more_tokens);
   const auto has = [&](const char* text) {
@@ -200,6 +213,23 @@ WordPieceRules wordpiece_rules(const Beside& beside) {
   return rules;
 }
 
+// Of other classes ids are shifted (XLMRoberta), spaces or cases treated in another way (T5, Albert).
+void check_sentencepiece(const Beside& beside) {
+  if (!beside.config) return;
+  const bool known = beside.kind.empty() || beside.kind == "PreTrainedTokenizerFast" ||
+                     beside.kind == "LlamaTokenizer" || beside.kind == "LlamaTokenizerFast" ||
+                     beside.kind == "MistralTokenizer" || beside.kind == "MistralTokenizerFast";
+  if (!known)
+    beside.config->at("tokenizer_class")
+        .fail(cat("'", beside.kind,
+                  "' is not known beside a SentencePiece model; legal: "
+                  "LlamaTokenizer, MistralTokenizer, both also with Fast, PreTrainedTokenizerFast, or none"));
+  if (const auto space = beside.config->find("add_prefix_space"); space && !space->boolean())
+    space->fail("false is not known: whether text begins with a space is what the model says");
+  if (const auto legacy = beside.config->find("legacy"); legacy && !legacy->boolean())
+    legacy->fail("false is not known: text behind an added token begins with the model's dummy space, as with true");
+}
+
 std::unique_ptr<Tokenizer> load_any(const Found& found, const TokenizerRequest& request) {
   const fs::path& file = found.file;
   Beside beside = read_beside(file.parent_path());
@@ -210,8 +240,7 @@ std::unique_ptr<Tokenizer> load_any(const Found& found, const TokenizerRequest& 
   const auto make = [&](std::vector<AddedToken> added) -> std::unique_ptr<Tokenizer> {
     if (kind == ".txt")
       return std::make_unique<WordPieceTokenizer>(bytes, name, std::move(added), wordpiece_rules(beside));
-    if (const auto legacy = beside.config ? beside.config->find("legacy") : std::nullopt; legacy && !legacy->boolean())
-      legacy->fail("false is not known: text behind an added token begins with the model's dummy space, as with true");
+    check_sentencepiece(beside);
     return SentencePieceTokenizer::from_bytes(bytes, name, std::move(added), beside.bos, beside.eos);
   };
   auto tokenizer = make(beside.added);

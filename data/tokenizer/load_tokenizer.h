@@ -22,13 +22,14 @@ struct TokenizerRequest {
 //                                                     Qwen2Tokenizer or GPT2Tokenizer, which says how text is cut
 //   *.tiktoken                                        byte-level BPE by ranks; Qwen's and cl100k's, known by their size
 //   vocab.txt, *.txt                                  WordPiece
-// Beside it are read: tokenizer_config.json (added_tokens_decoder, bos_token, eos_token; of WordPiece do_lower_case,
-// strip_accents, tokenize_chinese_chars) and added_tokens.json, whose tokens are marks if they are task tokens, of
-// ChatML or named as special by tokenizer_config.json or special_tokens_map.json, and else words, as in transformers.
-// Settings that are not known and would change ids are refused by name. Where nothing names the end mark of a
-// byte-level vocabulary, it is <|im_end|> if there is one, else <|endoftext|>. Throws DataError that names file and
-// reason: what the readers refuse, no such file, or another size or fingerprint than requested, so that a model never
-// runs with the tokenizer of another.
+// Beside it are read: tokenizer_config.json (added_tokens_decoder, bos_token, eos_token; of GPT2Tokenizer
+// add_prefix_space; of SentencePiece tokenizer_class, which must be Llama's, Mistral's, PreTrainedTokenizerFast or
+// absent; of WordPiece do_lower_case, strip_accents, tokenize_chinese_chars) and added_tokens.json, whose tokens are
+// marks if they are task tokens, of ChatML or named as special by tokenizer_config.json or special_tokens_map.json, and
+// else words, as in transformers. Settings that are not known and would change ids are refused by name. Where nothing
+// names the end mark of a byte-level vocabulary, it is <|im_end|> if there is one, else <|endoftext|>. Throws DataError
+// that names file and reason: what the readers refuse, no such file, or another size or fingerprint than requested, so
+// that a model never runs with the tokenizer of another.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path, const TokenizerRequest& request = {});
 
 }  // namespace tpo

@@ -69,6 +69,11 @@ TEST_F(LoadTokenizer, vocabulary_and_merges_equal_the_one_file) {
   EXPECT_NE(t->fingerprint(), same->fingerprint());  // it has fewer added tokens
   configure(all);
   EXPECT_EQ(load_tokenizer(dir_ / "merges.txt")->fingerprint(), same->fingerprint());
+  put("tokenizer_config.json", R"({"tokenizer_class":"GPT2Tokenizer","add_prefix_space":true,"eos_token":"!"})");
+  EXPECT_EQ(load_tokenizer(dir_ / "merges.txt")->encode("the"), same->encode(" the"));
+  put("tokenizer_config.json", R"({"tokenizer_class":"Qwen2Tokenizer","add_prefix_space":true})");
+  EXPECT_HAS(message_of<DataError>([&] { load_tokenizer(dir_ / "merges.txt"); }),
+             "add_prefix_space: true is not known");
 }
 
 TEST_F(LoadTokenizer, sentencepiece_takes_added_tokens_and_task_tokens_stay_last) {
@@ -136,6 +141,47 @@ TEST_F(LoadTokenizer, sentencepiece_takes_the_marks_of_its_configuration) {
   EXPECT_HAS(error(), "the mark '<|end|>' is no token");
   put("tokenizer_config.json", R"({"legacy":false})");
   EXPECT_HAS(error(), "legacy: false is not known");
+}
+
+TEST_F(LoadTokenizer, classes_that_use_a_sentencepiece_model_in_another_way_are_refused) {
+  put("tokenizer.model", train_sentencepiece(testing::training_lines(), {.vocab_size = 340}));
+  for (const char* kind : {"LlamaTokenizer", "LlamaTokenizerFast", "MistralTokenizer", "PreTrainedTokenizerFast"}) {
+    put("tokenizer_config.json", cat("{\"tokenizer_class\":\"", kind, "\",\"add_prefix_space\":true}"));
+    EXPECT_NO_THROW(load_tokenizer(dir_.path())) << kind;
+  }
+  for (const char* kind : {"XLMRobertaTokenizer", "T5TokenizerFast", "AlbertTokenizer"}) {
+    put("tokenizer_config.json", cat("{\"tokenizer_class\":\"", kind, "\"}"));
+    EXPECT_HAS(error(), cat("tokenizer_class: '", kind, "' is not known beside a SentencePiece model"));
+  }
+  put("tokenizer_config.json", R"({"tokenizer_class":null,"add_prefix_space":false})");
+  EXPECT_HAS(error(), "add_prefix_space: false is not known");
+}
+
+// First ids of "the" and of " the" by transformers 4.46 and 5.24 (AutoTokenizer, both fixtures, all combinations).
+TEST_F(LoadTokenizer, a_space_before_the_text_is_what_transformers_makes_of_both_files) {
+  const std::string off = "\"add_prefix_space\":false", on = "\"add_prefix_space\":true";
+  std::string plain = fixture("gpt2.json"), spaced = plain;
+  const size_t at = spaced.find(off);
+  ASSERT_NE(at, std::string::npos);
+  spaced.replace(at, off.size(), on);
+  const auto first = [&](const std::string& json, const std::string& config) {
+    put("tokenizer.json", json);
+    put("tokenizer_config.json", "{" + config + "}");
+    return load_tokenizer(dir_.path())->encode("the cat").at(0);
+  };
+  const std::string gpt2 = "\"tokenizer_class\":\"GPT2Tokenizer\"",
+                    any = "\"tokenizer_class\":\"PreTrainedTokenizerFast\"";
+  for (const std::string& json : {plain, spaced}) {
+    EXPECT_EQ(first(json, gpt2), 322);
+    EXPECT_EQ(first(json, gpt2 + "," + off), 322);
+    EXPECT_EQ(first(json, gpt2 + "," + on), 633);
+  }
+  EXPECT_EQ(first(plain, any + "," + off), 322);
+  EXPECT_EQ(first(spaced, any + "," + on), 633);
+  EXPECT_EQ(first(spaced, any), 633);
+  EXPECT_HAS(message_of<DataError>([&] { first(plain, any + "," + on); }), "make it what tokenizer.json says");
+  EXPECT_HAS(message_of<DataError>([&] { first(spaced, off); }), "add_prefix_space: false is not known");
+  EXPECT_HAS(message_of<DataError>([&] { first(fixture("qwen2.json"), on); }), "add_prefix_space: true is not known");
 }
 
 TEST_F(LoadTokenizer, wordpiece_follows_its_configuration) {
