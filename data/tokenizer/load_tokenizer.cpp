@@ -227,7 +227,9 @@ void check_sentencepiece(const Beside& beside) {
   if (const auto space = beside.config->find("add_prefix_space"); space && !space->boolean())
     space->fail("false is not known: whether text begins with a space is what the model says");
   if (const auto legacy = beside.config->find("legacy"); legacy && !legacy->boolean())
-    legacy->fail("false is not known: text behind an added token begins with the model's dummy space, as with true");
+    legacy->fail(
+        "false is not known. It differs from true only for text right behind an added or special token, which then "
+        "gets no space of the model before it; to have it get one all the same, set legacy to true in this file");
 }
 
 std::unique_ptr<Tokenizer> load_any(const Found& found, const TokenizerRequest& request) {

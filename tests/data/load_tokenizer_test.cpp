@@ -141,6 +141,7 @@ TEST_F(LoadTokenizer, sentencepiece_takes_the_marks_of_its_configuration) {
   EXPECT_HAS(error(), "the mark '<|end|>' is no token");
   put("tokenizer_config.json", R"({"legacy":false})");
   EXPECT_HAS(error(), "legacy: false is not known");
+  EXPECT_HAS(error(), "set legacy to true in this file");
 }
 
 TEST_F(LoadTokenizer, classes_that_use_a_sentencepiece_model_in_another_way_are_refused) {
