@@ -10,6 +10,7 @@
 #include "data/import/json.h"
 #include "data/tokenizer/byte_bpe.h"
 #include "data/tokenizer/sentencepiece.h"
+#include "data/tokenizer/unicode.h"
 #include "data/tokenizer/wordpiece.h"
 
 namespace tpo {
@@ -260,10 +261,11 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path, const Tokeniz
   const auto size = tokenizer->vocab_size();
   check<DataError>(request.vocab_size == 0 || request.vocab_size == size, "tokenizer ", file.string(), " has ", size,
                    " tokens, but the model was made for ", request.vocab_size, "; this is the tokenizer of another");
-  check<DataError>(request.fingerprint == 0 || request.fingerprint == tokenizer->fingerprint(), "tokenizer ",
-                   file.string(), " encodes differently from the one the model was made for: fingerprint ",
-                   tokenizer->fingerprint(), ", expected ", request.fingerprint,
-                   "; to take it all the same set data.tokenizer_fingerprint=0");
+  check<DataError>(
+      request.fingerprint == 0 || request.fingerprint == tokenizer->fingerprint(), "tokenizer ", file.string(),
+      " encodes differently from the one the model was made for, or only knows other Unicode tables (here ",
+      unicode_version(), "): fingerprint ", tokenizer->fingerprint(), ", expected ", request.fingerprint,
+      "; to take it all the same set data.tokenizer_fingerprint=0");
   return tokenizer;
 }
 
