@@ -46,20 +46,6 @@ struct Matrix {
   int64_t ld;
 };
 
-void product_f32(const Gemm& k) {
-  const auto *a = static_cast<const float*>(k.a), *b = static_cast<const float*>(k.b);
-  auto* c = static_cast<float*>(k.c);
-  if (k.m == 1) {  // sgemm would pack the whole matrix for one row
-    const auto rows = static_cast<blasint>(k.trans_b ? k.n : k.k), cols = static_cast<blasint>(k.trans_b ? k.k : k.n);
-    return cblas_sgemv(CblasRowMajor, k.trans_b ? CblasNoTrans : CblasTrans, rows, cols, k.alpha, b, cols, a, 1, k.beta,
-                       c, 1);
-  }
-  const bool alone = k.m * k.n * k.k < kAlone;
-  if (kTiles) return multiply_panels(k, !alone);
-  const SingleThreadScope scope(alone);
-  sgemm(k, a, k.trans_a ? k.m : k.k, b, k.trans_b ? k.k : k.n, k.beta, c, k.n);
-}
-
 // Elements [r0, r0 + rows) x [c0, c0 + cols) of op(x) in fp32, laid out as x is (transposed stays transposed).
 template <class T>
 Matrix<const float> block_of(Matrix<const T> x, bool trans, int64_t r0, int64_t rows, int64_t c0, int64_t cols,
@@ -100,6 +86,20 @@ void product_blocks(const Gemm& k) {
 
 }  // namespace
 
+void multiply_f32(const Gemm& k, bool panels) {
+  const auto *a = static_cast<const float*>(k.a), *b = static_cast<const float*>(k.b);
+  auto* c = static_cast<float*>(k.c);
+  if (k.m == 1) {  // sgemm would pack the whole matrix for one row
+    const auto rows = static_cast<blasint>(k.trans_b ? k.n : k.k), cols = static_cast<blasint>(k.trans_b ? k.k : k.n);
+    return cblas_sgemv(CblasRowMajor, k.trans_b ? CblasNoTrans : CblasTrans, rows, cols, k.alpha, b, cols, a, 1, k.beta,
+                       c, 1);
+  }
+  const bool alone = k.m * k.n * k.k < kAlone;
+  if (panels) return multiply_panels(k, !alone);
+  const SingleThreadScope scope(alone);
+  sgemm(k, a, k.trans_a ? k.m : k.k, b, k.trans_b ? k.k : k.n, k.beta, c, k.n);
+}
+
 void observe_gemms(GemmObserver observer) { t_observer = std::move(observer); }
 
 void run(const Gemm& k, Cpu, Stream&) {
@@ -111,7 +111,7 @@ void run(const Gemm& k, Cpu, Stream&) {
       for (int64_t i = 0; i < k.m * k.n; ++i) c[i] = narrow<T>(k.beta == 0 ? 0 : k.beta * widen(c[i]));
     });
   }
-  if (k.dtype == DType::kF32 && k.out_dtype == DType::kF32) return product_f32(k);
+  if (k.dtype == DType::kF32 && k.out_dtype == DType::kF32) return multiply_f32(k, kTiles);
   with_storage(k.dtype,
                [&]<class In>() { with_storage(k.out_dtype, [&]<class Out>() { product_blocks<In, Out>(k); }); });
 }

@@ -11,4 +11,8 @@ namespace tpo {
 // kernel.dtype and out_dtype f32, extents at least 1. On up to num_threads() threads if `threads`, else on this one.
 void multiply_panels(const Gemm& kernel, bool threads);
 
+// run(Gemm) of such a product: one row by BLAS, more by register tiles if `panels`, else by BLAS too. A parameter so
+// that tests see both on any machine.
+void multiply_f32(const Gemm& kernel, bool panels);
+
 }  // namespace tpo
