@@ -1,7 +1,7 @@
 #pragma once
-// Many small products of one shape. Compute-bound. A small product is the work of one thread, in register tiles or
-// BLAS, whichever measures better; large ones run one after the other on all threads. Sums are fp32, rounded once if
-// the result is bf16.
+// Many small products of one shape. Compute-bound. A small product is the work of one thread, in register tiles or as
+// run(Gemm) makes it (bmm_cpu.cpp says where); large ones run one after the other on all threads. Sums are fp32,
+// rounded once if the result is bf16.
 #include <cstdint>
 
 #include "core/cost.h"

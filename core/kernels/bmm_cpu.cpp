@@ -118,8 +118,8 @@ void small_products(const Bmm& k, int64_t begin, int64_t end) {
                   static_cast<Out*>(k.c) + i * k.m * k.n, packed);
 }
 
-// OpenBLAS runs on one thread inside a parallel region, on all of them outside.
-void in_blas(const Bmm& k, Stream& stream) {
+// run(Gemm) takes one thread inside a parallel region, all of them outside.
+void as_gemms(const Bmm& k, Stream& stream) {
   const auto products = [&](int64_t begin, int64_t end) {
     const int64_t a_bytes = k.m * k.k * width_of(k.dtype), b_bytes = k.k * k.n * width_of(k.dtype),
                   c_bytes = k.m * k.n * width_of(k.out_dtype);
@@ -133,9 +133,10 @@ void in_blas(const Bmm& k, Stream& stream) {
   parallel_for(k.batch, grain_of(k), products);
 }
 
-// Measured with one thread: tiles are ahead where BLAS pays for a call (16^3 and below) and where few rows meet a right
-// operand that lies as they read it (7 x 64 x 256: 90 to 43 GFLOP/s); BLAS is elsewhere, by 3 to 20 %. Its way with
-// bf16 is made for large blocks.
+// Measured with one thread on Zen 5 against OpenBLAS 0.3.21, not since against the tiles of run(Gemm), which came later
+// (gemm_panels.h): these tiles were ahead where BLAS pays for a call (16^3 and below) and where few rows meet a right
+// operand that lies as they read it (7 x 64 x 256: 90 to 43 GFLOP/s); BLAS was elsewhere, by 3 to 20 %. The way of
+// run(Gemm) with bf16 is made for large blocks.
 bool in_tiles(const Bmm& k) {
   const int64_t work = k.m * k.n * k.k;
   if (k.dtype == DType::kBF16) return work <= kTiledWork;
@@ -146,7 +147,7 @@ bool in_tiles(const Bmm& k) {
 
 void run(const Bmm& k, Cpu, Stream& stream) {
   if (k.batch == 0 || k.m == 0 || k.n == 0) return;
-  if (!in_tiles(k)) return in_blas(k, stream);
+  if (!in_tiles(k)) return as_gemms(k, stream);
   with_storage(k.dtype, [&]<class In>() {
     with_storage(k.out_dtype, [&]<class Out>() {
       parallel_for(k.batch, grain_of(k), [&](int64_t begin, int64_t end) { small_products<In, Out>(k, begin, end); });

@@ -1,7 +1,7 @@
 #pragma once
 // Products over sliding windows of channels-last images: what a convolution, its adjoint (the transposed convolution)
-// and the gradient of their common weight are made of. Compute-bound: each is a product in BLAS over rows = positions
-// of the map and columns = (ky, kx, c) of the window, gathered tile by tile.
+// and the gradient of their common weight are made of. Compute-bound: each is a product (gemm.h) over rows =
+// positions of the map and columns = (ky, kx, c) of the window, gathered tile by tile.
 //
 //   image  (batch, h.image, w.image, channels)     the larger side: input of conv2d, result of conv_transpose2d
 //   map    (batch, h.out, w.out, out_channels)     one position per window

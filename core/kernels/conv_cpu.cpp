@@ -1,6 +1,6 @@
-// Convolution as products in BLAS over tiles of gathered windows. A thread owns tiles of rows, gathers one, multiplies
-// it (OpenBLAS runs on one thread inside a parallel region) and stores it while it is in the cache. Columns of a window
-// row, (kx, c), are contiguous in the image, so that a gather is copies of w.kernel * channels elements.
+// Convolution as products (gemm.h) over tiles of gathered windows. A thread owns tiles of rows, gathers one, multiplies
+// it (on one thread, as any product inside a parallel region) and stores it while it is in the cache. Columns of a
+// window row, (kx, c), are contiguous in the image, so that a gather is copies of w.kernel * channels elements.
 #include <algorithm>
 
 #include "core/kernels/conv.h"

@@ -103,8 +103,10 @@ CheckResult check_blas(const MachineFacts& f, const Cluster&) {
   if (const int64_t bits = bits_of_kernels(f.blas_kernels); bits > 0 && bits < f.vector_bits) {
     const std::string slow = cat(fact, " of ", bits, " bits on a processor with ", f.vector_bits);
     if (!f.openblas_coretype.empty())
-      return warn(cat(slow, ", forced by OPENBLAS_CORETYPE=", f.openblas_coretype),
-                  "products run at up to half the speed: unset OPENBLAS_CORETYPE");
+      return warn(
+          cat(slow, ", forced by OPENBLAS_CORETYPE=", f.openblas_coretype),
+          "products of OpenBLAS (where the build has AVX-512: those of bf16 and of one row) run at up to half the "
+          "speed: unset OPENBLAS_CORETYPE");
     return warn(slow, "this OpenBLAS does not know the processor: install a newer one");
   }
   if (f.blas_library.find("pthread") != std::string::npos)

@@ -132,7 +132,8 @@ TEST(Conv, deferred_weight_gradients_are_the_same) {
   }
 }
 
-// Its sums have one order, whoever makes them; a product in BLAS depends on how rows are cut.
+// Its sums have one order on any processor; the others are products, which depend on how rows are cut where BLAS makes
+// them.
 TEST(Conv, depthwise_has_the_same_bits_for_any_number_of_threads) {
   const auto in = inputs({3, 3, 70});
   const int before = num_threads();
