@@ -27,8 +27,10 @@ thread_local GemmObserver t_observer;
 // bits.
 constexpr int64_t kAlone = int64_t{1} << 22;
 
-// 220 to 268 against 200 to 255 GFLOP/s of OpenBLAS 0.3.21 over transformer shapes, where a multiply-add peak of 270
-// was measured (bench/results/parts.md).
+// On Zen 5 at a multiply-add peak of 265 to 272 GFLOP/s, operands in cache: 225 to 268, 1.05 to 1.15 of OpenBLAS 0.3.21
+// where a is not transposed, 1.2 to 3 for adapters (bench/results/parts.md). Not all shapes gain: weight gradients 0.94
+// to 1.11, 160 x 8 only 0.43. These too go through tiles, so that the bits of every product of more than one row depend
+// neither on rows nor on threads.
 constexpr bool kTiles = simd::kLanes == 16;
 
 // Row-major c (m, n) = alpha op(a) op(b) + beta c; extents at least 1.

@@ -1,5 +1,7 @@
 #pragma once
-// Products of fp32 matrices by register tiles: what run(Gemm) does where BLAS is slower (gemm_cpu.cpp says where).
+// Products of fp32 matrices by register tiles: what run(Gemm) does with vectors of 512 bits, of all shapes but one row
+// (gemm_cpu.cpp says why). Sizes of its pieces were chosen on Zen 5, with 48 KiB of first-level cache and 1 MiB of
+// second.
 // Every element is one chain of multiply-adds over pieces of kDepth terms, c = alpha * sum + beta * c after each, in
 // the order of k: it does not depend on the number of rows, columns or threads, nor on where in the matrix it stands.
 #include <cstdint>
