@@ -20,6 +20,7 @@ void set_blas_threads(int n);
 const char* blas_kernels();
 
 // c = alpha * op(a) op(b) + beta * c; with beta 0 the old c is not read (NaN there does no harm).
+// With alpha 0 whether NaN and infinity of a and b reach c depends on who makes the product.
 struct Gemm {
   static constexpr const char* kName = "gemm";
   const void* a;  // (m, k), or (k, m) if trans_a; dtype
