@@ -159,11 +159,11 @@ struct Product {
         trans_a(g.trans_a),
         trans_b(g.trans_b),
         f{g.alpha, g.beta} {
-    // A tall result of few columns is made as its transpose: whole vectors, and a is read once where it is.
+    // A tall result of few columns from a transposed a is made as its transpose, op(b)^T times a as it lies: whole
+    // vectors, and a is read once where it is.
     if (n > kRows || m <= n || !trans_a) return;
     std::swap(a, b), std::swap(m, n), std::swap(lda, ldb), std::swap(c_row, c_col);
-    const bool rows = trans_a;
-    trans_a = !trans_b, trans_b = !rows;
+    trans_a = !trans_b, trans_b = false;
   }
 };
 
