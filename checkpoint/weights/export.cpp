@@ -113,7 +113,7 @@ ExportReport Exporter::report() const {
   ExportReport r;
   r.tensors = static_cast<int64_t>(plan_.recipes.size());
   for (const TensorToWrite& t : files()) r.bytes += t.shape.numel() * width_of(t.type);
-  r.from_base = plan_.from_base, r.left_out = plan_.left_out, r.unwritten = plan_.unwritten;
+  r.from_base = plan_.from_base, r.beyond = plan_.beyond, r.left_out = plan_.left_out, r.unwritten = plan_.unwritten;
   r.unknown = plan_.unknown, r.zeroed = plan_.zeroed;
   if (base_) r.unwritten.insert(r.unwritten.end(), plan_.missing.begin(), plan_.missing.end());
   for (const Recipe& recipe : plan_.recipes) r.merged += recipe.lora_a ? 1 : 0;

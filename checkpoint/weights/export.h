@@ -24,6 +24,7 @@ struct ExportOptions {
 
 struct ExportReport {
   int64_t tensors = 0, bytes = 0, from_base = 0, merged = 0;  // merged: low-rank terms inside their weights
+  int64_t beyond = 0;                                         // layers of the base beyond the depth of the tower here
   std::vector<NameNote> left_out;                             // ours without a name there
   std::vector<NameNote> unwritten;  // theirs: patterns that nothing here needs; with a base, allowed missing names
   std::vector<NameNote> unknown;    // copied from base, though no row knows them

@@ -128,6 +128,7 @@ std::vector<std::string> WeightImport::report() const {
                         plan.unused.size(), " tensors not needed, ", plan.later.size(),
                         " of parts that do not exist yet"));
     for (const auto& [part, count] : later) lines.push_back(cat("part not built yet: ", part, ", ", count, " tensors"));
+    if (plan.beyond > 0) lines.push_back(cat(plan.beyond, " layers beyond the depth of this model's tower"));
     list(lines, "tied", plan.tied, {});
     list(lines, "unexpected", plan.unexpected, options_.allow_unexpected);
     list(lines, "other shape", plan.reshaped, options_.allow_shape);

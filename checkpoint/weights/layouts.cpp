@@ -9,14 +9,16 @@ namespace tpo {
 namespace {
 
 constexpr int kSpecialTokens = 7;  // rows that the model has beyond a public vocabulary
+// The public towers are made without their last layer, whose output nothing reads: 23 of UMT's 24, 26 of SigLIP's 27.
+constexpr int kSpareLayers = 1;
 
 const std::vector<MapRow> kUmt = {
     patches(5, "patch_embed.proj.weight", "patch_embed.weight"),
     same("patch_embed.proj.bias", "patch_embed.bias"),
-    tower(same("blocks.#.norm{1,2}.{weight,bias}", "blocks.#.norm{1,2}.{weight,bias}")),
-    tower(same("blocks.#.attn.{qkv.weight,q_bias,v_bias}", "blocks.#.attn.{qkv.weight,q_bias,v_bias}")),
-    tower(same("blocks.#.attn.proj.{weight,bias}", "blocks.#.attn.proj.{weight,bias}")),
-    tower(same("blocks.#.mlp.fc{1,2}.{weight,bias}", "blocks.#.mlp.fc{1,2}.{weight,bias}")),
+    tower(kSpareLayers, same("blocks.#.norm{1,2}.{weight,bias}", "blocks.#.norm{1,2}.{weight,bias}")),
+    tower(kSpareLayers, same("blocks.#.attn.{qkv.weight,q_bias,v_bias}", "blocks.#.attn.{qkv.weight,q_bias,v_bias}")),
+    tower(kSpareLayers, same("blocks.#.attn.proj.{weight,bias}", "blocks.#.attn.proj.{weight,bias}")),
+    tower(kSpareLayers, same("blocks.#.mlp.fc{1,2}.{weight,bias}", "blocks.#.mlp.fc{1,2}.{weight,bias}")),
 };
 
 const std::vector<MapRow> kSiglip = {
@@ -24,10 +26,11 @@ const std::vector<MapRow> kSiglip = {
     same("embeddings.patch_embedding.bias", "patch_embed.bias"),
     same("embeddings.position_embedding.weight", "position_embedding.weight"),
     counting("embeddings.position_ids", "position_embedding.weight"),
-    tower(same("encoder.layers.#.layer_norm{1,2}.{weight,bias}", "blocks.#.norm{1,2}.{weight,bias}")),
-    tower(same("encoder.layers.#.self_attn.{q,k,v}_proj.{weight,bias}", "blocks.#.attn.{q,k,v}.{weight,bias}")),
-    tower(same("encoder.layers.#.self_attn.out_proj.{weight,bias}", "blocks.#.attn.proj.{weight,bias}")),
-    tower(same("encoder.layers.#.mlp.fc{1,2}.{weight,bias}", "blocks.#.mlp.fc{1,2}.{weight,bias}")),
+    tower(kSpareLayers, same("encoder.layers.#.layer_norm{1,2}.{weight,bias}", "blocks.#.norm{1,2}.{weight,bias}")),
+    tower(kSpareLayers,
+          same("encoder.layers.#.self_attn.{q,k,v}_proj.{weight,bias}", "blocks.#.attn.{q,k,v}.{weight,bias}")),
+    tower(kSpareLayers, same("encoder.layers.#.self_attn.out_proj.{weight,bias}", "blocks.#.attn.proj.{weight,bias}")),
+    tower(kSpareLayers, same("encoder.layers.#.mlp.fc{1,2}.{weight,bias}", "blocks.#.mlp.fc{1,2}.{weight,bias}")),
     same("post_layernorm.{weight,bias}", "post_norm.{weight,bias}"),
     unused("head.*", "pooling head"),
 };

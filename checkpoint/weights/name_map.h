@@ -26,7 +26,7 @@ struct MapRow {
   int added = 0, dims = 0, rows = 0;
   bool import_only = false;  // another spelling, or a second use of what another row gives already
   bool fallback = false;     // holds if no other row gives ours
-  bool tower = false;        // layers (#) beyond those of this model are not needed
+  int spare = -1;            // of a tower: layers (#) beyond those of this model that theirs may have; -1: no tower
 };
 
 inline MapRow same(std::string theirs, std::string ours) {
@@ -65,8 +65,8 @@ inline MapRow fallback(MapRow row) {
   row.import_only = row.fallback = true;
   return row;
 }
-inline MapRow tower(MapRow row) {
-  row.tower = true;
+inline MapRow tower(int spare, MapRow row) {
+  row.spare = spare;
   return row;
 }
 

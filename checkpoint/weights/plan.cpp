@@ -72,7 +72,7 @@ Index index_of(std::span<const NamedShape> names) {
 
 // Whether a name of a tower's row is of a layer that this model's tower does not have. numbers: of the name's #.
 bool beyond_tower(const MapRow& row, const std::vector<std::string>& numbers, const Index& ours) {
-  if (!row.tower) return false;
+  if (row.spare < 0) return false;
   const std::string prefix = row.ours.substr(0, row.ours.find('#'));
   int64_t depth = 0;
   for (auto it = ours.lower_bound(prefix); it != ours.end() && it->first.starts_with(prefix); ++it)
@@ -134,6 +134,7 @@ class Importer {
 
   ImportPlan run() {
     for (size_t t = 0; t < theirs_.size(); ++t) place(t);
+    judge_beyond();
     for (size_t o = 0; o < ours_.size(); ++o) make(o);
     return std::move(plan_);
   }
@@ -169,13 +170,20 @@ class Importer {
           links_[it->second].push_back({first_ + t, &row});
         }
       } else if (beyond_tower(row, *numbers, index_)) {
-        plan_.unused.push_back({name, "beyond the depth of this model's tower"});
+        beyond_.push_back(name), layers_.insert(numbers->front()), spare_ = row.spare;
         return;
       } else {
         unknown = cat("this model has no ", ours);
       }
     }
     if (!placed) plan_.unexpected.push_back({name, unknown});
+  }
+
+  // A tower may lose the layers that its layout names; a model whose tower is cut further is another one.
+  void judge_beyond() {
+    plan_.beyond = static_cast<int64_t>(layers_.size());
+    std::vector<NameNote>& fate = plan_.beyond > spare_ ? plan_.unexpected : plan_.unused;
+    for (const std::string& name : beyond_) fate.push_back({name, "beyond the depth of this model's tower"});
   }
 
   bool covered(const std::string& ours) const {
@@ -218,6 +226,9 @@ class Importer {
   const Index& index_;  // of ours
   LoraMerge lora_;
   std::map<size_t, std::vector<Link>> links_;  // by ours
+  std::vector<std::string> beyond_;            // theirs of layers that our tower lacks
+  std::set<std::string> layers_;               // their numbers
+  int spare_ = 0;
   ImportPlan plan_;
 };
 
@@ -365,7 +376,10 @@ class Exporter {
         r.name = base.name;  // another spelling
         return;
       }
-      if (beyond_tower(row, *numbers, index_)) return copy(base, source);
+      if (beyond_tower(row, *numbers, index_)) {
+        if (layers_.insert(numbers->front()).second) ++plan_.beyond;
+        return copy(base, source);
+      }
       const auto weight = weight_of_adapter(ours);
       if (!weight || !index_.contains(*weight) || index_.contains(ours)) continue;
       copy(base, source);
@@ -392,7 +406,7 @@ class Exporter {
   LoraMerge lora_;
   Index index_;  // of ours
   std::set<const MapRow*> used_;
-  std::set<std::string> names_;
+  std::set<std::string> names_, layers_;     // layers_: numbers of those beyond our tower
   std::map<std::string, size_t> made_;       // the recipe of one of ours
   std::map<std::string, Adapter> adapters_;  // without names of theirs, by our weight
   ExportPlan plan_;

@@ -54,6 +54,7 @@ struct ImportPlan {
   std::vector<NameNote> tied;               // ours made of what stands for another one, for want of a tensor of its own
   std::vector<size_t> counting;             // theirs that must be 0, 1, 2, ..., also in unused
   std::map<std::string, Adapter> adapters;  // to be merged, by the name of our weight
+  int64_t beyond = 0;                       // layers of theirs beyond the depth of our tower
   int64_t outside = 0;                      // ours that the layout does not cover
 };
 
@@ -87,6 +88,7 @@ struct ExportPlan {
   std::vector<NameNote> unknown;    // copies of what no row knows
   std::vector<std::string> zeroed;  // second factors of low-rank terms that the weights have in them
   int64_t from_base = 0;            // copies
+  int64_t beyond = 0;               // layers beyond the depth of our tower, among these
 };
 
 // merge: adapters without a name in the layout are added into their weights.

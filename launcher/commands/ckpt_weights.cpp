@@ -162,6 +162,8 @@ int ckpt_export(const Args& args, ProcessGroup&) {
   print_names("tensors of the checkpoint without a name in layout " + options.layout, report.left_out);
   print_names("names of the layout that are left out", report.unwritten);
   print_names("tensors that the layout does not know, copied from the base", report.unknown);
+  if (report.beyond > 0)
+    std::cout << report.beyond << " layers beyond the depth of this model's tower, copied from the base\n";
   if (lora == 1 || report.merged > 0) std::cout << "adapters merged into their weights: " << report.merged << "\n";
   if (!report.zeroed.empty())
     std::cout << "weights of the checkpoint that have their adapters inside: " << report.zeroed.size()

@@ -119,7 +119,7 @@ TEST(NameMap, adapters_stay_beside_or_go_into_the_weight) {
 // would stand beside weights of another state.
 TEST(NameMap, a_base_gives_only_what_no_parameter_stands_for) {
   Layout layout = toy();
-  append_rows(layout.rows, "", "", {tower(same("block.#", "vision.blocks.#.weight"))});
+  append_rows(layout.rows, "", "", {tower(1, same("block.#", "vision.blocks.#.weight"))});
   const Names ours{
       {"table.weight", {7, 4}}, {"w.0.weight", {3, 4}}, {"w.1.weight", {3, 4}}, {"vision.blocks.0.weight", {2}}};
   const Names base{{"a.0", {2, 4}},   {"b.0", {3, 2}}, {"block.0", {2}},  {"block.1", {2}}, {"noise", {2}},
@@ -129,6 +129,7 @@ TEST(NameMap, a_base_gives_only_what_no_parameter_stands_for) {
   EXPECT_EQ(text_of(plan.unknown), "noise");
   EXPECT_EQ(plan.zeroed, std::vector<std::string>{"b.0"});
   EXPECT_EQ(plan.from_base, 4);
+  EXPECT_EQ(plan.beyond, 1);
   std::map<std::string, const Recipe*> made;
   for (const Recipe& r : plan.recipes) made[r.name] = &r;
   ASSERT_EQ(made.size(), plan.recipes.size());
@@ -146,6 +147,24 @@ TEST(NameMap, a_base_gives_only_what_no_parameter_stands_for) {
             std::string::npos);
   const ImportPlan in = plan_import(layout, base, ours, {});
   EXPECT_EQ(text_of(in.unexpected), "a.0 b.0 noise w.2") << "block.1 is not needed";
+}
+
+// A tower without its last layer is as it is meant to be; one that is cut further is not imported without a word.
+TEST(NameMap, a_tower_loses_no_more_layers_than_its_layout_names) {
+  const std::string at = "vision_model.encoder.layers.", norm = ".layer_norm1.weight", norm2 = ".layer_norm2.weight";
+  const Layout l = layout_of("siglip");
+  for (const int depth : {1, 25, 26, 27}) {
+    SCOPED_TRACE(depth);
+    Names theirs, ours;
+    for (int i = 0; i < 27; ++i) theirs.push_back({cat(at, i, norm), {2}}), theirs.push_back({cat(at, i, norm2), {2}});
+    for (int i = 0; i < depth; ++i)
+      for (const int n : {1, 2}) ours.push_back({cat("vision.blocks.", i, ".norm", n, ".weight"), {2}});
+    const ImportPlan plan = plan_import(l, theirs, ours, {});
+    EXPECT_EQ(plan.beyond, 27 - depth);
+    EXPECT_EQ(plan.recipes.size(), ours.size());
+    EXPECT_EQ(plan.unexpected.size(), depth < 26 ? static_cast<size_t>(2 * (27 - depth)) : 0u);
+    for (const NameNote& n : plan.unexpected) EXPECT_EQ(n.text, "beyond the depth of this model's tower");
+  }
 }
 
 TEST(NameMap, adapters_and_weights_may_be_in_different_files) {
