@@ -1,5 +1,6 @@
 #include "checkpoint/weights/export.h"
 
+#include <algorithm>
 #include <map>
 #include <memory>
 
@@ -33,6 +34,8 @@ class Exporter {
 
  private:
   void add_checkpoint();
+  bool equal(const std::string& a, const std::string& b) const;
+  void settle_ties();
   SafeType type_of(const Recipe& recipe) const;
   std::vector<TensorToWrite> files() const;
 
@@ -80,6 +83,37 @@ void Exporter::plan() {
   check<ConfigError>(message.empty(), "this checkpoint does not make a ", layout_.name, message);
   check<ConfigError>(plan_.recipes.size() > static_cast<size_t>(plan_.from_base),
                      "nothing of this checkpoint has a name in layout ", layout_.name);
+  settle_ties();
+}
+
+// Whether the tensors of two names are made of the same values.
+bool Exporter::equal(const std::string& a, const std::string& b) const {
+  constexpr int64_t kChunk = 1 << 18;
+  const auto find = [&](const std::string& name) {
+    return std::find_if(plan_.recipes.begin(), plan_.recipes.end(), [&](const Recipe& r) { return r.name == name; });
+  };
+  const auto x = find(a), y = find(b);
+  if (x == plan_.recipes.end() || y == plan_.recipes.end() || x->shape != y->shape) return false;
+  Maker make_x(sources_), make_y(sources_);  // of their own: a maker remembers a recipe by its place
+  std::vector<float> values_x, values_y;
+  for (int64_t at = 0; at < x->shape.numel(); at += kChunk) {
+    const auto n = static_cast<size_t>(std::min(kChunk, x->shape.numel() - at));
+    values_x.resize(n), values_y.resize(n);
+    const auto bytes_x = std::as_writable_bytes(std::span(values_x)),
+               bytes_y = std::as_writable_bytes(std::span(values_y));
+    make_x.fill(*x, SafeType::kF32, at, bytes_x), make_y.fill(*y, SafeType::kF32, at, bytes_y);
+    if (!std::equal(bytes_x.begin(), bytes_x.end(), bytes_y.begin())) return false;
+  }
+  return true;
+}
+
+void Exporter::settle_ties() {
+  std::erase_if(plan_.tied, [&](const NameNote& tie) {
+    if (!equal(tie.name, tie.text)) return false;
+    std::erase_if(plan_.recipes, [&](const Recipe& r) { return r.name == tie.name; });
+    std::erase_if(plan_.added, [&](const NameNote& n) { return n.name == tie.name; });
+    return true;
+  });
 }
 
 SafeType Exporter::type_of(const Recipe& recipe) const {
@@ -114,7 +148,7 @@ ExportReport Exporter::report() const {
   r.tensors = static_cast<int64_t>(plan_.recipes.size());
   for (const TensorToWrite& t : files()) r.bytes += t.shape.numel() * width_of(t.type);
   r.from_base = plan_.from_base, r.beyond = plan_.beyond, r.left_out = plan_.left_out, r.unwritten = plan_.unwritten;
-  r.unknown = plan_.unknown, r.zeroed = plan_.zeroed;
+  r.added = plan_.added, r.untied = plan_.tied, r.unknown = plan_.unknown, r.zeroed = plan_.zeroed;
   if (base_) r.unwritten.insert(r.unwritten.end(), plan_.missing.begin(), plan_.missing.end());
   for (const Recipe& recipe : plan_.recipes) r.merged += recipe.lora_a ? 1 : 0;
   return r;

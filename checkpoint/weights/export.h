@@ -27,14 +27,16 @@ struct ExportReport {
   int64_t beyond = 0;                                         // layers of the base beyond the depth of the tower here
   std::vector<NameNote> left_out;                             // ours without a name there
   std::vector<NameNote> unwritten;  // theirs: patterns that nothing here needs; with a base, allowed missing names
+  std::vector<NameNote> added;      // written though the base lacks them
+  std::vector<NameNote> untied;     // those among them that differ from the table that the base has for both (text)
   std::vector<NameNote> unknown;    // copied from base, though no row knows them
   std::vector<std::string> zeroed;  // second factors written as zeros
 };
 
 // Tensors named "optim.*" are no weights and stay away. `checkpoint` is a folder of save(), whose checksums are
-// compared before anything is written; `out` is written whole or not at all. dry_run: everything but these and the
-// writing. Throws ConfigError with all names of theirs that nobody gives, and for a value that becomes infinite;
-// DataError for damaged or ill-shaped input; IoError.
+// compared before anything is written. A head that the base ties to its table is left out if it still equals it. `out`
+// is written whole or not at all. dry_run: everything but these and the writing. Throws ConfigError with all names of
+// theirs that nobody gives, and for a value that becomes infinite; DataError for damaged or ill-shaped input; IoError.
 ExportReport export_weights(const std::string& checkpoint, const std::string& out, const ExportOptions& options,
                             bool dry_run = false);
 

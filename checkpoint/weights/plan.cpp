@@ -354,6 +354,18 @@ class Exporter {
       check<DataError>(it == in_base.end() || base[it->second].shape == r.shape, "tensor ", r.name, " is ",
                        it == in_base.end() ? r.shape : base[it->second].shape, " in the base and would be written as ",
                        r.shape);
+      if (it == in_base.end()) add(r, in_base);
+    }
+  }
+
+  // A name that base lacks. If another one there stands for both, whoever reads the file may never look at it.
+  void add(const Recipe& r, const Index& in_base) {
+    plan_.added.push_back({r.name, ""});
+    for (const MapRow& row : layout_.rows) {
+      const auto numbers = row.fallback ? match_name(row.ours, ours_[r.source].name) : std::nullopt;
+      if (!numbers) continue;
+      const std::string other = fill_name(row.theirs, *numbers);
+      if (in_base.contains(other)) plan_.tied.push_back({r.name, other});
     }
   }
 

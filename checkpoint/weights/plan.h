@@ -86,6 +86,8 @@ struct ExportPlan {
   std::vector<NameNote> adapters;   // ours: low-rank terms of exported weights that the layout has no names for
   std::vector<NameNote> unwritten;  // without a base: patterns of theirs that nothing here needs
   std::vector<NameNote> unknown;    // copies of what no row knows
+  std::vector<NameNote> added;      // with a base: names that it lacks
+  std::vector<NameNote> tied;       // those among them that base has only as text, another table that stands for them
   std::vector<std::string> zeroed;  // second factors of low-rank terms that the weights have in them
   int64_t from_base = 0;            // copies
   int64_t beyond = 0;               // layers beyond the depth of our tower, among these

@@ -23,7 +23,7 @@ std::string layouts_text() {
 }
 
 const Flag kAllowMissing{"allow-missing", "pattern of names that may lack a source; repeatable", "", Flag::Kind::kList};
-const Flag kDryRun{"dry_run", "look and report, write nothing; values and checksums are not looked at", "",
+const Flag kDryRun{"dry_run", "look and report, write nothing; of values only tied tables are looked at", "",
                    Flag::Kind::kSwitch};
 const Flag kAllowOverflow{"allow-overflow", "values beyond a narrower type become infinite", "", Flag::Kind::kSwitch};
 
@@ -162,6 +162,10 @@ int ckpt_export(const Args& args, ProcessGroup&) {
   print_names("tensors of the checkpoint without a name in layout " + options.layout, report.left_out);
   print_names("names of the layout that are left out", report.unwritten);
   print_names("tensors that the layout does not know, copied from the base", report.unknown);
+  print_names("names written that the base lacks", report.added);
+  for (const NameNote& n : report.untied)
+    std::cout << n.name << " differs from " << n.text << ", which the base has for both: the configuration of the "
+              << "exported model needs tie_word_embeddings false, or readers ignore " << n.name << "\n";
   if (report.beyond > 0)
     std::cout << report.beyond << " layers beyond the depth of this model's tower, copied from the base\n";
   if (lora == 1 || report.merged > 0) std::cout << "adapters merged into their weights: " << report.merged << "\n";

@@ -265,6 +265,35 @@ TEST(Weights, merged_adapters_go_back_to_a_base_as_zeros) {
   EXPECT_NE(bytes(after, w), bytes(before, w));
 }
 
+// A tied head comes in as a copy of the table: untrained it stays away again, trained it is written and told.
+TEST(Weights, a_tied_head_goes_back_only_if_it_was_trained) {
+  const TempFolder dir;
+  const std::string x = dir.path() + "/x", head = "lm_head.weight", table = "model.embed_tokens.weight";
+  write_random(x, {{table, {300000, 1}}, {"model.norm.weight", {1}}}, SafeType::kBF16, 1 << 30);
+  const auto single = make_single();
+  TrainState state;
+  for (const char* name : {"language.embed_tokens.weight", "language.lm_head.weight"})
+    state.tensors.push_back({name, ramp({300000, 1}, 1), {300000, 1}, 0});
+  state.tensors.push_back({"language.norm.weight", ramp({1}, 1), {1}, 0});
+  ExportOptions options;
+  options.layout = "qwen2", options.base = x;
+  for (const bool trained : {false, true}) {
+    SCOPED_TRACE(trained);
+    if (trained) state.tensors[1].value.data<float>()[299999] += 1;  // not in the first stretch that is compared
+    const std::string c = save(dir.path() + "/c", trained, state, *single), y = cat(dir.path(), "/y", trained);
+    for (const bool dry : {true, false}) {
+      const ExportReport report = export_weights(c, y, options, dry);
+      EXPECT_EQ(report.tensors, trained ? 3 : 2);
+      ASSERT_EQ(report.added.size(), trained ? 1u : 0u);
+      ASSERT_EQ(report.untied.size(), trained ? 1u : 0u);
+      if (!trained) continue;
+      EXPECT_EQ(report.added[0].name, head);
+      EXPECT_EQ(report.untied[0].name + " " + report.untied[0].text, head + " " + table);
+    }
+    EXPECT_EQ(SafetensorsReader(y).tensors().contains(head), trained);
+  }
+}
+
 TEST(Weights, bf16_fills_fp32_in_a_run) {
   const TempFolder dir;
   const std::string x = dir.path() + "/x";
