@@ -30,7 +30,7 @@ struct ExportReport {
   std::vector<NameNote> added;      // written though the base lacks them
   std::vector<NameNote> untied;     // those among them that differ from the table that the base has for both (text)
   std::vector<NameNote> unknown;    // copied from base, though no row knows them
-  std::vector<std::string> zeroed;  // second factors written as zeros
+  std::vector<NameNote> zeroed;     // written as zeros: second factors; with a text (why), others
 };
 
 // Tensors named "optim.*" are no weights and stay away. `checkpoint` is a folder of save(), whose checksums are

@@ -374,8 +374,8 @@ class Exporter {
     bool known = false;
     for (const MapRow& row : layout_.rows) {
       if (!has_counterpart(row)) {
-        if (matches(row, base.name)) return copy(base, source);
-        continue;
+        if (!matches(row, base.name)) continue;
+        return row.how == How::kZeros ? zero(base, source, row.why) : copy(base, source);
       }
       const auto numbers = match_name(row.theirs, base.name);
       if (!numbers) continue;
@@ -394,11 +394,7 @@ class Exporter {
       }
       const auto weight = weight_of_adapter(ours);
       if (!weight || !index_.contains(*weight) || index_.contains(ours)) continue;
-      copy(base, source);
-      if (ours.ends_with("a")) return;
-      --plan_.from_base, plan_.recipes.back().zeros = true;
-      plan_.zeroed.push_back(base.name);
-      return;
+      return ours.ends_with("a") ? copy(base, source) : zero(base, source, "");
     }
     if (known) {
       plan_.missing.push_back({base.name, ""});
@@ -406,6 +402,11 @@ class Exporter {
       plan_.unknown.push_back({base.name, ""});
       copy(base, source);
     }
+  }
+
+  void zero(const NamedShape& base, size_t source, const std::string& why) {
+    plan_.recipes.push_back({.name = base.name, .shape = base.shape, .source = source, .zeros = true});
+    plan_.zeroed.push_back({base.name, why});
   }
 
   void copy(const NamedShape& base, size_t source) {

@@ -88,7 +88,7 @@ struct ExportPlan {
   std::vector<NameNote> unknown;    // copies of what no row knows
   std::vector<NameNote> added;      // with a base: names that it lacks
   std::vector<NameNote> tied;       // those among them that base has only as text, another table that stands for them
-  std::vector<std::string> zeroed;  // second factors of low-rank terms that the weights have in them
+  std::vector<NameNote> zeroed;     // second factors of low-rank terms that weights here lack; text: of others, why
   int64_t from_base = 0;            // copies
   int64_t beyond = 0;               // layers beyond the depth of our tower, among these
 };
@@ -97,7 +97,7 @@ struct ExportPlan {
 // base: names of the public file that training started from. It decides about spellings and gives what no parameter of
 // ours could: tensors of unused and later rows and of none, layers beyond the depth of a tower here. A name with a
 // counterpart is never copied: it is missing if ours lacks it, and a low-rank term of a weight that has it inside
-// becomes zero (its first factor is copied, its second is zeros).
+// or lacks it becomes zero (its first factor is copied, its second is zeros), as does what ours never adds (kZeros).
 // Throws DataError for a tensor of ours whose shape its row cannot express or which has another one in base.
 ExportPlan plan_export(const Layout& layout, std::span<const NamedShape> ours, const LoraMerge& lora,
                        const std::vector<NamedShape>* base = nullptr);

@@ -169,9 +169,11 @@ int ckpt_export(const Args& args, ProcessGroup&) {
   if (report.beyond > 0)
     std::cout << report.beyond << " layers beyond the depth of this model's tower, copied from the base\n";
   if (lora == 1 || report.merged > 0) std::cout << "adapters merged into their weights: " << report.merged << "\n";
-  if (!report.zeroed.empty())
-    std::cout << "weights of the checkpoint that have their adapters inside: " << report.zeroed.size()
-              << "; the base's lora_B of these become zeros\n";
+  std::vector<NameNote> zeros = report.zeroed;
+  const size_t plain = std::erase_if(zeros, [](const NameNote& n) { return n.text.empty(); });
+  if (plain > 0)
+    std::cout << "weights without adapters here: " << plain << "; the base's lora_B of these become zeros\n";
+  print_names("tensors of the base that become zeros", zeros);
   std::cout << args.required("out") << (dry ? ": would have " : ": ") << report.tensors << " tensors, " << report.bytes
             << " bytes, " << report.from_base << " tensors from the base" << std::endl;
   return kExitDone;
