@@ -310,6 +310,7 @@ class Exporter {
       if (!names_.insert(name).second) continue;
       const Recipe& r = plan_.recipes.emplace_back(export_recipe(row, name, ours_[o], o));
       if (!r.counting && !r.zeros) made_[ours] = plan_.recipes.size() - 1;
+      if (row.how == How::kGrown) grown_.insert(o);
     }
     if (placed) return;
     if (const auto weight = weight_of_adapter(ours)) {
@@ -349,8 +350,10 @@ class Exporter {
     for (size_t i = 0; i < base.size(); ++i) {
       if (!written.contains(base[i].name)) take(base[i], ours_.size() + i, in_base);
     }
-    for (const Recipe& r : plan_.recipes) {
+    for (Recipe& r : plan_.recipes) {
       const auto it = in_base.find(r.name);
+      if (it != in_base.end() && grown_.contains(r.source) && base[it->second].shape == ours_[r.source].shape)
+        r.shape = ours_[r.source].shape;  // base has the added rows
       check<DataError>(it == in_base.end() || base[it->second].shape == r.shape, "tensor ", r.name, " is ",
                        it == in_base.end() ? r.shape : base[it->second].shape, " in the base and would be written as ",
                        r.shape);
@@ -420,6 +423,7 @@ class Exporter {
   Index index_;  // of ours
   std::set<const MapRow*> used_;
   std::set<std::string> names_, layers_;     // layers_: numbers of those beyond our tower
+  std::set<size_t> grown_;                   // ours with rows that theirs may lack
   std::map<std::string, size_t> made_;       // the recipe of one of ours
   std::map<std::string, Adapter> adapters_;  // without names of theirs, by our weight
   ExportPlan plan_;

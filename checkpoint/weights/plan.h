@@ -98,6 +98,7 @@ struct ExportPlan {
 // ours could: tensors of unused and later rows and of none, layers beyond the depth of a tower here. A name with a
 // counterpart is never copied: it is missing if ours lacks it, and a low-rank term of a weight that has it inside
 // or lacks it becomes zero (its first factor is copied, its second is zeros), as does what ours never adds (kZeros).
+// Rows that import adds are left out, unless base has them too.
 // Throws DataError for a tensor of ours whose shape its row cannot express or which has another one in base.
 ExportPlan plan_export(const Layout& layout, std::span<const NamedShape> ours, const LoraMerge& lora,
                        const std::vector<NamedShape>* base = nullptr);

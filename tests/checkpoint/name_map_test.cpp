@@ -167,6 +167,29 @@ TEST(NameMap, a_tower_loses_no_more_layers_than_its_layout_names) {
   }
 }
 
+// A base made by another training may have the added rows: it gets ours back, in tables as in low-rank terms.
+TEST(NameMap, a_base_with_the_added_rows_keeps_them) {
+  const std::string head = "mistral_model.base_model.model.lm_head.";
+  const Names ours{
+      {"language.lm_head.weight", {27, 4}}, {"language.lm_head.lora_a", {2, 4}}, {"language.lm_head.lora_b", {27, 2}}};
+  for (const int64_t rows : {20, 27, 26}) {
+    const Names base{{head + "base_layer.weight", {rows, 4}},
+                     {head + "lora_A.default.weight", {2, 4}},
+                     {head + "lora_B.default.weight", {rows, 2}}};
+    const auto plan = [&] { return plan_export(layout_of("videochat2_mistral"), ours, {}, &base); };
+    if (rows == 26) {
+      EXPECT_THROW(plan(), DataError);
+      continue;
+    }
+    for (const Recipe& r : plan().recipes) {
+      const Shape want[] = {{rows, 4}, {2, 4}, {rows, 2}};
+      EXPECT_EQ(r.shape, want[r.source]) << r.name;
+    }
+    EXPECT_EQ(plan().recipes.size(), 3u);
+    EXPECT_EQ(plan_import(layout_of("videochat2_mistral"), base, ours, {}).recipes.size(), 3u);
+  }
+}
+
 TEST(NameMap, adapters_and_weights_may_be_in_different_files) {
   const Names weights{{"w.0", {3, 4}}, {"table", {5, 4}}}, adapters{{"a.0", {2, 4}}, {"b.0", {3, 2}}};
   const Layout& l = toy();
