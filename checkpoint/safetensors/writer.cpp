@@ -108,7 +108,19 @@ void write_files(const std::string& temp, const std::vector<TensorToWrite>& tens
   sync_folder(temp);
 }
 
+std::string without_slash(const std::string& folder) {
+  const std::filesystem::path path = std::filesystem::path(folder).lexically_normal();
+  return path.has_filename() ? path.string() : path.parent_path().string();
+}
+
 }  // namespace
+
+void check_new_folder(const std::string& folder) {
+  namespace fs = std::filesystem;
+  const std::string target = without_slash(folder);
+  check<ConfigError>(!fs::exists(target) || (fs::is_directory(target) && fs::is_empty(target)), folder,
+                     " exists already; give a new folder");
+}
 
 void assign_shards(std::vector<TensorToWrite>& tensors, int64_t max_bytes) {
   size_t shard = 0;
@@ -127,10 +139,8 @@ void write_safetensors(const std::string& folder, const std::vector<TensorToWrit
   for (const TensorToWrite& t : tensors) {
     check<ConfigError>(!t.name.empty() && seen.emplace(t.name, 0).second, "two tensors to write are named ", t.name);
   }
-  const fs::path path = fs::path(folder).lexically_normal();
-  const std::string target = path.has_filename() ? path.string() : path.parent_path().string();
-  check<ConfigError>(!fs::exists(target) || (fs::is_directory(target) && fs::is_empty(target)), folder,
-                     " exists already; give a new folder");
+  check_new_folder(folder);
+  const std::string target = without_slash(folder);
   const std::string parent = fs::path(target).has_parent_path() ? fs::path(target).parent_path().string() : ".";
   const std::string temp = parent + "/" + kTempPrefix + fs::path(target).filename().string();
   remove_tree(temp);

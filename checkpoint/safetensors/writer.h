@@ -30,4 +30,7 @@ using TensorFill = std::function<void(size_t i, int64_t at, std::span<std::byte>
 // appears twice, IoError (a full disk included), and what fill throws; then nothing is left behind.
 void write_safetensors(const std::string& folder, const std::vector<TensorToWrite>& tensors, const TensorFill& fill);
 
+// Throws ConfigError if write_safetensors would not take this folder: it must be absent or empty.
+void check_new_folder(const std::string& folder);
+
 }  // namespace tpo

@@ -72,9 +72,10 @@ void Exporter::plan() {
     }
   }
   plan_ = plan_export(layout_, ours_, options_.lora, base_ ? &base : nullptr);
-  for (NameNote& n : plan_.missing) n.text = n.text.empty() ? n.name : n.name + " (" + n.text + ")";
+  std::vector<NameNote> missing = plan_.missing;
+  for (NameNote& n : missing) n.text = n.text.empty() ? n.name : n.name + " (" + n.text + ")";
   std::string message;
-  sift(plan_.missing, options_.allow_missing,
+  sift(missing, options_.allow_missing,
        base_ ? "names of the base whose parameters the checkpoint lacks (--allow-missing leaves them out)"
              : "names of the layout that the checkpoint cannot give (--base FOLDER, --allow-missing)",
        message);
@@ -149,7 +150,7 @@ ExportReport Exporter::report() const {
   for (const TensorToWrite& t : files()) r.bytes += t.shape.numel() * width_of(t.type);
   r.from_base = plan_.from_base, r.beyond = plan_.beyond, r.left_out = plan_.left_out, r.unwritten = plan_.unwritten;
   r.added = plan_.added, r.untied = plan_.tied, r.unknown = plan_.unknown, r.zeroed = plan_.zeroed;
-  if (base_) r.unwritten.insert(r.unwritten.end(), plan_.missing.begin(), plan_.missing.end());
+  r.unwritten.insert(r.unwritten.end(), plan_.missing.begin(), plan_.missing.end());
   for (const Recipe& recipe : plan_.recipes) r.merged += recipe.lora_a ? 1 : 0;
   return r;
 }
@@ -167,6 +168,7 @@ void Exporter::write(const std::string& out) {
 
 ExportReport export_weights(const std::string& checkpoint, const std::string& out, const ExportOptions& options,
                             bool dry_run) {
+  check_new_folder(out);
   Exporter exporter(checkpoint, options);
   exporter.plan();
   if (!dry_run) exporter.write(out);

@@ -26,7 +26,7 @@ struct ExportReport {
   int64_t tensors = 0, bytes = 0, from_base = 0, merged = 0;  // merged: low-rank terms inside their weights
   int64_t beyond = 0;                                         // layers of the base beyond the depth of the tower here
   std::vector<NameNote> left_out;                             // ours without a name there
-  std::vector<NameNote> unwritten;  // theirs: patterns that nothing here needs; with a base, allowed missing names
+  std::vector<NameNote> unwritten;  // theirs: patterns that nothing here needs, and allowed missing names
   std::vector<NameNote> added;      // written though the base lacks them
   std::vector<NameNote> untied;     // those among them that differ from the table that the base has for both (text)
   std::vector<NameNote> unknown;    // copied from base, though no row knows them
@@ -35,8 +35,9 @@ struct ExportReport {
 
 // Tensors named "optim.*" are no weights and stay away. `checkpoint` is a folder of save(), whose checksums are
 // compared before anything is written. A head that the base ties to its table is left out if it still equals it. `out`
-// is written whole or not at all. dry_run: everything but these and the writing. Throws ConfigError with all names of
-// theirs that nobody gives, and for a value that becomes infinite; DataError for damaged or ill-shaped input; IoError.
+// is looked at first and written whole or not at all. dry_run: all but checksums and writing. Throws ConfigError with
+// all names of theirs that nobody gives, and for a value that becomes infinite; DataError for damaged or ill-shaped
+// input; IoError.
 ExportReport export_weights(const std::string& checkpoint, const std::string& out, const ExportOptions& options,
                             bool dry_run = false);
 

@@ -1,6 +1,7 @@
 #include "launcher/commands/ckpt_weights.h"
 
 #include <algorithm>
+#include <filesystem>
 #include <iostream>
 
 #include "checkpoint/manifest.h"
@@ -42,6 +43,8 @@ void print_names(const std::string& what, const std::vector<NameNote>& notes) {
 
 // A checkpoint there would be replaced, and a run that has one would go back to step 0.
 void check_empty(const std::string& dir) {
+  check<ConfigError>(!std::filesystem::exists(dir) || std::filesystem::is_directory(dir), "--out ", dir,
+                     " is no folder");
   const auto folders = list_checkpoints(dir);
   check<ConfigError>(folders.empty() && latest(dir).empty(), "--out ", dir, " has checkpoints already",
                      folders.empty() ? "" : ", " + folders.front() + " among them", "; give a new folder");
@@ -123,7 +126,7 @@ int ckpt_import(const Args& args, ProcessGroup& world) {
   const bool dry = args.is_on("dry_run");
   const std::string out = args.required("out");
   together(world, [&] {
-    if (world.rank() == 0 && !dry) check_empty(out);
+    if (world.rank() == 0) check_empty(out);
     return std::string();
   });
   const WeightImport import(sources, parameter_shapes(config, vocab), options);

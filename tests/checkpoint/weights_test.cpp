@@ -1,4 +1,5 @@
 // Weights in and out: what is made, whole round trips, refusals.
+#include <algorithm>
 #include <cmath>
 #include <filesystem>
 #include <fstream>
@@ -378,6 +379,15 @@ TEST(Weights, an_export_says_what_it_lacks) {
   options.allow_missing = {"*"}, options.lora = {true, 2};
   const ExportReport report = export_weights(c, y, options);
   EXPECT_EQ(report.tensors, 2);
+  for (const char* name : {"model.embed_tokens.weight", "lm_head.weight"})
+    EXPECT_EQ(
+        std::count_if(report.unwritten.begin(), report.unwritten.end(), [&](const auto& n) { return n.name == name; }),
+        1);
+  EXPECT_NE(message_of<ConfigError>([&] { export_weights(c, y, options, true); }).find("exists already"),
+            std::string::npos);
+  EXPECT_NE(message_of<ConfigError>([&] { export_weights(c, c, ExportOptions()); }).find("exists already"),
+            std::string::npos)
+      << "before all else";
   ASSERT_EQ(report.left_out.size(), 1u);
   EXPECT_EQ(report.left_out[0].name, "heads.x");
   SafetensorsReader reader(y);

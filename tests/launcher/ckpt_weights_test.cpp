@@ -130,6 +130,9 @@ TEST_F(CkptWeights, nothing_is_written_before_everything_fits) {
               run(import_words(in, {"--dtype", "fp32"}));
             }).find("has checkpoints already"),
             std::string::npos);
+  EXPECT_NE(message_of<ConfigError>([&] { run(import_words(in, {"--dry_run"})); }).find("has checkpoints already"),
+            std::string::npos);
+  EXPECT_NE(message_of<ConfigError>([&] { run(import_words(config_)); }).find("is no folder"), std::string::npos);
   EXPECT_EQ(slurp(in + "/latest"), newest);
   EXPECT_NE(message_of<ConfigError>([&] { run({"import", "--from", public_}); }).find("in pairs"), std::string::npos);
   EXPECT_NE(message_of<ConfigError>([&] { run({"ls", in}, 2); }).find("runs as one process"), std::string::npos);
