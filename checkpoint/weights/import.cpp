@@ -48,7 +48,7 @@ class RecipeBytes final : public TensorBytes {
 
 // Such a tensor is left away and made again by export: it must not say anything else.
 void check_counting(const WeightSource& s) {
-  check<DataError>(s.type == SafeType::kI64 && s.shape.numel() <= 1 << 20, "tensor ", s.name, " ", s.type, s.shape,
+  check<DataError>(s.type == SafeType::kI64 && s.shape.numel() <= 1 << 20, "tensor ", s.name, " ", told(s),
                    " must be I64 and count positions");
   std::vector<int64_t> values(static_cast<size_t>(s.shape.numel()));
   s.read(0, std::as_writable_bytes(std::span(values)));

@@ -19,16 +19,20 @@ std::span<std::byte> bytes_of(std::span<float> values) { return std::as_writable
 
 WeightSource source_of(SafetensorsReader& reader, const SafetensorsReader::Entry& entry) {
   const SafeTensor& t = entry.tensor;
-  return {t.name, t.type, t.shape, [&reader, &entry](int64_t first, std::span<std::byte> out) {
+  return {t.name, t.type, t.shape,
+          [&reader, &entry](int64_t first, std::span<std::byte> out) {
             reader.read(entry, first * width_of(entry.tensor.type), out);
-          }};
+          },
+          t.spelled};
 }
+
+std::string told(const WeightSource& s) { return s.spelled.empty() ? cat(s.type, " ", s.shape) : s.spelled; }
 
 SafeType Maker::natural_type(const Recipe& recipe) const {
   if (recipe.counting) return SafeType::kI64;
   const auto weight = [&](size_t i) {
     const WeightSource& s = (*sources_)[i];
-    check<DataError>(is_weight(s.type), "tensor ", s.name, " has dtype ", s.type, "; weights are BF16, F16 or F32");
+    check<DataError>(is_weight(s.type), "tensor ", s.name, " has dtype ", told(s), "; weights are BF16, F16 or F32");
     return s.type;
   };
   for (const auto& factor : {recipe.lora_a, recipe.lora_b}) {

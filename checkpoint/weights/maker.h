@@ -20,7 +20,11 @@ struct WeightSource {
   SafeType type = SafeType::kF32;
   Shape shape;
   std::function<void(int64_t first, std::span<std::byte> out)> read;  // whole elements
+  std::string spelled = {};                                           // of an opaque one, see SafeTensor
 };
+
+// Its type and shape, as its file has them, for messages.
+std::string told(const WeightSource& source);
 
 // Requires: reader and entry outlive it.
 WeightSource source_of(SafetensorsReader& reader, const SafetensorsReader::Entry& entry);

@@ -86,6 +86,14 @@ struct Link {
   const MapRow* row = nullptr;
 };
 
+// "x.lora_a" -> "x.weight".
+std::optional<std::string> weight_of_adapter(const std::string& name) {
+  for (const char* end : {".lora_a", ".lora_b"}) {
+    if (name.ends_with(end)) return name.substr(0, name.size() - std::string_view(end).size()) + ".weight";
+  }
+  return std::nullopt;
+}
+
 // What one of ours is made of; a note instead if the shapes do not allow it.
 std::optional<Recipe> recipe_of(const NamedShape& ours, const Link& link, const NamedShape& theirs,
                                 std::string& problem) {
@@ -95,19 +103,14 @@ std::optional<Recipe> recipe_of(const NamedShape& ours, const Link& link, const 
   const bool has_rows = row.how == How::kGrown && theirs.shape == ours.shape;
   if (!has_rows && theirs_for(row, ours.shape) != theirs.shape) {
     problem = cat(ours.name, " ", ours.shape, " here, ", theirs.name, " ", theirs.shape, " there");
+    if (weight_of_adapter(ours.name))
+      problem +=
+          ": for adapters of another rank, set model.language.lora_rank, or give --merge_lora and --allow-missing";
     return std::nullopt;
   }
   if (row.how == How::kGrown && !has_rows) r.mean_rows = row.added;
   if (row.how == How::kPatches) r.order = Recipe::Order::kColoursLast;
   return r;
-}
-
-// "x.lora_a" -> "x.weight".
-std::optional<std::string> weight_of_adapter(const std::string& name) {
-  for (const char* end : {".lora_a", ".lora_b"}) {
-    if (name.ends_with(end)) return name.substr(0, name.size() - std::string_view(end).size()) + ".weight";
-  }
-  return std::nullopt;
 }
 
 using ShapeOf = std::function<const Shape&(size_t source)>;
@@ -356,10 +359,13 @@ class Exporter {
         r.shape = ours_[r.source].shape;  // base has the added rows
       check<DataError>(it == in_base.end() || base[it->second].shape == r.shape, "tensor ", r.name, " is ",
                        it == in_base.end() ? r.shape : base[it->second].shape, " in the base and would be written as ",
-                       r.shape);
+                       r.shape,
+                       weight_of_adapter(ours_of(r)) ? ": adapters of another rank go out without a base" : "");
       if (it == in_base.end()) add(r, in_base);
     }
   }
+
+  std::string ours_of(const Recipe& r) const { return r.source < ours_.size() ? ours_[r.source].name : ""; }
 
   // A name that base lacks. If another one there stands for both, whoever reads the file may never look at it.
   void add(const Recipe& r, const Index& in_base) {

@@ -186,6 +186,15 @@ TEST(NameMap, a_base_with_the_added_rows_keeps_them) {
       EXPECT_EQ(r.shape, want[r.source]) << r.name;
     }
     EXPECT_EQ(plan().recipes.size(), 3u);
+    Names rank = ours;
+    rank[1].shape = {3, 4}, rank[2].shape = {27, 3};
+    EXPECT_NE(message_of<DataError>([&] {
+                plan_export(layout_of("videochat2_mistral"), rank, {}, &base);
+              }).find("of another rank go out without a base"),
+              std::string::npos);
+    const ImportPlan in = plan_import(layout_of("videochat2_mistral"), base, rank, {});
+    ASSERT_EQ(in.reshaped.size(), 2u);
+    for (const NameNote& n : in.reshaped) EXPECT_NE(n.text.find("set model.language.lora_rank"), std::string::npos);
     EXPECT_EQ(plan_import(layout_of("videochat2_mistral"), base, ours, {}).recipes.size(), 3u);
   }
 }

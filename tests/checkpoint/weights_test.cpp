@@ -103,7 +103,11 @@ TEST_F(Imported, types) {
     EXPECT_EQ(dtype, type == SafeType::kBF16 ? DType::kBF16 : DType::kF32);
   }
   tensors_ = {{"model.norm.weight", SafeType::kI32, {4}, 0}}, bytes_ = {std::string(16, 'x')};
-  EXPECT_NE(message_of<DataError>([&] { make("mistral", ours); }).find("model.norm.weight has dtype I32"),
+  EXPECT_NE(message_of<DataError>([&] { make("mistral", ours); }).find("model.norm.weight has dtype I32 (4)"),
+            std::string::npos);
+  tensors_ = {{"model.norm.weight", SafeType::kOpaque, {4}, 0, R"("dtype":"F4","shape":[8])"}};
+  bytes_ = {std::string(4, 'x')};
+  EXPECT_NE(message_of<DataError>([&] { make("mistral", ours); }).find(R"("dtype":"F4","shape":[8])"),
             std::string::npos);
 }
 
