@@ -441,6 +441,8 @@ TrainingData make_training_data(const config::RunConfig& config) {
     mixture.push_back({folder.name(), set.weight(), load_length_index(folder, *data.templates),
                        config.train().samples_per_microbatch(), set.first_step(), set.end_step()});
   }
+  // Evaluation counts nothing beforehand; what it would stop at hours later is found here.
+  for (const auto& set : config.data().eval_sets()) load_length_index(DatasetFolder(set.path()), *data.templates);
   data.mixer = std::make_unique<Mixer>(config.run().seed(), std::move(mixture), config.train().microbatches_per_step());
   return data;
 }

@@ -82,7 +82,7 @@ BucketOptions make_bucket_options(const config::RunConfig& config);
 MeshShape make_mesh_shape(const config::RunConfig& config, int ranks);
 
 // Everything that training reads: one open folder, its lengths and the mixture.
-// Throws DataError that says how to rebuild a missing or stale length index.
+// Throws DataError that says how to rebuild a missing or stale length index, of data.eval_sets too.
 struct TrainingData {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Templates> templates;

@@ -334,6 +334,32 @@ TEST(frame_messages, train_with_random_frames_and_are_counted_by_the_index) {
             FrameMessage::kTemporalAndHalf);
 }
 
+// A clip without its frames per second cannot be told about; in a held-out set too that is said before the first step.
+TEST(frame_messages, held_out_sets_are_indexed_before_training_starts) {
+  const std::string held_out = TinyRun::get().folder() + "/held_out";
+  auto clip = testing::clip_sample("no fps", 7);
+  clip.sample.mutable_media(0)->set_fps(0);
+  testing::write_dataset(held_out, {clip});
+  auto c = config_of("clips", clips(), with(kQFormer, {"data.frame_message=always"}));
+  make_training_data(c);
+  c.mutable_data()->add_eval_sets()->set_path(held_out);
+  const auto error = [&](const auto& body) -> std::string {
+    try {
+      body();
+    } catch (const DataError& e) {
+      return e.what();
+    }
+    return "";
+  };
+  const auto tokenizer = make_tokenizer(c);
+  EXPECT_HAS(error([&] { make_training_data(c); }), "build it with: tpo_dist data index");
+  EXPECT_HAS(error([&] { build_length_index(DatasetFolder(held_out), *make_templates(c, *tokenizer), 1); }), "no fps");
+  c.mutable_data()->set_frame_message("never");
+  for (const std::string& folder : {held_out, c.data().sets(0).path()})
+    build_length_index(DatasetFolder(folder), *make_templates(c, *tokenizer), 1);
+  make_training_data(c);
+}
+
 TEST(texts_beside_clips, what_cannot_be_read_is_refused) {
   const auto error = [](std::vector<std::string> sets) {
     try {
