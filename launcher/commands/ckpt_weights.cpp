@@ -115,8 +115,10 @@ int ckpt_import(const Args& args, ProcessGroup& world) {
                      "--from and --layout are given in pairs; there are ", from.size(), " and ", layout.size());
   std::vector<std::pair<std::string, std::string>> sources;
   for (size_t i = 0; i < from.size(); ++i) sources.emplace_back(from[i], layout[i]);
-  const config::RunConfig config = load_config(args.required("config"), args.list("set"));
-  const int64_t vocab = make_tokenizer(config)->vocab_size();
+  config::RunConfig config = load_config(args.required("config"), args.list("set"));
+  const auto tokenizer = make_tokenizer(config);
+  const int64_t vocab = tokenizer->vocab_size();
+  resolve_tokenizer(*tokenizer, config);
   WeightsImportOptions options;
   options.lora = {args.is_on("merge_lora"), static_cast<float>(args.real("lora_scale", 0, 65536))};
   const int dtype = args.choice("dtype", {"stored", "fp32", "bf16"});
