@@ -12,6 +12,9 @@ namespace {
 double real(int64_t v) { return static_cast<double>(v); }
 int64_t whole(double v) { return static_cast<int64_t>(v); }
 
+// A picture thinner than a token still has tokens; public code, made for odd numbers of them, has one anyway.
+int64_t at_least_one(double v) { return std::max<int64_t>(1, whole(v)); }
+
 // floor(a / b) of the exact quotient; a and b positive.
 int64_t floor_quotient(double a, double b) { return whole(std::round((a - std::fmod(a, b)) / b)); }
 
@@ -47,10 +50,10 @@ TileLayout tile_layout(const PictureSize& p, int64_t tile, int64_t patches, cons
   TileLayout t{.grid = best_tile_grid(p, tile, config), .patches = patches};
   t.kept_rows = t.grid.rows * patches, t.kept_columns = t.grid.columns * patches;
   if (real(p.width) / real(p.height) > real(t.kept_columns) / real(t.kept_rows)) {
-    t.top = (t.kept_rows - whole(real(p.height) * (real(t.kept_columns) / real(p.width)))) / 2;
+    t.top = (t.kept_rows - at_least_one(real(p.height) * (real(t.kept_columns) / real(p.width)))) / 2;
     t.kept_rows -= 2 * t.top;
   } else {
-    t.left = (t.kept_columns - whole(real(p.width) * (real(t.kept_rows) / real(p.height)))) / 2;
+    t.left = (t.kept_columns - at_least_one(real(p.width) * (real(t.kept_rows) / real(p.height)))) / 2;
     t.kept_columns -= 2 * t.left;
   }
   t.rows = t.kept_rows, t.columns = t.kept_columns;

@@ -181,5 +181,18 @@ TEST_F(TiledPictures, wrong_sizes_and_clips_among_pictures_name_the_sample) {
   EXPECT_HAS(message_of<DataError>([&] { collate(items, 0, options_); }), "sample 'clip' has media of 1 frames");
 }
 
+TEST(tile_layout, a_picture_thinner_than_a_token_keeps_those_in_the_middle) {
+  for (const int64_t patches : {3, 4}) {
+    for (const bool high : {false, true}) {
+      const PictureSize p = high ? PictureSize{4, 100} : PictureSize{100, 4};
+      const TileLayout t = tile_layout(p, 8 * patches, patches, {.max_side = 2, .max_tiles = 9});
+      EXPECT_EQ(t.grid.tiles(), 2);
+      EXPECT_EQ(high ? t.kept_rows : t.kept_columns, 2 * patches);
+      EXPECT_EQ(high ? t.kept_columns : t.kept_rows, patches % 2 == 1 ? 1 : 2);
+      EXPECT_EQ(high ? t.left : t.top, 1);
+    }
+  }
+}
+
 }  // namespace
 }  // namespace tpo
