@@ -1,5 +1,6 @@
 #include "data/length_index.h"
 
+#include <algorithm>
 #include <atomic>
 #include <cstdio>
 #include <cstring>
@@ -12,9 +13,9 @@
 namespace tpo {
 namespace {
 
-constexpr std::string_view kMagic = "TPOLENS2";
+constexpr std::string_view kMagic = "TPOLENS3";
 constexpr size_t kHeader = 24, kListed = 20;
-static_assert(sizeof(LengthEntry) == 32);
+static_assert(sizeof(LengthEntry) == 36);
 
 uint64_t key_of(const DatasetFolder& dataset, const Templates& templates) {
   return xxh3(cat("lengths ", templates.fingerprint(), " ", dataset.manifest_hash()));
@@ -30,7 +31,11 @@ void append_u64(std::string& bytes, uint64_t v) { bytes.append(reinterpret_cast<
 
 LengthEntry measure(const DatasetFolder& dataset, const Templates& templates, int64_t i) {
   const RawSample raw = dataset.read(i);
-  return length_of(raw.sample, templates.encode(raw.sample));
+  const LengthEntry e = length_of(raw.sample, templates.encode(raw.sample));
+  check<DataError>(!templates.options().pictures_apart() || e.clips == 0 || e.clips == e.media, "sample '",
+                   raw.sample.id(), "' has ", e.media - e.clips, " pictures and ", e.clips,
+                   " clips, which this model cannot take together");
+  return e;
 }
 
 void write_index(const std::string& path, uint64_t key, const std::vector<LengthEntry>& entries) {
@@ -71,6 +76,7 @@ LengthEntry length_of(const data::Sample& sample, const TokenizedSample& t) {
   const auto count = [](const auto& v) { return static_cast<int32_t>(v.size()); };
   int32_t words = 0;
   for (const auto& text : t.connector_texts) words += count(text);
+  const auto is_clip = [](const data::Media& m) { return m.kind() == data::Media::JPEG_FRAMES; };
   return {.tokens = count(t.tokens),
           .loss_tokens = t.loss_tokens,
           .media = sample.media_size(),
@@ -78,7 +84,8 @@ LengthEntry length_of(const data::Sample& sample, const TokenizedSample& t) {
           .box_inputs = count(t.box_in_rows),
           .views = t.views,
           .visual_slots = count(t.visual_rows),
-          .connector_tokens = words};
+          .connector_tokens = words,
+          .clips = static_cast<int32_t>(std::count_if(sample.media().begin(), sample.media().end(), is_clip))};
 }
 
 std::string length_index_path(const DatasetFolder& dataset, const Templates& templates) {

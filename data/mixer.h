@@ -23,6 +23,7 @@ struct LengthEntry {
   int32_t views = 0;        // media as the encoder sees them: each view of a tiled picture counts
   int32_t visual_slots = 0;
   int32_t connector_tokens = 0;  // of the texts that the connector reads beside the media
+  int32_t clips = 0;             // of media
   bool operator==(const LengthEntry&) const = default;
 };
 

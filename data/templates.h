@@ -57,6 +57,8 @@ struct TemplateOptions {
   int32_t beside_media_tokens = 512;  // at most, marks included; of a longer text the beginning is left out
   bool bos_per_segment = false;       // compatibility with the released weights: every tokenized piece starts with <s>
   ChatFormat chat = ChatFormat::kMistral;
+  // Whether a microbatch holds pictures or clips, never both: clips have more frames, or pictures tiles.
+  bool pictures_apart() const { return tiling.has_value() || clip_frames > 1; }
 };
 
 using Box4 = std::array<float, 4>;  // x1 y1 x2 y2, fractions of the picture

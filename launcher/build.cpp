@@ -1,5 +1,7 @@
 #include "launcher/build.h"
 
+#include <algorithm>
+
 #include "data/length_index.h"
 #include "data/tokenizer/load_tokenizer.h"
 #include "model/presets.h"
@@ -426,6 +428,21 @@ std::vector<LoaderDataset> TrainingData::loader_sets() const {
   return sets;
 }
 
+namespace {
+
+// Throws ConfigError for a dataset whose samples could meet in a microbatch that no encoder takes.
+void check_apart(const std::string& path, const MixtureDataset& set, const TemplateOptions& options) {
+  if (set.samples_per_microbatch == 1 || !options.pictures_apart()) return;
+  const auto samples_with = [&](auto has) { return std::count_if(set.lengths.begin(), set.lengths.end(), has); };
+  const auto clips = samples_with([](const LengthEntry& e) { return e.clips > 0; });
+  const auto pictures = samples_with([](const LengthEntry& e) { return e.media > e.clips; });
+  check<ConfigError>(clips == 0 || pictures == 0, "data.sets ", path, " has ", pictures, " samples with pictures and ",
+                     clips, " with clips, which cannot be in one microbatch; legal: train.samples_per_microbatch = 1, ",
+                     "or two datasets, one of each");
+}
+
+}  // namespace
+
 TrainingData make_training_data(const config::RunConfig& config) {
   TrainingData data;
   data.tokenizer = make_tokenizer(config);
@@ -440,6 +457,7 @@ TrainingData make_training_data(const config::RunConfig& config) {
                        ", which this version stores but cannot train; legal: region, conversation");
     mixture.push_back({folder.name(), set.weight(), load_length_index(folder, *data.templates),
                        config.train().samples_per_microbatch(), set.first_step(), set.end_step()});
+    check_apart(set.path(), mixture.back(), data.templates->options());
   }
   // Evaluation counts nothing beforehand; what it would stop at hours later is found here.
   for (const auto& set : config.data().eval_sets()) load_length_index(DatasetFolder(set.path()), *data.templates);

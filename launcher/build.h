@@ -82,7 +82,8 @@ BucketOptions make_bucket_options(const config::RunConfig& config);
 MeshShape make_mesh_shape(const config::RunConfig& config, int ranks);
 
 // Everything that training reads: one open folder, its lengths and the mixture.
-// Throws DataError that says how to rebuild a missing or stale length index, of data.eval_sets too.
+// Throws DataError that says how to rebuild a missing or stale length index, of data.eval_sets too;
+// ConfigError for pictures and clips that could meet in a microbatch.
 struct TrainingData {
   std::unique_ptr<Tokenizer> tokenizer;
   std::unique_ptr<Templates> templates;

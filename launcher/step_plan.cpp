@@ -67,18 +67,6 @@ int64_t sum_of_largest(const std::vector<LengthEntry>& lengths, int32_t LengthEn
   return std::accumulate(all.begin(), all.begin() + static_cast<int64_t>(count), int64_t{0});
 }
 
-// Largest number of frames that media of a dataset have.
-int64_t frames_of(const DatasetFolder& folder, const std::vector<LengthEntry>& lengths, int64_t clip_frames) {
-  if (clip_frames == 1) return 1;
-  for (size_t i = 0; i < lengths.size(); ++i) {
-    if (lengths[i].media == 0) continue;
-    const data::Sample sample = folder.read_sample(static_cast<int64_t>(i));
-    for (const data::Media& m : sample.media())
-      if (m.kind() == data::Media::JPEG_FRAMES) return clip_frames;
-  }
-  return 1;
-}
-
 // Sizes without black edges, one a grid.
 std::vector<PictureSize> whole_grids(const PictureTiling& tiling) {
   std::vector<PictureSize> all;
@@ -176,29 +164,29 @@ StepShape shape_of_data(const config::RunConfig& config, const TrainingData& dat
   StepShape shape{{}, "the largest samples of each dataset, from its length index"};
   double weights = 0;
   for (const MixtureDataset& d : data.mixer->datasets()) weights += static_cast<double>(d.weight);
-  const int64_t clip_frames = make_collate_options(config).clip_frames;
-  const auto& tiling = data.templates->options().tiling;
-  for (size_t d = 0; d < data.folders.size(); ++d) {
-    const MixtureDataset& set = data.mixer->datasets()[d];
-    const auto count = static_cast<size_t>(set.samples_per_microbatch);
+  const TemplateOptions& options = data.templates->options();
+  const int64_t longest_text = connector_texts(config).longest;
+  for (const MixtureDataset& set : data.mixer->datasets()) {
     const double share = static_cast<double>(set.weight) / weights;
-    // A picture in tiles has two views or more. Such pictures and clips are never in one microbatch.
-    std::vector<LengthEntry> tiled, whole;
+    // With clips apart from pictures, what a microbatch of each may hold: text beside both.
+    std::vector<LengthEntry> pictures, clips;
     for (const LengthEntry& e : set.lengths) {
-      if (e.media == 0 || e.views > e.media) tiled.push_back(e);
-      if (e.media == 0 || e.views == e.media) whole.push_back(e);
+      if (!options.pictures_apart() || e.clips == 0) pictures.push_back(e);
+      if (e.media == 0 || e.clips > 0) clips.push_back(e);
     }
-    const auto has_media = [](const std::vector<LengthEntry>& v) {
+    const auto any = [](const std::vector<LengthEntry>& v) {
       return std::any_of(v.begin(), v.end(), [](const LengthEntry& e) { return e.media > 0; });
     };
-    const bool both = tiling && has_media(tiled) && has_media(whole);
-    if (tiling && has_media(tiled))
-      shape.kinds.push_back(
-          {both ? set.name + ", pictures" : set.name, largest_of(tiled, count, &*tiling, 0), both ? share / 2 : share});
-    if (tiling && has_media(tiled) && !both) continue;
-    MicrobatchSize size = largest_of(whole, count, nullptr, connector_texts(config).longest);
-    size.frames = !has_media(whole) ? 1 : tiling ? clip_frames : frames_of(*data.folders[d], set.lengths, clip_frames);
-    shape.kinds.push_back({both ? set.name + ", clips" : set.name, size, both ? share / 2 : share});
+    const bool has_clips = options.pictures_apart() && any(clips), both = has_clips && any(pictures);
+    const auto add = [&](const std::vector<LengthEntry>& of, const char* what, int64_t frames) {
+      const auto count = static_cast<size_t>(set.samples_per_microbatch);
+      const bool tiled = options.tiling && &of == &pictures && any(of);
+      MicrobatchSize size = largest_of(of, count, tiled ? &*options.tiling : nullptr, longest_text);
+      size.frames = frames;
+      shape.kinds.push_back({both ? cat(set.name, ", ", what) : set.name, size, both ? share / 2 : share});
+    };
+    if (both || !has_clips) add(pictures, "pictures", 1);
+    if (has_clips) add(clips, "clips", options.clip_frames);
   }
   return shape;
 }

@@ -28,9 +28,9 @@ struct StepShape {
 StepShape shape_of_limits(const config::RunConfig& config, int64_t media);
 // Per dataset the largest microbatch that the mixture can make: as many tokens, pictures and boxes as its largest
 // samples have, and media of as many frames as its longest. Each is taken for itself, so no real microbatch is larger
-// in any. Where pictures are tiled they have as many views and fill as many slots as the largest samples, at least; a
-// dataset that has clips too is two kinds, half of its share each. Reads the length indices and, if the model takes
-// clips, samples without their media up to the first clip.
+// in any. Where pictures are tiled they have as many views and fill as many slots as the largest samples, at least. A
+// dataset of pictures and clips that are never in one microbatch is two kinds, half of its share each. Reads the length
+// indices only.
 StepShape shape_of_data(const config::RunConfig& config, const TrainingData& data);
 
 // A step of these microbatches on the first of so many ranks of the data axis, as many and as large on the others;

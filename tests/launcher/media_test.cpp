@@ -179,24 +179,6 @@ TEST(tiled_pictures, shapes_of_data_and_of_limits_bound_what_comes) {
   EXPECT_THROW(shape_of_limits(c, 40), ConfigError);
 }
 
-TEST(tiled_pictures, clips_of_the_same_dataset_are_a_kind_of_their_own) {
-  std::vector<testing::Packed> samples = pictures_of_all_shapes();
-  for (int i = 0; i < 3; ++i) {
-    samples.push_back(testing::region_sample(cat("clip", i), 7, 40, 30));
-    samples.back().sample.mutable_media(0)->set_kind(data::Media::JPEG_FRAMES);
-  }
-  std::vector<std::string> sets = kTiled;
-  sets.push_back("model.vision.frames=3");
-  const auto c = config_of("with_clips", samples, sets);
-  const StepShape shape = shape_of_data(c, make_training_data(c));
-  ASSERT_EQ(shape.kinds.size(), 4u);
-  EXPECT_EQ(shape.kinds[0].name, "test, pictures");
-  EXPECT_EQ(shape.kinds[0].size.frames, 1);
-  EXPECT_EQ(shape.kinds[1].size.frames, 3);
-  EXPECT_EQ(shape.kinds[1].size.media, 3);
-  EXPECT_TRUE(shape.kinds[1].size.pictures.empty());
-}
-
 std::vector<testing::Packed> clips() {
   std::vector<testing::Packed> samples;
   for (int i = 0; i < 6; ++i) samples.push_back(testing::clip_sample(cat("clip", i), 3 + 7 * i));
@@ -297,6 +279,56 @@ TEST(texts_beside_clips, what_nothing_reads_does_not_train) {
       EXPECT_FALSE(trainer.store().find(name)->trainable) << name;
     EXPECT_TRUE(trainer.store().find("connector.layers.2.query_mlp.fc1.weight")->trainable);
   }
+}
+
+template <class E, class F>
+std::string message_of(const F& body) {
+  try {
+    body();
+  } catch (const E& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
+// Slots do not tell them apart where a Q-Former gives both the same number.
+TEST(clips, are_never_in_a_microbatch_with_pictures) {
+  std::vector<testing::Packed> samples = pictures_of_all_shapes();
+  for (int i = 0; i < 6; ++i) samples.push_back(testing::clip_sample(cat("clip", i), 3 + i));
+  for (const auto& [name, sets] : {std::pair{"tiles", with(kTiled, {"model.vision.frames=3"})},
+                                   {"tiles_of_one_frame", kTiled},
+                                   {"qformer", kQFormer}}) {
+    SCOPED_TRACE(name);
+    auto c = config_of("with_clips", samples, sets);
+    EXPECT_HAS(message_of<ConfigError>([&] { make_training_data(c); }),
+               "with_clips has 8 samples with pictures and 6 with clips, which cannot be in one microbatch; legal: "
+               "train.samples_per_microbatch = 1, or two datasets");
+    c.mutable_train()->set_samples_per_microbatch(1);
+    const StepShape shape = shape_of_data(c, make_training_data(c));
+    ASSERT_EQ(shape.kinds.size(), 4u);
+    EXPECT_EQ(shape.kinds[0].name, "test, pictures");
+    EXPECT_EQ(shape.kinds[0].size.frames, 1);
+    EXPECT_EQ(shape.kinds[0].size.pictures.empty(), sets == kQFormer);
+    EXPECT_EQ(shape.kinds[1].name, "test, clips");
+    EXPECT_EQ(shape.kinds[1].size.frames, sets == kTiled ? 1 : 3);
+    EXPECT_EQ(shape.kinds[1].size.media, 1);
+    EXPECT_TRUE(shape.kinds[1].size.pictures.empty());
+    expect_two_ranks_train_as_one(c);
+  }
+  auto c = config_of("with_clips", samples, with(kQFormer, {"model.vision.frames=1"}));
+  make_training_data(c);  // one frame each: the same to the model
+  EXPECT_EQ(shape_of_data(c, make_training_data(c)).kinds.size(), 2u);
+}
+
+TEST(clips, are_refused_beside_pictures_of_the_same_sample) {
+  testing::Packed both = testing::clip_sample("both", 4);
+  const testing::Packed picture = testing::region_sample("p", 3);
+  *both.sample.add_media() = picture.sample.media(0);
+  both.sample.mutable_turns(0)->set_text("<video> <image> Where?");
+  both.media.insert(both.media.end(), picture.media.begin(), picture.media.end());
+  EXPECT_HAS(message_of<DataError>([&] { config_of("both", {both}, kQFormer); }),
+             "sample 'both' has 1 pictures and 1 clips, which this model cannot take together");
+  config_of("both", {both}, with(kQFormer, {"model.vision.frames=1"}));
 }
 
 TEST(clips, have_more_frames_than_the_table_of_positions) {
