@@ -127,20 +127,20 @@ MicrobatchSize largest_of(const std::vector<LengthEntry>& lengths, size_t count,
   return size;
 }
 
-}  // namespace
-
-StepShape shape_of_limits(const config::RunConfig& config, int64_t media) {
-  const int64_t frames = make_model_config(config, 1).vision.clip_frames;
+// Of `media` pictures, in tiles where the model has these, or clips a sample; says which in `what`.
+MicrobatchSize size_of_limits(const config::RunConfig& config, int64_t media, int64_t frames, std::string& what) {
   const int64_t tokens = config.data().max_tokens(), samples = config.train().samples_per_microbatch();
   const VisualSlots visual = visual_slots(config, frames);
   MicrobatchSize size;
   int64_t slots = media * visual.of_whole;
   size.media = samples * media, size.frames = frames;
+  what = cat(media, frames > 1 ? cat(" clip(s) of ", frames, " frames") : " picture(s)");
   if (frames == 1 && visual.tiling && media > 0) {
     const PictureSize largest = largest_picture(*visual.tiling, tokens / media);
     const TileLayout tiles = visual.tiling->layout(largest);
     slots = media * tiles.slots();
     size.pictures.assign(static_cast<size_t>(size.media), largest), size.media *= tiles.views();
+    what += cat(" of ", largest.width, " x ", largest.height, " pixels in tiles");
   }
   check<ConfigError>(slots <= tokens, media, " media of ", frames, " frames take ", slots,
                      " tokens of a sample, more than data.max_tokens = ", tokens,
@@ -151,13 +151,26 @@ StepShape shape_of_limits(const config::RunConfig& config, int64_t media) {
     size.connector_texts.assign(static_cast<size_t>(size.media), texts.longest);
   size.regions = size.box_inputs = samples;
   size.loss_rows = samples * (tokens - slots);
-  const std::string what = frames > 1 ? cat(" clip(s) of ", frames, " frames") : " picture(s)";
-  const std::string cut = size.pictures.empty()
-                              ? ""
-                              : cat(" of ", size.pictures[0].width, " x ", size.pictures[0].height, " pixels in tiles");
-  return {{{"limits", size, 1}},
-          cat("the limits of the configuration: ", samples, " samples of data.max_tokens = ", tokens, " tokens with ",
-              media, what, cut, " each, every text token labelled")};
+  return size;
+}
+
+}  // namespace
+
+StepShape shape_of_limits(const config::RunConfig& config, int64_t media) {
+  const int64_t frames = make_model_config(config, 1).vision.clip_frames;
+  StepShape shape;
+  std::string what, clips;
+  if (frames > 1 && media > 0 && visual_slots(config, 1).tiling) {
+    shape.kinds.push_back({"limits, pictures", size_of_limits(config, media, 1, what), 0.5});
+    shape.kinds.push_back({"limits, clips", size_of_limits(config, media, frames, clips), 0.5});
+    what += " or " + clips;
+  } else {
+    shape.kinds.push_back({"limits", size_of_limits(config, media, frames, what), 1});
+  }
+  shape.source = cat("the limits of the configuration: ", config.train().samples_per_microbatch(),
+                     " samples of data.max_tokens = ", config.data().max_tokens(), " tokens with ", what,
+                     " each, every text token labelled");
+  return shape;
 }
 
 StepShape shape_of_data(const config::RunConfig& config, const TrainingData& data) {

@@ -22,9 +22,9 @@ struct StepShape {
 };
 
 // The largest microbatch that the limits allow: samples_per_microbatch samples of max_tokens tokens with `media`
-// pictures (or clips, if model.vision.clip_frames > 1) each, one box asked for and one box given each. Pictures in
-// tiles are those of most views that fit, without black edges; texts beside media are as long as they may be. Throws
-// ConfigError if so many pictures do not fit max_tokens.
+// pictures (or clips, if model.vision.clip_frames > 1; both, as two kinds, if pictures are tiled) each, one box asked
+// for and one box given each. Pictures in tiles are those of most views that fit, without black edges; texts beside
+// media are as long as they may be. Throws ConfigError if so many pictures do not fit max_tokens.
 StepShape shape_of_limits(const config::RunConfig& config, int64_t media);
 // Per dataset the largest microbatch that the mixture can make: as many tokens, pictures and boxes as its largest
 // samples have, and media of as many frames as its longest. Each is taken for itself, so no real microbatch is larger

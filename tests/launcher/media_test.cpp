@@ -105,6 +105,11 @@ const std::vector<std::string> kTiled = {"model.vision.kind=siglip",          "m
                                          "model.connector.kind=mlp",          "model.connector.tiling.on=true",
                                          "model.connector.tiling.max_side=3", "model.connector.tiling.max_tiles=4"};
 
+std::vector<std::string> with(std::vector<std::string> sets, std::initializer_list<std::string> more) {
+  sets.insert(sets.end(), more.begin(), more.end());
+  return sets;
+}
+
 TEST(tiled_pictures, train_and_are_answered_about_whatever_their_shape) {
   const auto c = config_of("shapes", pictures_of_all_shapes(), kTiled);
   expect_two_ranks_train_as_one(c);
@@ -179,6 +184,21 @@ TEST(tiled_pictures, shapes_of_data_and_of_limits_bound_what_comes) {
   EXPECT_THROW(shape_of_limits(c, 40), ConfigError);
 }
 
+TEST(tiled_pictures, limits_of_a_model_that_takes_clips_too_are_two_kinds) {
+  const auto c = TinyRun::get().config(with(kTiled, {"model.vision.frames=3", "train.samples_per_microbatch=3"}));
+  const StepShape both = shape_of_limits(c, 2);
+  ASSERT_EQ(both.kinds.size(), 2u);
+  EXPECT_EQ(both.kinds[0].size.pictures.size(), 6u);
+  EXPECT_EQ(both.kinds[0].size.frames, 1);
+  EXPECT_EQ(both.kinds[1].size.pictures.size(), 0u);
+  EXPECT_EQ(both.kinds[1].size.frames, 3);
+  EXPECT_EQ(both.kinds[1].size.media, 6);
+  EXPECT_EQ(both.kinds[0].share + both.kinds[1].share, 1);
+  for (const auto& kind : both.kinds) EXPECT_GT(plan_step(c, 400, {&kind.size, 1}).memory.at_peak().bytes, 0);
+  EXPECT_HAS(both.source, " or 2 clip(s) of 3 frames");
+  EXPECT_EQ(shape_of_limits(c, 0).kinds.size(), 1u);
+}
+
 std::vector<testing::Packed> clips() {
   std::vector<testing::Packed> samples;
   for (int i = 0; i < 6; ++i) samples.push_back(testing::clip_sample(cat("clip", i), 3 + 7 * i));
@@ -194,11 +214,6 @@ const std::vector<std::string> kQFormer = {"model.vision.frames=3",
                                            "model.connector.qformer.mlp_hidden=32",
                                            "model.connector.qformer.queries=3",
                                            "model.connector.qformer.extra_queries=2"};
-
-std::vector<std::string> with(std::vector<std::string> sets, std::initializer_list<std::string> more) {
-  sets.insert(sets.end(), more.begin(), more.end());
-  return sets;
-}
 
 std::string bert_words() {
   const std::string path = TinyRun::get().folder() + "/vocab.txt";

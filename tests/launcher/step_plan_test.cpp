@@ -252,8 +252,8 @@ TEST(step_plan, one_clip_among_pictures_is_found) {
   }
   writer.finish();
   for (const int64_t frames : {2, 1}) {
-    const auto c = TinyRun::get().config({"data.sets.0.path=" + folder, cat("model.vision.frames=", frames),
-                                          "train.samples_per_microbatch=1"});
+    const auto c = TinyRun::get().config(
+        {"data.sets.0.path=" + folder, cat("model.vision.frames=", frames), "train.samples_per_microbatch=1"});
     const auto tokenizer = make_tokenizer(c);
     for (const auto& set : c.data().sets())
       build_length_index(DatasetFolder(set.path()), *make_templates(c, *tokenizer), 1);
