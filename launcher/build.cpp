@@ -194,6 +194,20 @@ void resolve_model(config::RunConfig& config) {
   m.mutable_region()->set_box_loss(c.region.mse ? "mse" : "l1_giou");
 }
 
+namespace {
+
+// Tiling is younger than the first fingerprints, and with or without it the model is the same function of views.
+void clear_usual_tiling(config::Connector* connector) {
+  config::Tiling& tiling = *connector->mutable_tiling();
+  const TilingConfig usual;
+  if (!tiling.on() || tiling.max_side() == usual.max_side) tiling.clear_max_side();
+  if (!tiling.on() || tiling.max_tiles() == usual.max_tiles) tiling.clear_max_tiles();
+  tiling.clear_on();
+  if (tiling.ByteSizeLong() == 0) connector->clear_tiling();
+}
+
+}  // namespace
+
 std::string model_fingerprint(const config::RunConfig& config, int64_t vocab) {
   config::RunConfig c = config;
   resolve_model(c);
@@ -205,7 +219,7 @@ std::string model_fingerprint(const config::RunConfig& config, int64_t vocab) {
   m.clear_task_token_std();
   m.mutable_vision()->clear_clip_frames();
   m.mutable_region()->clear_box_loss();
-  if (m.connector().has_tiling()) m.mutable_connector()->mutable_tiling()->clear_on();
+  if (m.connector().has_tiling()) clear_usual_tiling(m.mutable_connector());
   if (m.connector().has_qformer()) {
     m.mutable_connector()->mutable_qformer()->clear_dropout();
     m.mutable_connector()->mutable_qformer()->clear_attention_dropout();
@@ -244,7 +258,7 @@ void resolve_tokenizer(const Tokenizer& tokenizer, config::RunConfig& config) {
 }
 
 void check_tokenizer(const std::string& saved, const std::string& checkpoint, const config::RunConfig& config) {
-  const config::Data then = data_of_saved(saved);
+  const config::Data then = read_saved(saved).data();
   const config::Data& now = config.data();
   const bool same = then.tokenizer_fingerprint() == 0 || then.tokenizer_fingerprint() == now.tokenizer_fingerprint();
   const auto named = [](const config::Data& d) {

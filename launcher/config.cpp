@@ -444,13 +444,23 @@ std::string config_reference() {
   return out;
 }
 
-config::Data data_of_saved(const std::string& text) {
+config::RunConfig read_saved(const std::string& text) {
   Collector ignored;
   pb::TextFormat::Parser parser;
   parser.RecordErrorsTo(&ignored);
   parser.AllowUnknownField(true);
   config::RunConfig saved;
-  return parser.ParseFromString(text, &saved) ? saved.data() : config::Data();
+  return parser.ParseFromString(text, &saved) ? saved : config::RunConfig();
+}
+
+config::RunConfig parse_saved_config(const std::string& text, const std::string& origin,
+                                     const std::vector<std::string>& sets) {
+  const config::RunConfig saved = read_saved(text);
+  std::vector<std::string> all;
+  if (!saved.data().has_frame_message()) all.push_back("data.frame_message=never");
+  if (!saved.model().connector().tiling().has_on()) all.push_back("model.connector.tiling.on=false");
+  all.insert(all.end(), sets.begin(), sets.end());
+  return parse_config(text, origin, all);
 }
 
 std::string resolved_text(const config::RunConfig& c) {

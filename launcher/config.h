@@ -24,8 +24,12 @@ std::string config_reference();
 // Text form with every field resolved (defaults filled in), stored in checkpoints and run folders.
 std::string resolved_text(const config::RunConfig& config);
 
-// What a stored configuration says about data, whatever version wrote it; empty if it cannot be read.
-config::Data data_of_saved(const std::string& text);
+// What a stored configuration says, whatever version wrote it; empty if it cannot be read.
+config::RunConfig read_saved(const std::string& text);
+// A configuration that a checkpoint stores, with every field of its time, under `sets`. A field that it does not have
+// is younger, and gets the value that says what was done before: no tiles, no messages about frame times.
+config::RunConfig parse_saved_config(const std::string& text, const std::string& origin,
+                                     const std::vector<std::string>& sets);
 
 // Steps before those that profile.steps names, unless profile.first_step is given.
 inline constexpr int64_t kProfileWarmUpSteps = 2;

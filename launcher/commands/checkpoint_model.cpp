@@ -20,8 +20,8 @@ std::string resolve_checkpoint(const std::string& path) {
 
 CheckpointModel::CheckpointModel(const std::string& path, const std::vector<std::string>& sets, ProcessGroup& world)
     : folder_(resolve_checkpoint(path)) {
-  config_ =
-      parse_config(read_checkpoint_manifest(folder_).config(), folder_ + " (configuration of the checkpoint)", sets);
+  config_ = parse_saved_config(read_checkpoint_manifest(folder_).config(),
+                               folder_ + " (configuration of the checkpoint)", sets);
   set_num_threads(config_.run().threads());
   tokenizer_ = make_tokenizer(config_);
   templates_ = make_templates(config_, *tokenizer_);

@@ -156,7 +156,7 @@ int ckpt_export(const Args& args, ProcessGroup&) {
   options.drop_adapters = lora == 2;
   if (lora == 1) {
     const config::RunConfig config =
-        parse_config(read_checkpoint_manifest(from).config(), from + " (configuration)", {});
+        parse_saved_config(read_checkpoint_manifest(from).config(), from + " (configuration)", {});
     const LanguageConfig language = make_model_config(config, 1).language;
     options.lora = {true, language.lora_alpha / static_cast<float>(std::max<int64_t>(language.lora_rank, 1))};
   }

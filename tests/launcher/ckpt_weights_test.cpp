@@ -94,7 +94,7 @@ TEST_F(CkptWeights, the_released_layout_comes_in_on_two_ranks_and_goes_out_byte_
 TEST_F(CkptWeights, a_run_starts_from_what_came_in) {
   const std::string in = dir_.path() + "/in";
   run(import_words(in));
-  const config::Data stored = data_of_saved(read_checkpoint_manifest(latest(in)).config());
+  const config::Data stored = read_saved(read_checkpoint_manifest(latest(in)).config()).data();
   EXPECT_EQ(stored.tokenizer_fingerprint(), make_tokenizer(nano())->fingerprint()) << "so that runs compare theirs";
   const auto single = make_single();
   ParamStore store(1);

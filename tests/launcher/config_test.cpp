@@ -141,6 +141,23 @@ TEST(config, sizes_that_do_not_fit_together_or_with_the_preset_are_refused) {
   EXPECT_TRUE(has(two, "kv_heads") && has(two, "train.steps = 0")) << two;
 }
 
+// What a checkpoint stores has every field, so that one without these was trained before there were any.
+TEST(config, a_stored_configuration_without_tiles_and_messages_had_none) {
+  config::RunConfig c = parse_config(kGood, "x", {"model.preset=llava_ov_tpo_7b"});
+  const auto same = parse_saved_config(resolved_text(c), "x", {});
+  EXPECT_EQ(resolved_text(same), resolved_text(c));
+  EXPECT_TRUE(same.model().connector().tiling().on());
+  EXPECT_EQ(same.data().frame_message(), "temporal_and_half");
+  c.mutable_model()->mutable_connector()->clear_tiling();
+  c.mutable_data()->clear_frame_message();
+  const std::string older = resolved_text(c);
+  EXPECT_FALSE(parse_saved_config(older, "x", {}).model().connector().tiling().on());
+  EXPECT_EQ(parse_saved_config(older, "x", {}).data().frame_message(), "never");
+  const auto asked = parse_saved_config(older, "x", {"model.connector.tiling.on=true", "data.frame_message=always"});
+  EXPECT_TRUE(asked.model().connector().tiling().on());
+  EXPECT_EQ(asked.data().frame_message(), "always");
+}
+
 TEST(config, tiles_belong_to_the_mlp_connector_and_to_the_model) {
   const std::string mlp = "model.connector.kind=mlp", on = "model.connector.tiling.on=true";
   EXPECT_TRUE(has(error_of(kGood, {on}), "connector.tiling.on is true; pictures in tiles need connector.kind mlp"));
@@ -149,8 +166,12 @@ TEST(config, tiles_belong_to_the_mlp_connector_and_to_the_model) {
   EXPECT_FALSE(whole.model().connector().tiling().on());
   EXPECT_EQ(tiled.model().connector().tiling().max_side(), 6) << "resolved";
   EXPECT_EQ(model_fingerprint(whole, 400), model_fingerprint(tiled, 400)) << "the same function of views";
-  EXPECT_NE(model_fingerprint(parse_config(kGood, "x", {mlp, "model.connector.tiling.max_tiles=8"}), 400),
+  EXPECT_NE(model_fingerprint(parse_config(kGood, "x", {mlp, on, "model.connector.tiling.max_tiles=8"}), 400),
             model_fingerprint(tiled, 400));
+  EXPECT_FALSE(has(model_fingerprint(tiled, 400), "tiling")) << "younger than fingerprints";
+  EXPECT_EQ(model_fingerprint(parse_config(kGood, "x", {mlp, "model.connector.tiling.max_tiles=8"}), 400),
+            model_fingerprint(whole, 400))
+      << "not read";
   EXPECT_TRUE(
       make_model_config(parse_config(kGood, "x", {"model.preset=llava_ov_tpo_7b"}), 400).connector.tile_pictures);
   EXPECT_FALSE(parse_config(kGood, "x", {}).model().connector().has_tiling());

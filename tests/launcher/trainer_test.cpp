@@ -456,7 +456,7 @@ TEST(trainer, a_checkpoint_names_its_tokenizer_and_another_of_the_same_size_is_r
     Trainer t(c, data, *world);
     folder = t.save();
   }
-  const config::Data saved = data_of_saved(read_checkpoint_manifest(folder).config());
+  const config::Data saved = read_saved(read_checkpoint_manifest(folder).config()).data();
   EXPECT_EQ(saved.tokenizer_tokens(), data.vocab);
   EXPECT_EQ(saved.tokenizer_fingerprint(), data.tokenizer->fingerprint());
   const std::string other = tokenizer_beside("tokenizer_config.json", "{\"eos_token\":\"<unk>\"}");
