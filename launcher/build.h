@@ -33,12 +33,17 @@ std::string model_fingerprint(const config::RunConfig& config, int64_t vocab);
 // Names and full shapes of all parameters, from the model on meta.
 std::vector<NamedShape> parameter_shapes(const config::RunConfig& config, int64_t vocab);
 
+// Throws DataError for another than the configuration names, but with checkpoint.allow_other_tokenizer.
 std::unique_ptr<Tokenizer> make_tokenizer(const config::RunConfig& config);
-// Writes size and fingerprint of the tokenizer into the configuration, so that what a run stores names it.
-void resolve_tokenizer(const Tokenizer& tokenizer, config::RunConfig& config);
-// Throws ConfigError that names both if `saved`, the configuration of a checkpoint, names another tokenizer than the
-// resolved `config`. Configurations that name none, as all once did, pass, and all with
-// checkpoint.allow_other_tokenizer.
+// Writes size and fingerprint of the tokenizer, and the fingerprint of that of the connector's texts if there is one,
+// into the configuration, so that what a run stores names them.
+void resolve_tokenizer(const Tokenizer& tokenizer, const Tokenizer* of_connector, config::RunConfig& config);
+struct OtherTokenizer : ConfigError {
+  using ConfigError::ConfigError;
+};
+// Throws OtherTokenizer that names both if `saved`, the configuration of a checkpoint, names another tokenizer than the
+// resolved `config`, or another of the connector's texts. Configurations that name none, as all once did, pass, and all
+// with checkpoint.allow_other_tokenizer.
 void check_tokenizer(const std::string& saved, const std::string& checkpoint, const config::RunConfig& config);
 // Templates whose slot counts and lengths agree with the model of this configuration. Reads data.connector_tokenizer if
 // there are texts for the connector.

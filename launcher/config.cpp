@@ -459,6 +459,7 @@ config::RunConfig parse_saved_config(const std::string& text, const std::string&
   std::vector<std::string> all;
   if (!saved.data().has_frame_message()) all.push_back("data.frame_message=never");
   if (!saved.model().connector().tiling().has_on()) all.push_back("model.connector.tiling.on=false");
+  all.push_back("checkpoint.allow_other_tokenizer=false");  // said of another one, which was the start
   all.insert(all.end(), sets.begin(), sets.end());
   return parse_config(text, origin, all);
 }

@@ -28,6 +28,7 @@ std::string resolved_text(const config::RunConfig& config);
 config::RunConfig read_saved(const std::string& text);
 // A configuration that a checkpoint stores, with every field of its time, under `sets`. A field that it does not have
 // is younger, and gets the value that says what was done before: no tiles, no messages about frame times.
+// checkpoint.allow_other_tokenizer counts in `sets` only.
 config::RunConfig parse_saved_config(const std::string& text, const std::string& origin,
                                      const std::vector<std::string>& sets);
 

@@ -11,6 +11,7 @@
 #include <set>
 #include <sstream>
 
+#include "checkpoint/manifest.h"
 #include "core/ops/attention.h"
 #include "core/ops/matmul.h"
 #include "core/parallel_for.h"
@@ -57,8 +58,7 @@ std::string changed_lines(const std::string& old_text, const std::string& new_te
     std::multiset<std::string> out;
     std::istringstream in(text);
     for (std::string line; std::getline(in, line);)
-      if (line.find(" folder: ") == std::string::npos && line.find(" tokenizer_") == std::string::npos)
-        out.insert(line);
+      if (line.find(" folder: ") == std::string::npos && line.find("tokenizer_") == std::string::npos) out.insert(line);
     return out;
   };
   const auto before = lines(old_text), now = lines(new_text);
@@ -68,6 +68,17 @@ std::string changed_lines(const std::string& old_text, const std::string& new_te
   for (const auto& line : now)
     if (before.count(line) < now.count(line)) out += "\n  + " + line;
   return out;
+}
+
+// Before load(), which would speak of fingerprints and shapes where the tokenizer is another.
+void check_tokenizer_of(const std::string& checkpoint, const config::RunConfig& config) {
+  std::string saved;
+  try {
+    saved = read_checkpoint_manifest(checkpoint).config();
+  } catch (const Error&) {
+    return;  // load() says what is wrong, on all ranks alike
+  }
+  check_tokenizer(saved, checkpoint, config);
 }
 
 std::vector<std::vector<double>> gather_doubles(ProcessGroup& world, const std::vector<double>& mine) {
@@ -122,7 +133,8 @@ Trainer::Trainer(const config::RunConfig& config, const TrainingData& data, Proc
       lr_(make_lr_schedule(config)) {
   config_.clear_profile();  // what is measured is no part of what is trained: checkpoints do not differ by it
   config_.clear_guard();
-  if (data.tokenizer) resolve_tokenizer(*data.tokenizer, config_);
+  if (data.tokenizer)
+    resolve_tokenizer(*data.tokenizer, data.templates ? data.templates->connector_tokenizer() : nullptr, config_);
   set_num_threads(config.run().threads());
   mesh_ = std::make_unique<Mesh>(world, make_mesh_shape(config, world.size()));
   store_ = std::make_unique<ParamStore>(config.run().seed(), make_precision(config).weights);
@@ -398,12 +410,12 @@ std::string Trainer::save() {
 
 std::string Trainer::resume(const std::string& checkpoint) {
   activity().phase = "resume";
+  check_tokenizer_of(checkpoint, config_);
   TrainState s = state(true);
   s.counters = {{"step", 0}, {"mixture", 0}};  // every one of them must be there, or the load throws
   for (const auto& [group, steps] : sync_->group_steps()) s.counters["group." + group] = steps;
   const LoadReport report = load(checkpoint, s, world_);
   sync_->state_loaded();
-  check_tokenizer(report.config_text, checkpoint, config_);
   check<DataError>(s.counters["step"] == report.step, checkpoint, ": its counter step is ", s.counters["step"],
                    ", but it is the checkpoint of step ", report.step);
   std::map<std::string, int64_t> groups;
@@ -422,12 +434,12 @@ std::string Trainer::resume(const std::string& checkpoint) {
 }
 
 void Trainer::init_from(const std::string& checkpoint, LoadOptions allow) {
+  check_tokenizer_of(checkpoint, config_);
   TrainState s = state(false);
   s.model_fingerprint.clear();
   allow.allow_unexpected.push_back("optim.*");
-  const LoadReport report = load(checkpoint, s, world_, allow);
+  load(checkpoint, s, world_, allow);
   sync_->state_loaded();
-  check_tokenizer(report.config_text, checkpoint, config_);
 }
 
 uint64_t Trainer::parameter_hash() {

@@ -265,7 +265,7 @@ std::unique_ptr<Tokenizer> load_tokenizer(const std::string& path, const Tokeniz
       request.fingerprint == 0 || request.fingerprint == tokenizer->fingerprint(), "tokenizer ", file.string(),
       " encodes differently from the one the model was made for, or only knows other Unicode tables (here ",
       unicode_version(), "): fingerprint ", tokenizer->fingerprint(), ", expected ", request.fingerprint,
-      "; to take it all the same set data.tokenizer_fingerprint=0");
+      "; to take it all the same set checkpoint.allow_other_tokenizer=true");
   return tokenizer;
 }
 

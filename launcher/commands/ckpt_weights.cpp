@@ -118,7 +118,7 @@ int ckpt_import(const Args& args, ProcessGroup& world) {
   config::RunConfig config = load_config(args.required("config"), args.list("set"));
   const auto tokenizer = make_tokenizer(config);
   const int64_t vocab = tokenizer->vocab_size();
-  resolve_tokenizer(*tokenizer, config);
+  resolve_tokenizer(*tokenizer, nullptr, config);
   WeightsImportOptions options;
   options.lora = {args.is_on("merge_lora"), static_cast<float>(args.real("lora_scale", 0, 65536))};
   const int dtype = args.choice("dtype", {"stored", "fp32", "bf16"});

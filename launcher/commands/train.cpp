@@ -122,7 +122,7 @@ class Run {
  public:
   Run(const config::RunConfig& c, ProcessGroup& world)
       : config_(c), world_(world), data_(make_training_data(c)), trainer_(c, data_, world) {
-    resolve_tokenizer(*data_.tokenizer, config_);
+    resolve_tokenizer(*data_.tokenizer, data_.templates->connector_tokenizer(), config_);
     for (const auto& set : c.data().eval_sets()) eval_folders_.push_back(std::make_unique<DatasetFolder>(set.path()));
   }
 
@@ -211,6 +211,8 @@ class Run {
   std::string resume(const std::string& checkpoints, const std::string& newest) {
     try {
       return trainer_.resume(newest);
+    } catch (const OtherTokenizer&) {
+      throw;  // says itself what is allowed
     } catch (const ConfigError& e) {
       throw ConfigError(cat(e.what(),
                             "; a run that continues has to fit, whatever is allowed: to take the weights only, ",

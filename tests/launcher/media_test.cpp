@@ -6,6 +6,7 @@
 #include <filesystem>
 #include <numeric>
 
+#include "checkpoint/manifest.h"
 #include "launcher/commands/commands.h"
 #include "launcher/evaluator.h"
 #include "launcher/exit_codes.h"
@@ -221,6 +222,16 @@ std::string bert_words() {
   return path;
 }
 
+template <class E, class F>
+std::string message_of(const F& body) {
+  try {
+    body();
+  } catch (const E& e) {
+    return e.what();
+  }
+  return "no error";
+}
+
 TEST(texts_beside_clips, train_plan_and_answer_like_everything_else) {
   for (const std::string what : {"frame_times", "instruction"}) {
     SCOPED_TRACE(what);
@@ -273,6 +284,27 @@ TEST(texts_beside_clips, train_plan_and_answer_like_everything_else) {
   }
 }
 
+TEST(texts_beside_clips, a_checkpoint_names_their_tokenizer) {
+  auto c = config_of(
+      "clips", clips(),
+      with(kQFormer, {"model.connector.qformer.text_vocab=15", "data.connector_text=frame_times",
+                      "model.connector.qformer.text_positions=40", "data.connector_tokenizer=" + bert_words()}));
+  const TrainingData data = make_training_data(c);
+  const auto world = make_single();
+  const std::string saved = read_checkpoint_manifest(Trainer(c, data, *world).save()).config();
+  config::RunConfig now = read_saved(saved);
+  EXPECT_EQ(now.data().connector_tokenizer_fingerprint(), data.templates->connector_tokenizer()->fingerprint());
+  EXPECT_NO_THROW(check_tokenizer(saved, "it", now));
+  EXPECT_NO_THROW(make_templates(now, *data.tokenizer));
+  now.mutable_data()->set_connector_tokenizer_fingerprint(7);
+  EXPECT_HAS(message_of<OtherTokenizer>([&] { check_tokenizer(saved, "it", now); }),
+             "but data.connector_tokenizer is " + bert_words() + " (fingerprint 7)");
+  EXPECT_HAS(message_of<DataError>([&] { make_templates(now, *data.tokenizer); }), "encodes differently");
+  now.mutable_checkpoint()->set_allow_other_tokenizer(true);
+  EXPECT_NO_THROW(check_tokenizer(saved, "it", now));
+  EXPECT_NO_THROW(make_templates(now, *data.tokenizer));
+}
+
 // Patterns that name everything do not reach weights for texts that nothing reads: those of the last layer, and all of
 // them where no texts come. Weights that train and are in the step but never reached would stop it.
 TEST(texts_beside_clips, what_nothing_reads_does_not_train) {
@@ -294,16 +326,6 @@ TEST(texts_beside_clips, what_nothing_reads_does_not_train) {
       EXPECT_FALSE(trainer.store().find(name)->trainable) << name;
     EXPECT_TRUE(trainer.store().find("connector.layers.2.query_mlp.fc1.weight")->trainable);
   }
-}
-
-template <class E, class F>
-std::string message_of(const F& body) {
-  try {
-    body();
-  } catch (const E& e) {
-    return e.what();
-  }
-  return "no error";
 }
 
 // Slots do not tell them apart where a Q-Former gives both the same number.

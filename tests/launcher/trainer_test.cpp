@@ -490,8 +490,17 @@ TEST(trainer, a_checkpoint_names_its_tokenizer_and_another_of_the_same_size_is_r
     return error([&] { CheckpointModel(folder, sets, *world); });
   };
   has(open({}), "encodes differently");
-  has(open({}), "data.tokenizer_fingerprint=0");
-  EXPECT_EQ(open({"data.tokenizer_fingerprint=0"}), "");
+  has(open({}), "set checkpoint.allow_other_tokenizer=true");
+  EXPECT_EQ(open({"checkpoint.allow_other_tokenizer=true"}), "");
+  // Said before sizes and shapes are: with more tokens the table of words is another one.
+  const std::string more = tokenizer_beside("added_tokens.json", "{\"<more>\":400}");
+  data.tokenizer = load_tokenizer(more);
+  data.vocab = data.tokenizer->vocab_size();
+  ASSERT_EQ(data.vocab, 401);
+  for (const bool resume : {false, true}) {
+    has(load_all(c, resume), "(401 tokens, fingerprint ");
+    EXPECT_EQ(load_all(any, resume).find("(401 tokens"), std::string::npos);
+  }
   for (const char* older : {"", "no configuration", "data { tokenizer: \"t\" unheard_of: 3 }"})
     EXPECT_NO_THROW(check_tokenizer(older, "old", c));
 }
