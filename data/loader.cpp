@@ -7,6 +7,7 @@
 #include <map>
 #include <mutex>
 #include <thread>
+#include <utility>
 
 #include "core/error.h"
 #include "data/length_index.h"
@@ -147,8 +148,19 @@ struct Loader::Impl {
   void check_against_index(const CollateItem& item, const MicrobatchPlan& mb, int64_t record) const {
     const LengthEntry& e = mixer.datasets()[static_cast<size_t>(mb.dataset)].lengths[static_cast<size_t>(record)];
     const LengthEntry got = length_of(item.raw.sample, item.text);
-    check<DataError>(got == e, "sample '", item.raw.sample.id(), "' has ", got.tokens, " tokens and ", got.loss_tokens,
-                     " labels, the length index says ", e.tokens, " and ", e.loss_tokens, ": rebuild the index");
+    std::string differ;
+    for (const auto& [field, name] : {std::pair{&LengthEntry::tokens, "tokens"},
+                                      {&LengthEntry::loss_tokens, "labels"},
+                                      {&LengthEntry::media, "media"},
+                                      {&LengthEntry::regions, "boxes asked for"},
+                                      {&LengthEntry::box_inputs, "boxes given"},
+                                      {&LengthEntry::views, "views"},
+                                      {&LengthEntry::visual_slots, "visual slots"},
+                                      {&LengthEntry::connector_tokens, "tokens beside media"},
+                                      {&LengthEntry::clips, "clips"}})
+      if (got.*field != e.*field) differ += cat(differ.empty() ? "" : ", ", got.*field, " ", name, " (", e.*field, ")");
+    check<DataError>(got == e, "sample '", item.raw.sample.id(), "' has ", differ,
+                     ", in brackets what the length index says: rebuild the index");
   }
 
   std::string where(const StepPlan& plan, const MicrobatchPlan& mb, int64_t record) const {

@@ -135,7 +135,10 @@ TEST_F(LoaderTest, a_sample_that_disagrees_with_the_index_stops_the_run) {
   for (auto& e : lengths) ++e.loss_tokens;
   const Mixer m(3, {{"r", 1, lengths, 2}}, 2);
   Loader loader(m, {{r_.get(), &templates_}}, options_);
-  EXPECT_HAS(message_of<DataError>([&] { loader.next(); }), "rebuild the index");
+  const std::string said = message_of<DataError>([&] { loader.next(); });
+  EXPECT_HAS(said, "rebuild the index");
+  EXPECT_HAS(said, " labels (");
+  EXPECT_EQ(said.find(" tokens ("), std::string::npos) << said;
 }
 
 TEST_F(LoaderTest, illegal_options_are_named) {
