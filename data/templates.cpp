@@ -270,12 +270,24 @@ ChatFormat chat_format_of(const Tokenizer& tokenizer) {
   return tokenizer.added().find(kChatMlBegin) != nullptr ? ChatFormat::kChatMl : ChatFormat::kMistral;
 }
 
+namespace {
+
+// The connector's tokenizer has no slot for a box, and its reader no box: the mark would be letters.
+std::string with_boxes_in_words(std::string text) {
+  constexpr std::string_view kMark = "<track_box>", kWords = "the marked object";
+  for (size_t at = text.find(kMark); at != std::string::npos; at = text.find(kMark, at + kWords.size()))
+    text.replace(at, kMark.size(), kWords);
+  return text;
+}
+
+}  // namespace
+
 void Templates::add_connector_texts(const data::Sample& sample, TokenizedSample& out) const {
   const TextBesideMedia what = options_.beside_media;
   if (what == TextBesideMedia::kNone) return;
   std::string instruction;
   for (const data::Turn& turn : sample.turns()) {
-    instruction += cat(instruction.empty() ? "" : " ", without_media_marks(turn.text()));
+    instruction += cat(instruction.empty() ? "" : " ", with_boxes_in_words(without_media_marks(turn.text())));
     if (turn.role() == data::Turn::USER) break;
   }
   std::vector<std::vector<int32_t>> texts;
@@ -347,7 +359,7 @@ std::string without_media_marks(std::string text) {
 uint64_t Templates::fingerprint() const {
   std::string more;  // nothing for what is off, so that older indices stay right
   if (options_.beside_media != TextBesideMedia::kNone)
-    more = cat(" beside media ", static_cast<int>(options_.beside_media), " ", options_.beside_media_tokens, " ",
+    more = cat(" beside media 2 ", static_cast<int>(options_.beside_media), " ", options_.beside_media_tokens, " ",
                options_.clip_frames, " ", connector_tokenizer_->fingerprint());
   if (options_.frame_message != FrameMessage::kNever)
     more += cat(" frame message ", static_cast<int>(options_.frame_message), " ", options_.clip_frames);

@@ -87,6 +87,18 @@ TEST_F(BesideMedia, instructions_are_the_system_text_and_the_first_question) {
   EXPECT_EQ(templates(TextBesideMedia::kInstructionOfAll).encode(picture).connector_texts.size(), 1u);
 }
 
+TEST_F(BesideMedia, an_instruction_says_in_words_that_a_box_is_given) {
+  auto marked = clip_sample("c", 9), words = clip_sample("c", 9);
+  data::Turn& turn = *marked.sample.mutable_turns(0);
+  turn.set_text("<video> Where is <track_box>?"), turn.add_boxes(0);
+  marked.sample.add_boxes()->set_x2(1);
+  words.sample.mutable_turns(0)->set_text("<video> Where is the marked object?");
+  const Templates t = templates(TextBesideMedia::kInstruction);
+  const TokenizedSample given = t.encode(marked.sample);
+  EXPECT_EQ(given.box_in_rows.size(), 1u);
+  EXPECT_EQ(given.connector_texts, t.encode(words.sample).connector_texts);
+}
+
 TEST_F(BesideMedia, the_length_index_counts_them_and_knows_the_settings) {
   testing::ScratchFolder dir;
   testing::write_dataset(dir / "d",
