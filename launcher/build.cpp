@@ -315,7 +315,11 @@ std::unique_ptr<Templates> make_templates(const config::RunConfig& config, const
 
 ConnectorTexts connector_texts(const config::RunConfig& config) {
   const auto& d = config.data();
-  if (d.connector_text() == "none") return {};
+  if (d.connector_text() == "none") {
+    check<ConfigError>(d.connector_tokenizer().empty(), "data.connector_tokenizer is ", d.connector_tokenizer(),
+                       ", but data.connector_text is none, so that nothing reads it; legal: a connector_text, or \"\"");
+    return {};
+  }
   const ConnectorConfig c = make_model_config(config, 1).connector;
   check<ConfigError>(c.kind == ConnectorConfig::Kind::kQFormer && c.qformer.text_vocab > 0, "data.connector_text is ",
                      d.connector_text(),
@@ -415,6 +419,13 @@ void apply_training_rules(const config::RunConfig& config, ParamStore& store) {
     need(store.set_lr_scale(rule.pattern(), static_cast<float>(rule.scale())), "optimizer.lr_scale", rule.pattern());
   check<ConfigError>(unmatched.empty(), unmatched);
   freeze_unread(store, make_model_config(config, 1), connector_texts(config).longest > 0);
+  for (const auto& p : config.train().train())
+    if (std::none_of(store.params().begin(), store.params().end(),
+                     [&](const auto& param) { return param->trainable && glob_match(p, param->name); }))
+      unmatched += cat(unmatched.empty() ? "" : "\n  ", "train.train: pattern \"", p,
+                       "\" matches only parameters that no microbatch of this configuration reads or whose gradients "
+                       "it cuts off (data.connector_text, model.language.detach_embeddings)");
+  check<ConfigError>(unmatched.empty(), unmatched);
   check<ConfigError>(store.numel(true) > 0, "train.freeze leaves no parameter to train");
 }
 

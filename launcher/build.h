@@ -73,7 +73,7 @@ LrSchedule make_lr_schedule(const config::RunConfig& config);
 
 // Sets trainable and lr_scale of every parameter by the patterns of the configuration; what no microbatch reads stays
 // frozen (freeze_unread).
-// Throws ConfigError for a pattern that matches no parameter.
+// Throws ConfigError for a pattern that matches no parameter, and for one of train.train that matches only such.
 void apply_training_rules(const config::RunConfig& config, ParamStore& store);
 // The same on a model without memory, with the rules of sharding: every pattern that matches nothing is a ConfigError,
 // and so is a tensor axis with more ranks than there are heads.

@@ -447,6 +447,13 @@ TEST(texts_beside_clips, what_cannot_be_read_is_refused) {
   EXPECT_HAS(error(with(kQFormer, {ask, words, vocab + "14"})), "has 15 pieces, more than");
   EXPECT_HAS(error(with(kQFormer, {ask, words, vocab + "15", "model.connector.qformer.text_positions=2"})),
              "must be at least 3");
+  EXPECT_HAS(error({words}), "but data.connector_text is none, so that nothing reads it");
+  const std::string train = "train.train.0=connector.word_embeddings.*";
+  EXPECT_HAS(error(with(kQFormer, {vocab + "15", train})),
+             "pattern \"connector.word_embeddings.*\" matches only parameters that no microbatch");
+  EXPECT_EQ(error(with(kQFormer, {ask, words, vocab + "15", train})), "no error");
+  EXPECT_HAS(error({"train.train.0=language.embed_tokens.*", "model.language.detach_embeddings=true"}),
+             "pattern \"language.embed_tokens.*\" matches only");
   EXPECT_HAS(error({"data.connector_text=all"}), "legal: none, frame_times, instruction, instruction_of_all");
   EXPECT_EQ(error(with(kQFormer, {ask, words, vocab + "15"})), "no error");
 }
