@@ -74,13 +74,17 @@ class Mutator {
 
 }  // namespace tpo::testing
 
-// Not inlined: the compiler would see memory of malloc given to delete.
-[[gnu::noinline]] void* operator new(size_t bytes) {
+// Not inlined: the compiler would see memory of malloc given to delete. Both forms, since a sanitizer that brings one
+// of them wants its memory back by its own delete.
+[[gnu::noinline]] void* operator new(size_t bytes, const std::nothrow_t&) noexcept {
   if (tpo::testing::most_bytes > 0 && bytes > tpo::testing::most_bytes) {
     std::fprintf(stderr, "an allocation of %zu bytes\n", bytes);
     std::abort();
   }
-  if (void* p = std::malloc(bytes)) return p;
+  return std::malloc(bytes);
+}
+[[gnu::noinline]] void* operator new(size_t bytes) {
+  if (void* p = operator new(bytes, std::nothrow)) return p;
   throw std::bad_alloc();
 }
 [[gnu::noinline]] void operator delete(void* p) noexcept { std::free(p); }
