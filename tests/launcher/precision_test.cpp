@@ -120,8 +120,9 @@ TEST(precision, bf16_learns_as_fp32_does) {
 // The same weights in bf16 give the same losses and gradients of a microbatch; sums over microbatches in another order
 // differ by some 2^-24, and with them masters. Where a master is that near to the middle of two neighbours in bf16,
 // one weight in some thousand, its value is the other: 2^-8 of the weight, of the loss some 2^-8 / sqrt(1000) = 1e-4.
-// A tensor axis adds shares that were rounded, so each loss is a draw of its own, a rounding of 2^-8 away or two; and
-// so is each gradient, of which arrays lie up to 0.05 from those in fp32 (tests/model/bf16_test.cpp).
+// A tensor axis adds shares that were rounded: every activation and gradient may be a rounding away, and steps amplify
+// it. What is allowed is the model's own condition, as above: how far steps in fp32 part when first weights move by up
+// to 2^-8 of each, times 1.5 sqrt(8).
 TEST(precision, layouts_train_as_one_rank_does) {
   struct Layout {
     int ranks;
@@ -130,30 +131,41 @@ TEST(precision, layouts_train_as_one_rank_does) {
   };
   const std::vector<Layout> layouts = {{1, {"layout.zero=3"}},
                                        {2, {}},
-                                       {2, {"layout.zero=1"}},
                                        {2, {"layout.zero=2", "model.recompute=full"}},
                                        {2, {"layout.zero=3", "model.recompute=selective"}},
                                        {4, {"layout.zero=3", "layout.shard_ranks=2"}},
                                        {4, {"layout.zero=3", "layout.tensor=2"}, true},
                                        {2, {"layout.tensor=2", "layout.sequence_parallel=true"}, true}};
+  constexpr int kSteps = 8, kDraws = 3;
+  const auto furthest = [](const std::vector<double>& a, const std::vector<double>& b) {
+    double most = 0;
+    for (size_t s = 0; s < b.size(); ++s) most = std::max(most, std::abs(a[s] / b[s] - 1));
+    return most;
+  };
   for (const Sets& model : {Sets{}, kLora}) {
     const Sets base = with({"run.precision=bf16", "layout.bucket_bytes=16384", "optimizer.eps=1e-3"}, model);
-    const Trained one = train(1, base, 8);
+    const Trained one = train(1, base, kSteps);
+    const Sets wide = with(base, {"run.precision=fp32"});
+    const Trained still = train(1, wide, kSteps);
+    double loss_band = 0, norm_band = 0;
+    for (int draw = 1; draw <= kDraws; ++draw) {
+      const Trained moved = train(1, wide, kSteps, "", false, draw);
+      loss_band = std::max(loss_band, 1.5 * std::sqrt(8.0) * furthest(moved.losses, still.losses));
+      norm_band = std::max(norm_band, 1.5 * std::sqrt(8.0) * furthest(moved.norms, still.norms));
+    }
     for (const Layout& l : layouts) {
-      const Trained many = train(l.ranks, with(base, l.sets), 8, "", false, 0, !l.cut);
+      const Trained many = train(l.ranks, with(base, l.sets), kSteps, "", false, 0, !l.cut);
       const std::string what = cat(l.ranks, " ranks ", l.sets.empty() ? "" : l.sets[0]);
-      double loss = 0, norm = 0, weight = 0;
-      for (size_t s = 0; s < 8; ++s) {
-        loss = std::max(loss, std::abs(many.losses[s] / one.losses[s] - 1));
-        norm = std::max(norm, std::abs(many.norms[s] / one.norms[s] - 1));
-      }
+      const double loss = furthest(many.losses, one.losses), norm = furthest(many.norms, one.norms);
+      double weight = 0;
       for (const auto& [name, v] : many.state)
         for (size_t i = 0; i < v.size() && !name.starts_with("optim."); ++i)
           weight = std::max(weight, std::abs(static_cast<double>(v[i]) - one.state.at(name)[i]));
-      EXPECT_LE(loss, l.cut ? 0x1p-7 : 1e-4) << what;
-      EXPECT_LE(norm, l.cut ? 0.1 : 1e-3) << what;
+      EXPECT_LE(loss, l.cut ? loss_band : 1e-4) << what;
+      EXPECT_LE(norm, l.cut ? norm_band : 1e-3) << what;
       EXPECT_LE(weight, 1e-4) << what << ": a tenth of what a step may move";
-      std::cout << what << ": losses " << loss << ", norms " << norm << ", weights " << weight << std::endl;
+      std::cout << what << ": losses " << loss << ", norms " << norm << ", weights " << weight << "; bands "
+                << loss_band << ", " << norm_band << std::endl;
     }
   }
 }
